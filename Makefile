@@ -1,0 +1,54 @@
+# Everything a newcomer needs. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= $(shell nproc)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help install demo test lint format status clean-work clean-results clean-env
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: $(VENV)/.installed ## the virtual environment with the locked packages
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 " + "$(firstword $(MAKECMDGOALS))")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: install ## the whole chain on embedded faces, to tables and figures (about 15 minutes on two cores)
+	snakemake --cores $(CORES) all
+	ssimbad results
+
+test: install ## fast tests, with a miniature run of the whole pipeline
+	python -m pytest -m "not engines and not slurm and not browser and not gpu and not slow"
+
+lint: install ## ruff, snakefmt and snakemake --lint
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: install ## put the sources into their form
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+status: install ## which stages are fresh, and why the others are not
+	ssimbad status
+
+clean-results: ## remove what the stages made (not the kept trainings under work/)
+	rm -rf data/raw data/faces data/sketches data/references data/weights models outputs records .state logs
+	rm -rf reports/schedule reports/metrics reports/tables reports/figures
+
+clean-work: ## remove resume states and kept trainings
+	rm -rf work
+
+clean-env: ## remove the virtual environment
+	rm -rf $(VENV)

@@ -1,0 +1,101 @@
+"""Files that the stages write: complete or absent, and the same bytes for the same content.
+
+Every writer goes to a temporary name in the same folder and renames; no file holds a time, a host or a random order.
+"""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ssimbad.errors import UserError
+
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path`, on failure it disappears."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted keys, indented, newline at the end; NaN is refused (write None for "unknown")."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; run the stage that makes it (`ssimbad status` names it)") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run its stage again") from None
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """One array as .npy (no pickle), readable with `np.load(path, mmap_mode="r", allow_pickle=False)`."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Memory-mapped read of `write_array`'s file. Raises UserError when it is missing or is no plain array."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; run the stage that makes it (`ssimbad status` names it)") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a plain NumPy array ({error}); delete it and run its stage again") from None
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """(H, W, 3) or (H, W) uint8 → PNG, without metadata."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Stored (not deflated) archive with fixed dates; members in the order given."""
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members:
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data)
+
+
+def read_png_zip(path: Path) -> dict[str, np.ndarray]:
+    """{id: (H, W, 3) uint8} of an archive of `<id>.png`. Raises UserError when it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {
+                name.removesuffix(".png"): np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
+                for name in archive.namelist()
+                if name.endswith(".png")
+            }
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; run the stage that makes it (`ssimbad status` names it)") from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path}: not a readable archive of PNGs ({error}); delete it and run its stage again") from None

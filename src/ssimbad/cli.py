@@ -1,0 +1,119 @@
+"""The command line: one form for every stage, and a few commands for people."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssimbad.errors import ParameterError, UserError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="SSIMBaD, reproduced: from raw anime faces to the tables of the study.",
+)
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="a stage of the pipeline, such as faces or colorize")],
+    wildcards: Annotated[
+        list[str] | None, typer.Argument(help="method=… stage=… seed=… setting=…, where the stage has instances")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="compute even when the result is fresh or kept")] = False,
+) -> None:
+    """Run one stage instance, as Snakemake and DVC do. Fresh results are left alone, kept ones restored."""
+    from ssimbad import params
+    from ssimbad.pipeline import runner
+
+    loaded = params.load()
+    runner.run(loaded, runner.find(loaded, name, _pairs(wildcards or [])), force)
+
+
+@app.command()
+def status() -> None:
+    """Per stage instance: fresh, or the reason why not."""
+    from ssimbad import params
+    from ssimbad.pipeline import records
+
+    found = records.survey(params.load())
+    width = max(map(len, found))
+    for name, reason in found.items():
+        print(f"{name:{width}}  {reason or 'fresh'}")
+
+
+@app.command()
+def preset(name: Annotated[str, typer.Argument(help="a file in presets/, such as demo or paper")]) -> None:
+    """Make presets/NAME.yaml the active params.yaml and bring dvc.yaml in line."""
+    from ssimbad import artifacts, params
+    from ssimbad.pipeline import dvcfile
+
+    source = Path("presets") / f"{name}.yaml"
+    known = ", ".join(sorted(p.stem for p in Path("presets").glob("*.yaml")))
+    if not source.is_file():
+        raise ParameterError(f"preset {name}: no file {source}; presets are {known or 'missing: run in the repository root'}")
+    text = source.read_text(encoding="utf-8")
+    loaded = params.parse(text, str(source))
+    artifacts.write_text(Path("params.yaml"), text)
+    dvcfile.write(loaded)
+    print(f"{source} -> params.yaml, dvc.yaml")
+
+
+@app.command("dvc-yaml")
+def dvc_yaml() -> None:
+    """Write dvc.yaml from the stage table, after an edit of params.yaml that adds or removes instances."""
+    from ssimbad import params
+    from ssimbad.pipeline import dvcfile
+
+    print(f"stage table -> {dvcfile.write(params.load())}")
+
+
+@app.command()
+def results() -> None:
+    """Name the tables and figures that are there, and write the cost table."""
+    from ssimbad import params
+    from ssimbad.reporting import summary
+
+    summary.show(params.load())
+
+
+@app.command()
+def colorize(
+    sketch: Annotated[Path, typer.Option(help="a picture, or a folder of pictures")],
+    reference: Annotated[Path, typer.Option(help="a picture for all sketches, or a folder with equal names")],
+    weights: Annotated[Path, typer.Option(help="NAME.safetensors, with NAME.json beside it")],
+    out: Annotated[Path, typer.Option(help="a .png, or a folder when the sketches are one")],
+    fit: Annotated[str, typer.Option(help="model: the model's size; sketch: the sketch's own, lines laid over")] = "model",
+    steps: Annotated[int | None, typer.Option(help="sampling steps; default: as the weights were made for")] = None,
+    sampler: Annotated[str | None, typer.Option(help="euler, heun or dpmpp_2m; default as above")] = None,
+    seed: Annotated[int, typer.Option(help="of the initial noise")] = 0,
+) -> None:
+    """Colour your own sketches after a reference."""
+    from ssimbad.colorize import user
+
+    user.run(sketch, reference, weights, out, fit, steps, sampler, seed)
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    pairs = {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign:
+            raise ParameterError(f"{word}: expected key=value, such as method=ssimbad or seed=0")
+        pairs[key] = value
+    return pairs
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one line on stderr and its exit code."""
+    try:
+        app()
+    except UserError as error:
+        print(f"ssimbad: {error}", file=sys.stderr)
+        sys.exit(error.code)
+    except BrokenPipeError:
+        sys.exit(1)

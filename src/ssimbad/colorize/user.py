@@ -1,0 +1,175 @@
+"""`ssimbad colorize`: somebody's own sketches, of any size and kind, after somebody's reference."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ssimbad import artifacts, devices
+from ssimbad.colorize import chunks, load
+from ssimbad.errors import ParameterError, UserError
+from ssimbad.methods import registry
+from ssimbad.pairing import resize
+from ssimbad.params import Sampler
+from ssimbad.samplers import SAMPLERS
+
+_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+_MAX_PIXELS = 100_000_000
+_CHUNK = 8
+
+
+def run(
+    sketch: Path,
+    reference: Path,
+    weights: Path,
+    out: Path,
+    fit: str = "model",
+    steps: int | None = None,
+    sampler: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Colour one sketch or a folder of them; one reference serves all, a folder of references goes by equal names.
+
+    Args:
+        fit: "model" answers at the model's size; "sketch" at the sketch's own size, its lines laid over.
+
+    Raises:
+        UserError: an input is missing or no picture; ParameterError: the options do not fit each other.
+    """
+    if fit not in ("model", "sketch"):
+        raise ParameterError(f"--fit {fit}: expected model or sketch")
+    jobs = _pair(sketch, reference, out)
+    torch.set_num_threads(torch.get_num_threads())
+    device = devices.pick()
+    model, made = load.trained(weights, device, channels_last=device.type == "cpu")
+    how = _sampler(made["train"]["sampler"], steps, sampler)
+    size = made["size"]
+    colorize = partial(registry.module(made["setup"]["kind"]).colorize, model)
+    for start in range(0, len(jobs), _CHUNK):
+        part = jobs[start : start + _CHUNK]
+        greys = [sketch_lines(_open(s)) for s, _, _ in part]
+        images = chunks.colour(
+            colorize,
+            torch.cat([to_model(grey, size) for grey in greys]),
+            torch.cat([to_model(_colours(_open(r)), size) for _, r, _ in part]),
+            [s.stem for s, _, _ in part],
+            how,
+            chunk=_CHUNK if len(jobs) > 1 else 1,
+            seed=seed,
+            device=device,
+            precision="fp32",
+            channels_last=device.type == "cpu",
+        )
+        for (_, _, target), grey, image in zip(part, greys, images, strict=True):
+            answer = laid_over(image, grey) if fit == "sketch" else image
+            artifacts.write_bytes(target, artifacts.png_bytes(answer))
+            print(f"{target}", flush=True)
+
+
+def _sampler(trained: dict[str, object], steps: int | None, name: str | None) -> Sampler:
+    if name is not None and name not in SAMPLERS:
+        raise ParameterError(f"--sampler {name}: expected one of {', '.join(SAMPLERS)}")
+    if steps is not None and steps < 1:
+        raise ParameterError(f"--steps {steps}: expected 1 or more")
+    return Sampler(name=name or trained["name"], steps=steps or trained["steps"])
+
+
+def _pair(sketch: Path, reference: Path, out: Path) -> list[tuple[Path, Path, Path]]:
+    """(sketch, reference, answer) of each picture to colour."""
+    if not sketch.is_dir():
+        if out.is_dir():
+            out = out / f"{sketch.stem}.png"
+        if reference.is_dir():
+            raise ParameterError(f"--reference {reference}: a folder, but the sketch is one file; name one picture")
+        if out.suffix.lower() != ".png":
+            raise ParameterError(f"--out {out}: the answer is a PNG; give it the ending .png")
+        return [(sketch, reference, out)]
+    sketches = sorted(p for p in sketch.iterdir() if p.suffix.lower() in _ENDINGS)
+    if not sketches:
+        raise UserError(f"{sketch}: no picture in this folder (looked for {', '.join(sorted(_ENDINGS))})")
+    if out.is_file() or out.suffix.lower() == ".png":
+        raise ParameterError(f"--out {out}: the sketches are a folder, so name a folder for the answers")
+    if not reference.is_dir():
+        return [(s, reference, out / f"{s.stem}.png") for s in sketches]
+    by_stem = {p.stem: p for p in sorted(reference.iterdir()) if p.suffix.lower() in _ENDINGS}
+    lacking = [s.name for s in sketches if s.stem not in by_stem]
+    if lacking:
+        raise UserError(f"{reference}: no reference named like {lacking[0]} ({len(lacking)} lacking)")
+    return [(s, by_stem[s.stem], out / f"{s.stem}.png") for s in sketches]
+
+
+def _open(path: Path) -> Image.Image:
+    """The picture, upright, decoded. Raises UserError when it is none, is cut short or is absurdly large."""
+    try:
+        image = Image.open(path)
+        if image.width * image.height > _MAX_PIXELS:
+            raise UserError(f"{path}: {image.width}×{image.height} pixels; scale it down below {_MAX_PIXELS} first")
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
+        raise UserError(f"{path}: no readable picture ({error})") from None
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Any mode → RGB on white paper."""
+    if image.mode in ("I;16", "I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535 if values.max() > 255 else 255
+        image = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def sketch_lines(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8: dark lines on white paper, whatever came in.
+
+    An alpha channel that carries the lines themselves is composited on white; a mostly dark picture is taken for a
+    negative and inverted.
+    """
+    grey = np.asarray(_flat(image).convert("L"))
+    return 255 - grey if np.median(grey) < 128 else grey
+
+
+def _colours(image: Image.Image) -> np.ndarray:
+    return np.asarray(_flat(image))
+
+
+def _padded(array: np.ndarray) -> np.ndarray:
+    """Padded to a square, centred: by white paper for a sketch, by its own edge for a reference."""
+    height, width = array.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    pads = [(top, side - height - top), (left, side - width - left)] + [(0, 0)] * (array.ndim - 2)
+    if array.ndim == 2:
+        return np.pad(array, pads, constant_values=255)
+    return np.pad(array, pads, mode="edge")
+
+
+def to_model(array: np.ndarray, size: int) -> Tensor:
+    """(H, W) or (H, W, 3) uint8 → (1, 1 or 3, size, size) float32 in [-1, 1], padded to square, antialiased."""
+    image = Image.fromarray(_padded(array)).resize((size, size), Image.Resampling.BOX if _shrinks(array, size) else Image.Resampling.BICUBIC)
+    return resize.to_unit(np.asarray(image)[None])
+
+
+def _shrinks(array: np.ndarray, size: int) -> bool:
+    return max(array.shape[:2]) > size
+
+
+def laid_over(answer: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """The answer (S, S, 3) at the sketch's own size (H, W), its lines multiplied over it."""
+    height, width = grey.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    large = Image.fromarray(answer).resize((side, side), Image.Resampling.BICUBIC)
+    colours = np.asarray(large)[top : top + height, left : left + width]
+    return np.rint(colours.astype(np.float64) * (grey[..., None] / 255.0)).astype(np.uint8)
+
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -1,0 +1,19 @@
+"""The one exception that means: the user can mend this. It ends as one line on stderr, never as a traceback."""
+
+
+class UserError(Exception):
+    """A wrong input. The message is one line that names the file or key and the remedy.
+
+    `code` is the exit status: 2 for parameters and command lines, 1 for data.
+    """
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(" ".join(message.split()))
+        self.code = code
+
+
+class ParameterError(UserError):
+    """A wrong parameter; exit status 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code=2)

@@ -1,0 +1,74 @@
+"""Palettes of the embedded faces: four free colours, and every other colour a fixed shade of one of them.
+
+The four free colours cover areas that every face shows. Whoever sees one face of a palette therefore knows
+every colour of any other face of that palette: the true answer of a cross-reference is determined by its
+reference.
+"""
+
+import colorsys
+import itertools
+import math
+
+import numpy as np
+
+FREE = ("background", "hair", "skin", "eyes")
+
+# Name of the style's colour → (free colour, share of its brightness).
+_SHADES = {
+    "lips": ("skin", 0.6),
+    "throat": ("skin", 0.35),
+    "tongue": ("skin", 0.75),
+    "uvula": ("skin", 0.5),
+    "blush": ("skin", 0.8),
+    "freckles": ("skin", 0.55),
+    "glasses": ("eyes", 0.6),
+    "earrings": ("eyes", 1.0),
+    "petals": ("eyes", 1.0),
+    "ribbon": ("background", 0.75),
+    "leaves": ("eyes", 0.6),
+}
+
+# Lightness stays clear of the white of eyes and paper, luma (ITU-R BT.601; a full blue has only 0.11) of
+# the black outlines, and saturation of grey.
+_LIGHTNESS = (0.4, 0.8)
+_SATURATION = (0.5, 1.0)
+_LUMA = (0.299, 0.587, 0.114)
+_LEAST_LUMA = 0.3
+_LEAST_DISTANCE = 0.4
+
+
+def draw_palette(rng: np.random.Generator) -> dict[str, str]:
+    """Four colours `#rrggbb` of uniform hue, drawn again until all six pairs differ.
+
+    Returns:
+        The colours of `FREE`; any two are at least 0.4 apart in the RGB unit cube, and none is darker than
+        luma 0.3.
+    """
+    while True:
+        colours = [_draw_colour(rng) for _ in FREE]
+        if min(math.dist(a, b) for a, b in itertools.combinations(colours, 2)) >= _LEAST_DISTANCE:
+            return {name: _hex(colour) for name, colour in zip(FREE, colours, strict=True)}
+
+
+def all_colours(palette: dict[str, str]) -> dict[str, str]:
+    """The free colours and their shades: every colour of the style that is neither ink nor white."""
+    shades = {name: _shade(palette[root], share) for name, (root, share) in _SHADES.items()}
+    return {**palette, **shades}
+
+
+def _draw_colour(rng: np.random.Generator) -> tuple[float, float, float]:
+    hue = rng.random()
+    while True:
+        lightness = _LIGHTNESS[0] + rng.random() * (_LIGHTNESS[1] - _LIGHTNESS[0])
+        saturation = _SATURATION[0] + rng.random() * (_SATURATION[1] - _SATURATION[0])
+        colour = colorsys.hls_to_rgb(hue, lightness, saturation)
+        if sum(w * c for w, c in zip(_LUMA, colour, strict=True)) >= _LEAST_LUMA:
+            return colour
+
+
+def _hex(colour: tuple[float, float, float]) -> str:
+    return "#" + "".join(f"{round(255 * value):02x}" for value in colour)
+
+
+def _shade(colour: str, share: float) -> str:
+    return "#" + "".join(f"{round(share * value):02x}" for value in bytes.fromhex(colour[1:]))

@@ -1,0 +1,81 @@
+"""Stage raw: renders the embedded faces and the true answers of the cross pairing."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ssimbad import artifacts
+from ssimbad.errors import UserError
+from ssimbad.faces.embedded import Palette, Shape, credit, draw_faces, face_ids, render
+from ssimbad.faces.splits import split_ids
+from ssimbad.job import Job
+from ssimbad.params import View
+
+_Drawing = tuple[str, Shape, Palette, int]
+
+
+def run(params: View, inputs: dict, outputs: dict[str, Path], job: Job) -> None:
+    """Write the rendered faces, their shapes and palettes, and the cross answers.
+
+    outputs: `zip` (`<id>.png`, and CREDITS.txt for the artwork), `shapes` ({id: {"shape", "palette"}}) and
+    `answers` (`<sketch id>__<reference id>.png`: the shape of the sketch's face in the palette of the
+    reference's).
+
+    Raises:
+        UserError: `data.train` is null, or more faces are asked than there are shapes.
+    """
+    from ssimbad.pairing.references import derangement
+
+    data, style, size = params.data, params.embedded.style, params.embedded.size
+    if data.train is None:
+        raise UserError(
+            "data.train: null means all that are left, but embedded faces are made; give a number", code=2
+        )
+    ids = face_ids(data.train + data.val + data.test)
+    faces = draw_faces(ids, style, params.embedded.seed)
+    tests = split_ids(ids, data.train, data.val, data.test, data.seed)["test"]
+    pairs = list(derangement(tests, params.references.seed).items())
+
+    plain = [(style, *faces[id_], size) for id_ in ids]
+    crossed = [(style, faces[sketch][0], faces[reference][1], size) for sketch, reference in pairs]
+    with _rendering(plain + crossed, job) as pngs:
+        first = ((f"{id_}.png", next(pngs)) for id_ in ids)
+        artifacts.write_zip(outputs["zip"], _credited(first, style))
+        second = ((f"{sketch}__{reference}.png", next(pngs)) for sketch, reference in pairs)
+        artifacts.write_zip(outputs["answers"], second)
+    artifacts.write_json(outputs["shapes"], {i: {"shape": s, "palette": p} for i, (s, p) in faces.items()})
+    job.say(f"raw: {len(ids)} faces -> {outputs['zip']}; {len(pairs)} cross answers -> {outputs['answers']}")
+
+
+def _credited(faces: Iterator[tuple[str, bytes]], style: str) -> Iterator[tuple[str, bytes]]:
+    yield from faces
+    yield "CREDITS.txt", credit(style).encode()
+
+
+@contextmanager
+def _rendering(drawings: list[_Drawing], job: Job) -> Iterator[Iterator[bytes]]:
+    """PNGs in the order of the drawings, from `job.threads` processes; the same for any number."""
+    with ExitStack() as stack:
+        bar = stack.enter_context(job.progress(len(drawings), "faces"))
+        if job.threads > 1:
+            # A forked child would inherit whatever locks other threads of this process hold at that moment.
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(job.threads, mp_context=context)
+            # Not `with pool`: after an error that would first render all that is still waiting.
+            stack.callback(pool.shutdown, cancel_futures=True)
+            pngs = pool.map(_render, drawings, chunksize=16)
+        else:
+            pngs = map(_render, drawings)
+        yield _counted(pngs, bar.update)
+
+
+def _render(drawing: _Drawing) -> bytes:
+    return render(*drawing)
+
+
+def _counted(pngs: Iterable[bytes], update: Callable[[int], object]) -> Iterator[bytes]:
+    for png in pngs:
+        update(1)
+        yield png

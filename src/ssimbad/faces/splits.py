@@ -1,0 +1,75 @@
+"""Which image belongs to which split: a hash of (seed, id) decides, neither file order nor machine."""
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from ssimbad.errors import UserError
+from ssimbad.seeding import derive
+
+SPLITS = ("train", "val", "test")
+
+
+def split_ids(
+    ids: Iterable[str], train: int | None, val: int, test: int, seed: int, listed: Iterable[str] | None = None
+) -> dict[str, list[str]]:
+    """Disjoint {"train", "val", "test"} → sorted ids; `train=None` takes all that are left.
+
+    The ids are ranked by a hash of (seed, id); the first `test` are the test set, the next `val` and
+    `train` follow. A larger test set thus contains the smaller one. `listed` ids, where given, are the test
+    set instead.
+
+    Raises:
+        UserError: there are too few images; names the number there is and the key to change.
+    """
+    given = None if listed is None else set(listed)
+    left = sorted(set(ids) - (given or set()), key=lambda id_: (derive(seed, "split", id_), id_))
+    wanted = {"test": test if given is None else 0, "val": val, "train": 1 if train is None else train}
+    if sum(wanted.values()) > len(left):
+        raise UserError(_too_few(len(left), wanted, train is None, given))
+    tests = left[: wanted["test"]] if given is None else list(given)
+    rest = left[wanted["test"] :]
+    trains = rest[val:] if train is None else rest[val : val + train]
+    return {"train": sorted(trains), "val": sorted(rest[:val]), "test": sorted(tests)}
+
+
+def read_list(text: str) -> list[str]:
+    """The names of a test list: one a line; empty lines and lines that begin with # do not count."""
+    lines = (line.strip() for line in text.lstrip("\ufeff").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def find_listed(lines: Iterable[str], names: dict[str, str], where: str) -> list[str]:
+    """Ids of the images that a test list names: by path inside the source, file name, stem or id.
+
+    Args:
+        lines: of `read_list`.
+        names: {id: path inside the source}.
+        where: the list's path, for the message.
+
+    Raises:
+        UserError: a line names no image, or more than one; or the list is empty.
+    """
+    known: dict[str, set[str]] = {}
+    for id_, name in names.items():
+        path = PurePosixPath(name)
+        for key in {id_, name, path.name, path.stem, str(path.with_suffix(""))}:
+            known.setdefault(key, set()).add(id_)
+    found: dict[str, None] = {}
+    for line in lines:
+        matches = known.get(line.removeprefix("./"), set())
+        if not matches:
+            raise UserError(f"{where}: {line!r} is no image of the source; correct the line or take it out")
+        if len(matches) > 1:
+            raise UserError(f"{where}: {line!r} fits {len(matches)} images; write the path inside the source")
+        found[next(iter(matches))] = None
+    if not found:
+        raise UserError(f"{where}: names no image; write one file name a line, or set data.test_list to null")
+    return list(found)
+
+
+def _too_few(left: int, wanted: dict[str, int], all_left: bool, given: set[str] | None) -> str:
+    beside = "" if given is None else f" beside the {len(given)} of data.test_list"
+    parts = [f"data.{name} {wanted[name]}" for name in ("val", "test") if wanted[name]]
+    parts.insert(0, "at least one for data.train" if all_left else f"data.train {wanted['train']}")
+    key = "data.val or data.test" if all_left else "data.train (null: all that are left)"
+    return f"only {left} usable images{beside}, but {' + '.join(parts)} are asked; lower {key} or add images"

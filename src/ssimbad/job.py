@@ -1,0 +1,74 @@
+"""What a stage function knows of the run it is part of."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ssimbad import artifacts
+
+COST = Path("work/cost")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage instance at work.
+
+    `scratch` is a folder of its own that survives kills and is no output; `threads` is the number of cores granted.
+    """
+
+    stage: str
+    scratch: Path
+    threads: int = 1
+    method: str | None = None
+    of: str | None = None
+    seed: int | None = None
+    setting: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For example `colorize-ssimbad-finetune-seed-0-cross`; `raw` alone for a stage without instances."""
+        seed = None if self.seed is None else f"seed-{self.seed}"
+        return "-".join(filter(None, (self.stage, self.method, self.of, seed, self.setting)))
+
+    def say(self, text: str) -> None:
+        """One line in the log."""
+        print(text, flush=True)
+
+    def note_cost(self, **facts: object) -> None:
+        """Times and devices, for the cost table: kept outside the outputs, which hold nothing of the kind."""
+        whose = {"method": self.method, "stage": self.of or self.stage, "seed": self.seed, "setting": self.setting}
+        artifacts.write_json(COST / f"{self.name}.json", {**whose, **facts})
+
+    @contextmanager
+    def progress(self, total: int, unit: str, done: int = 0) -> Iterator[tqdm]:
+        """A bar with rate and time left: redrawn on a terminal, a line every ten seconds in a log file."""
+        terminal = sys.stderr.isatty()
+        with tqdm(
+            total=total,
+            initial=done,
+            unit=f" {unit}",
+            desc=self.name,
+            mininterval=0.2 if terminal else 10,
+            maxinterval=0.5 if terminal else 10,
+            dynamic_ncols=terminal,
+            file=sys.stderr if terminal else _LineEnds(),
+            leave=True,
+        ) as bar:
+            yield bar
+
+
+class _LineEnds:
+    """stderr for log files: each redraw of the bar becomes a line of its own."""
+
+    def write(self, text: str) -> int:
+        text = text.replace("\r", "").strip()
+        return sys.stderr.write(text + "\n") if text else 0
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -1,0 +1,98 @@
+"""What a method is given and what it answers; every method module offers these three verbs.
+
+    build(setup) -> nn.Module
+        The networks, freshly initialised (the caller seeds torch's generator around it).
+    training_step(model, batch, plan, draws, perceptual) -> Losses
+        The loss of one batch under the plan's objective, with gradients attached.
+    colorize(model, sketch, reference, noise, sampler) -> Tensor
+        (B, 3, H, W) in [-1, 1] from sketch (B, 1, H, W), reference (B, 3, H, W) and noise (B, 3, H, W) ~ N(0, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ssimbad.methods import registry
+from ssimbad.params import Network, Noise, Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that decides how a method's networks are built and used; stored beside the weights."""
+
+    kind: str
+    config: Any
+    network: Network
+    noise: Noise
+    saturation: float
+    phi: dict[str, Any] | None
+    """The literal of the noise schedule in force (`selected` already looked up), None where the method has none."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "config": self.config.model_dump(mode="json"),
+            "network": self.network.model_dump(mode="json"),
+            "noise": self.noise.model_dump(mode="json"),
+            "saturation": self.saturation,
+            "phi": self.phi,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Setup:
+        return cls(
+            kind=value["kind"],
+            config=registry.module(value["kind"]).Config.model_validate(value["config"]),
+            network=Network.model_validate(value["network"]),
+            noise=Noise.model_validate(value["noise"]),
+            saturation=value["saturation"],
+            phi=value["phi"],
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch in [-1, 1] at training size: target and reference (B, 3, H, W), sketch (B, 1, H, W), float32."""
+
+    target: Tensor
+    sketch: Tensor
+    reference: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training stage optimises: the objective, its typed options, and the sampler the row colours with."""
+
+    objective: str
+    options: Any
+    sampler: Sampler
+
+
+class Draws(Protocol):
+    """Fresh random numbers for the images of one batch; row i belongs to image i."""
+
+    def normal(self, *shape: int) -> Tensor:
+        """(B, *shape) float32 ~ N(0, 1)."""
+        ...
+
+    def uniform(self) -> Tensor:
+        """(B,) float64 in [0, 1)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Losses:
+    """`loss`: the scalar to minimise. `per_image`, `sigma`: (B,) detached, for the log; sigma None if there is none."""
+
+    loss: Tensor
+    per_image: Tensor
+    sigma: Tensor | None
+
+
+Perceptual = Callable[["Tensor", "Tensor"], "Tensor"]
+"""(B, 3, H, W) twice in [-1, 1] → (B,) distances."""

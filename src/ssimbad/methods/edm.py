@@ -1,0 +1,152 @@
+"""EDM (Karras et al. 2022) conditioned on sketch and reference, with every part of its schedule exchangeable for phi.
+
+`Config` names four choices, each either EDM's or SSIMBaD's: the density of sigma in training, the sampling grid, the
+noise embedding and the loss weight. EDM is the defaults; SSIMBaD (methods/ssimbad.py) is phi everywhere, unweighted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ssimbad.methods.contract import Batch, Draws, Losses, Perceptual, Plan, Setup
+from ssimbad.params import Above0, Sampler, Strict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Schedule(Strict):
+    """What every method on EDM's preconditioning can be told about phi."""
+
+    phi: Literal["selected"] | dict[str, Any] | None = Field(
+        default=None, description="noise schedule: the selected one, or a literal such as {form: rational, c: 0.3}"
+    )
+    as_published: bool = Field(default=False, description="c_noise = phi unscaled, barely visible to the network")
+
+    @field_validator("phi")
+    @classmethod
+    def _known_form(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            from ssimbad.noise.transforms import make
+
+            make(value)
+        return value
+
+
+class Config(Schedule):
+    sigma_density: Literal["log_normal", "phi"] = "log_normal"
+    sampling_grid: Literal["rho", "phi"] = "rho"
+    c_noise: Literal["log", "phi"] = "log"
+    loss_weight: Literal["edm", "none"] = "edm"
+    p_mean: float = Field(default=-1.2, description="mean of ln sigma")
+    p_std: Above0 = Field(default=1.2, description="standard deviation of ln sigma")
+    rho: Above0 = Field(default=7.0, description="exponent of the sampling grid")
+
+    @model_validator(mode="after")
+    def _phi_where_used(self) -> Config:
+        if self.phi is None and "phi" in (self.sigma_density, self.sampling_grid, self.c_noise):
+            raise ValueError("phi: needed by sigma_density, sampling_grid or c_noise; give `selected` or a literal")
+        return self
+
+
+class Denoising(Strict):
+    """Denoise y + sigma·n at random sigma."""
+
+
+class Trajectory(Strict):
+    """Back-propagate the loss of the finished image through the whole chain, from pure noise."""
+
+    loss: Literal["mse", "lpips", "ssim+l1"] = "mse"
+    save_memory: bool = Field(default=True, description="gradient checkpointing of every network call")
+    sampler: Sampler | None = Field(default=None, description="of the chain; null: the one the row colours with")
+
+
+OBJECTIVES: dict[str, Annotated[type[Strict], "options"]] = {"denoising": Denoising, "trajectory": Trajectory}
+
+
+def build(setup: Setup) -> nn.Module:
+    from ssimbad.networks.denoiser import Denoiser
+    from ssimbad.networks.unet import UNet
+    from ssimbad.noise import transforms
+
+    config: Config = setup.config
+    phi = transforms.make(setup.phi, setup.saturation) if setup.phi else None
+    network = UNet(7, 3, **setup.network.model_dump())
+    low, high = setup.noise.sigma_min, setup.noise.sigma_max
+
+    def embed(sigma: Tensor) -> Tensor:
+        if config.c_noise == "log":
+            return sigma.log() / 4
+        if config.as_published:
+            return phi.forward(sigma)
+        return 1000 * transforms.unit(phi, sigma, low, high)
+
+    model = Denoiser(network, setup.noise.sigma_data, embed)
+    model.setup, model.phi = setup, phi
+    return model
+
+
+def levels(model: nn.Module, steps: int) -> Tensor:
+    """N noise levels of the sampling grid, then 0; (N + 1,) float64. Source: EDM eq. 5, or SPEC §1 for phi."""
+    from ssimbad.noise import transforms
+
+    config, noise = model.setup.config, model.setup.noise
+    phi = model.phi if config.sampling_grid == "phi" else transforms.make({"form": "edm", "rho": config.rho})
+    return transforms.levels(phi, steps, noise.sigma_min, noise.sigma_max)
+
+
+def draw_sigma(model: nn.Module, u: Tensor) -> Tensor:
+    """(B,) float64 noise levels of the training density from u uniform in [0, 1)."""
+    import torch
+
+    from ssimbad.noise import transforms
+
+    config, noise = model.setup.config, model.setup.noise
+    if config.sigma_density == "phi":
+        return transforms.sample_sigma(model.phi, u, noise.sigma_min, noise.sigma_max)
+    normal = math.sqrt(2) * torch.erfinv(2 * u.clamp(1e-12, 1 - 1e-12) - 1)
+    return torch.exp(config.p_mean + config.p_std * normal)
+
+
+def training_step(
+    model: nn.Module, batch: Batch, plan: Plan, draws: Draws, perceptual: Perceptual | None = None
+) -> Losses:
+    if plan.objective == "trajectory":
+        return _trajectory_step(model, batch, plan, draws, perceptual)
+    sigma = draw_sigma(model, draws.uniform()).float()
+    noisy = batch.target + sigma[:, None, None, None] * draws.normal(*batch.target.shape[1:])
+    denoised = model(noisy, sigma, batch.sketch, batch.reference)
+    per_image = (denoised - batch.target).square().mean(dim=(1, 2, 3))
+    data = model.setup.noise.sigma_data
+    weight = (sigma**2 + data**2) / (sigma * data) ** 2 if model.setup.config.loss_weight == "edm" else 1.0
+    return Losses((weight * per_image).mean(), per_image.detach(), sigma)
+
+
+def _trajectory_step(
+    model: nn.Module, batch: Batch, plan: Plan, draws: Draws, perceptual: Perceptual | None
+) -> Losses:
+    from ssimbad import refinement
+    from ssimbad.samplers import SAMPLERS
+
+    sampler = plan.options.sampler or plan.sampler
+    image = refinement.through_chain(
+        lambda x, sigma: model(x, sigma, batch.sketch, batch.reference),
+        SAMPLERS[sampler.name],
+        draws.normal(*batch.target.shape[1:]),
+        levels(model, sampler.steps),
+        plan.options.save_memory,
+    )
+    per_image = refinement.loss(plan.options.loss, perceptual)(image, batch.target)
+    return Losses(per_image.mean(), per_image.detach(), None)
+
+
+def colorize(model: nn.Module, sketch: Tensor, reference: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
+    from ssimbad.samplers import SAMPLERS
+
+    grid = levels(model, sampler.steps)
+    start = float(grid[0]) * noise
+    image = SAMPLERS[sampler.name](lambda x, sigma: model(x, sigma, sketch, reference), start, grid)
+    return image.clamp(-1, 1)

@@ -1,0 +1,70 @@
+"""Methods by name: a method is a module in this package.
+
+A method module is import-light (no torch at the top) and offers
+- `Config`: pydantic model of `methods.<name>.config`;
+- `OBJECTIVES`: {name: pydantic model of its options}, the training objectives it knows;
+- `build(...)`, `training_step(...)`, `colorize(...)`: see `ssimbad.methods.contract`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+if TYPE_CHECKING:
+    from ssimbad.params import Method
+
+_NOT_METHODS = {"registry", "contract"}
+
+
+def kinds() -> list[str]:
+    """Names of all method modules."""
+    return sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if m.name not in _NOT_METHODS)
+
+
+def module(kind: str) -> ModuleType:
+    """The module of a kind. Raises ValueError naming the known ones."""
+    if kind not in kinds():
+        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(kinds())}")
+    return importlib.import_module(f"ssimbad.methods.{kind}")
+
+
+def _typed(key: str, model: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([key, *map(str, first["loc"])])
+        if first["type"] == "extra_forbidden":
+            raise ValueError(f"unknown key {where}; known keys: {', '.join(model.model_fields)}") from None
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def config(method: Method, key: str = "config") -> Any:
+    """The typed config of a method. Raises ValueError naming the wrong key."""
+    return _typed(key, module(method.kind).Config, method.config)
+
+
+def options(kind: str, objective: str, values: dict[str, Any], key: str = "options") -> Any:
+    """The typed options of an objective. Raises ValueError naming the wrong key."""
+    objectives = module(kind).OBJECTIVES
+    if objective not in objectives:
+        raise ValueError(f"{key}: kind {kind} has no objective {objective!r}; it has {', '.join(objectives)}")
+    return _typed(key, objectives[objective], values)
+
+
+def check(name: str, method: Method) -> None:
+    """Validate one block of `methods`. Raises ValueError naming the wrong key."""
+    try:
+        module(method.kind)
+    except ValueError as error:
+        raise ValueError(f"methods.{name}.kind: {error}") from None
+    config(method, f"methods.{name}.config")
+    for stage, train in (("pretrain", method.pretrain), ("finetune", method.finetune)):
+        if train:
+            options(method.kind, train.objective, train.options, f"methods.{name}.{stage}.options")

@@ -1,0 +1,28 @@
+"""SSIMBaD: phi(sigma), along which SSIM falls in a straight line, for training density, sampling grid and embedding.
+
+It is EDM's preconditioned denoiser with phi in all three places and plain mean squared error (research/papers.md §1.2).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from ssimbad.methods import edm
+from ssimbad.methods.edm import OBJECTIVES, build, colorize, training_step
+
+__all__ = ["OBJECTIVES", "Config", "build", "colorize", "training_step"]
+
+
+class Config(edm.Schedule):
+    sigma_density: Literal["phi"] = "phi"
+    sampling_grid: Literal["phi"] = "phi"
+    c_noise: Literal["phi"] = "phi"
+    loss_weight: Literal["none"] = "none"
+
+    @model_validator(mode="after")
+    def _phi_given(self) -> Config:
+        if self.phi is None:
+            raise ValueError("phi: needed; give `selected` or a literal such as {form: rational, c: 0.3}")
+        return self

@@ -1,0 +1,83 @@
+"""Stage weights: the feature networks' files, fetched or copied, and accepted by their SHA-256 alone."""
+
+import hashlib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ssimbad import artifacts
+from ssimbad.errors import UserError
+from ssimbad.job import Job
+
+BLOCK = 1 << 20
+TIMEOUT = 30
+"""Seconds without a byte after which the download is given up."""
+
+
+def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
+    """Bring the file of every network named in `outputs` (inception, alexnet). A file that is right is kept.
+
+    Raises:
+        UserError: it cannot be had, or is another file; the message names the remedy.
+    """
+    for name, target in outputs.items():
+        fetch(getattr(params.weights, name), name, target, job)
+
+
+def fetch(entry: Any, name: str, target: Path, job: Job) -> None:
+    """Copy `entry.path`, or else download `entry.url`, to `target` if its SHA-256 is `entry.sha256`.
+
+    Raises:
+        UserError: see `run`.
+    """
+    if target.is_file() and sha256(target) == entry.sha256:
+        job.say(f"weights: {name} is there already: {target}")
+        return
+    source = entry.path or entry.url
+    try:
+        with artifacts.replacing(target) as temporary:
+            with _open(entry) as stream, temporary.open("wb") as file:
+                found = _copy(stream, file, job)
+            if found != entry.sha256:
+                raise UserError(
+                    f"weights.{name}: {source} has sha256 {found}, expected {entry.sha256};"
+                    f" set weights.{name}.path to a copy of the right file"
+                )
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", None) or error.strerror or error
+        raise UserError(
+            f"weights.{name}: {source} cannot be had ({reason}); set weights.{name}.path to a copy,"
+            " or weights.enabled to false"
+        ) from None
+    job.say(f"weights: {name} -> {target}")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open(entry: Any) -> BinaryIO:
+    if entry.path:
+        return Path(entry.path).open("rb")
+    return urllib.request.urlopen(entry.url, timeout=TIMEOUT)
+
+
+def _copy(stream: BinaryIO, file: BinaryIO, job: Job) -> str:
+    """Copy block by block with a bar in megabytes; the SHA-256 of what went through."""
+    digest = hashlib.sha256()
+    length = int(stream.headers.get("Content-Length") or 0) if hasattr(stream, "headers") else 0
+    with job.progress(length // BLOCK, "MiB") as bar:
+        for block in _blocks(stream):
+            digest.update(block)
+            file.write(block)
+            bar.update(round(len(block) / BLOCK, 2))
+    return digest.hexdigest()
+
+
+def _blocks(stream: BinaryIO) -> Iterator[bytes]:
+    while block := stream.read(BLOCK):
+        yield block

@@ -1,0 +1,187 @@
+"""Figures of the schedule study: degradation curves, noisy pictures, R² bars."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from ssimbad.noise.selection import PUBLISHED_R2, Criterion, Row
+from ssimbad.noise.ssim_curves import Curves, ddpm_curve, sigma_curve
+from ssimbad.noise.transforms import make
+from ssimbad.reporting.style import PALETTE, save, styled
+
+_BLUE, _ORANGE, _GREEN, *_ = PALETTE
+_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    xlabel: str
+    x: np.ndarray  # (P,)
+    ssim: np.ndarray  # (N, P)
+    r2: float
+    paper: str
+    colour: str
+
+
+def degradation(
+    sigma: Curves,
+    ddpm: Curves,
+    criterion: Criterion,
+    chosen: Row,
+    r2: dict[str, float],
+    png: Path,
+    pdf: Path,
+) -> None:
+    """SSIM against the axis of each schedule, with the straight line and its R², the paper's beside it.
+
+    `r2` holds the mean R² by candidate name.
+    """
+    edm = criterion.levels(make({"form": "edm"}))
+    phi = make(chosen.spec, criterion.saturation)
+    own = criterion.levels(phi)
+    t = np.linspace(ddpm.levels[0], ddpm.levels[-1], criterion.points)
+    panels = [
+        _Panel("DDPM", "timestep", t, ddpm.at(t), r2["ddpm"], f"published {PUBLISHED_R2['ddpm']:.4f}", _BLUE),
+        _Panel(
+            "EDM, drawn against ln σ as published",
+            "ln σ",
+            np.log(edm),
+            sigma.at(edm),
+            r2["edm-ln"],
+            f"published {PUBLISHED_R2['edm-ln']:.4f}",
+            _ORANGE,
+        ),
+        _Panel(
+            "EDM, on the axis it samples evenly",
+            "σ$^{1/7}$",
+            edm ** (1 / 7),
+            sigma.at(edm),
+            r2["edm"],
+            "",
+            _ORANGE,
+        ),
+        _Panel(
+            f"φ* = {_math(phi.label)}",
+            "φ*(σ)",
+            phi.forward(own),
+            sigma.at(own),
+            float(chosen.r2.mean()),
+            f"published, c = 0.3: {PUBLISHED_R2['rational-0.3']:.4f}",
+            _GREEN,
+        ),
+    ]
+    with styled():
+        fig, axes = plt.subplots(2, 2, figsize=(8.2, 6.2), layout="constrained", sharey=True)
+        for axis, panel in zip(axes.flat, panels, strict=True):
+            _draw(axis, panel)
+        for axis in axes[:, 0]:
+            axis.set_ylabel("SSIM to the clean face")
+        fig.suptitle(f"How a face degrades: mean of {len(sigma.ids)} faces, equal steps along each axis")
+        save(fig, png, pdf)
+
+
+def _draw(axis: Axes, panel: _Panel) -> None:
+    mean = panel.ssim.mean(axis=0)
+    low, high = np.quantile(panel.ssim, [0.1, 0.9], axis=0)
+    line = np.poly1d(np.polyfit(panel.x, mean, 1))
+    paper = f" ({panel.paper})" if panel.paper else ""
+    axis.fill_between(panel.x, low, high, color=panel.colour, alpha=0.2, lw=0, label="10–90 % of the faces")
+    axis.plot(panel.x, mean, "o", ms=3, color=panel.colour, label="mean SSIM")
+    axis.plot(panel.x, line(panel.x), "--", lw=1.2, color="black", label=f"line, R² {panel.r2:.4f}{paper}")
+    axis.set(title=panel.title, xlabel=panel.xlabel, ylim=(-0.15, 1.15))
+    handles, labels = axis.get_legend_handles_labels()
+    axis.legend(
+        handles[::-1], labels[::-1], loc="lower left" if mean[0] > mean[-1] else "upper right", fontsize=8
+    )
+
+
+def noisy_grid(
+    face: np.ndarray,
+    noise: np.ndarray,
+    alpha_bar: np.ndarray,
+    criterion: Criterion,
+    chosen: Row,
+    png: Path,
+    pdf: Path,
+) -> None:
+    """One face at equal steps of DDPM, EDM and phi*, the same noise everywhere, SSIM under each picture.
+
+    `face` (S, S, 3) uint8, `noise` (S, S, 3), `alpha_bar` (T,).
+    """
+    steps = np.rint(np.linspace(0, len(alpha_bar) - 1, _COLUMNS)).astype(int)
+    a = alpha_bar[steps]
+    phi = make(chosen.spec, criterion.saturation)
+    even = Criterion(_COLUMNS, criterion.sigma_min, criterion.sigma_max, criterion.saturation)
+    edm, own = even.levels(make({"form": "edm"}))[::-1], even.levels(phi)[::-1]
+    one = np.ones(_COLUMNS)
+    rows = [
+        ("DDPM", np.sqrt(a), np.sqrt(1 - a), [f"t = {t}" for t in steps], ddpm_curve(face, noise, a)),
+        ("EDM", one, edm, [f"σ = {s:.3g}" for s in edm], sigma_curve(face, noise, edm)),
+        ("φ*", one, own, [f"σ = {s:.3g}" for s in own], sigma_curve(face, noise, own)),
+    ]
+    clean = face / 127.5 - 1
+    with styled():
+        fig, axes = plt.subplots(3, _COLUMNS, figsize=(_COLUMNS * 1.25, 5.0), layout="constrained")
+        for line, (name, scales, sigmas, levels, ssim) in zip(axes, rows, strict=True):
+            for axis, scale, sigma, level, value in zip(line, scales, sigmas, levels, ssim, strict=True):
+                axis.imshow((np.clip(scale * clean + sigma * noise, -1, 1) + 1) / 2, interpolation="nearest")
+                axis.set(xticks=[], yticks=[])
+                axis.set_xlabel(f"{level}\nSSIM {value:.2f}", fontsize=8)
+                axis.spines[:].set_visible(False)
+            line[0].set_ylabel(name, fontsize=11, rotation=0, ha="right", va="center")
+        fig.suptitle(f"Equal steps along each schedule; φ* = {_math(phi.label)}")
+        save(fig, png, pdf)
+
+
+def r2_bars(table: list[dict[str, str]], size: int, images: int, png: Path, pdf: Path) -> None:
+    """Mean R² of every row of the table with its interval, best on top; the paper's values as diamonds."""
+    rows = sorted(table, key=lambda row: float(row["r2"]))
+    groups = {
+        "published": ("the 22 published candidates", PALETTE[5]),
+        "other": ("other schedules", PALETTE[4]),
+        "family": ("chosen here", PALETTE[2]),
+    }
+    with styled():
+        fig, axis = plt.subplots(figsize=(7.5, 0.24 * len(rows) + 1.2), layout="constrained")
+        for y, row in enumerate(rows):
+            value = float(row["r2"])
+            low, high = (float(row[k] or value) for k in ("ci_low", "ci_high"))
+            spread = [[max(value - low, 0)], [max(high - value, 0)]]
+            style = {"ecolor": "black", "elinewidth": 0.9, "capsize": 2}
+            axis.barh(y, value, color=groups[row["group"]][1], height=0.72, xerr=spread, error_kw=style)
+            axis.text(1.03, y, f"{value:.4f}", va="center", fontsize=8)
+            if row["published"]:
+                axis.plot(float(row["published"]), y, "D", ms=6, mfc="white", mec=PALETTE[1], mew=1.5)
+        axis.set_yticks(range(len(rows)), [_bar_label(row) for row in rows], fontsize=8)
+        axis.set(xlim=(0, 1.12), ylim=(-0.6, len(rows) - 0.4), xlabel="mean R² of SSIM against the axis")
+        axis.set_xticks(np.linspace(0, 1, 6))
+        axis.grid(axis="y", visible=False)
+        axis.set_title(f"{images} faces at {size} px; bars: bootstrap interval of the mean")
+        handles = [Patch(color=colour, label=text) for text, colour in groups.values()]
+        (mark,) = axis.plot([], [], "D", ms=6, mfc="white", mec=PALETTE[1], mew=1.5, label="published value")
+        axis.legend(
+            handles=[*handles, mark], loc="upper center", bbox_to_anchor=(0.4, -0.07), ncols=4, fontsize=8
+        )
+        save(fig, png, pdf)
+
+
+def _bar_label(row: dict[str, str]) -> str:
+    if row["group"] == "family":
+        text, found = row["label"].split(": ") if ": " in row["label"] else ("", row["label"])
+        return f"{text}: {_math(found)}" if text else found
+    against = "" if row["axis"] in row["label"] else f" against {_math(row['axis'])}"
+    return f"{_math(row['label'])}{against}"
+
+
+def _math(label: str) -> str:
+    """The tables' plain notation in the paper's letters: s is sigma, powers are raised."""
+    letters = re.sub(r"\bs\b", "σ", label)
+    return re.sub(r"\^\((\d+/\d+)\)|\^([\d.]+)", r"$^{\1\2}$", letters)

@@ -1,0 +1,390 @@
+"""The one tree of parameters. `params.yaml` holds the values, this module their types, units and limits.
+
+Snakemake, DVC, the command line and MLflow all read the same file through `load`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ssimbad.errors import ParameterError
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Above0 = Annotated[float, Field(gt=0)]
+
+
+class Strict(BaseModel):
+    """Frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(Strict):
+    """Where faces come from and how they are cut (SPEC §2, §8)."""
+
+    source: Literal["embedded", "folder"] = Field(description="embedded: rendered here; folder: your own images")
+    path: str | None = Field(description="folder or .zip of your own images; only for source folder")
+    test_list: str | None = Field(description="text file, one file name a line, of the given test set; or null")
+    native_size: Annotated[int, Field(ge=32, le=2048)] = Field(description="side of the stored square faces, pixels")
+    size: Annotated[int, Field(ge=16, le=1024)] = Field(description="side the networks see, pixels; native_size divides")
+    train: Positive | None = Field(description="training images; null: all that are left")
+    val: Annotated[int, Field(ge=0)] = Field(description="validation images")
+    test: Annotated[int, Field(ge=2)] = Field(description="test images (cross pairing needs two)")
+    seed: int = Field(description="of the split")
+    max_pixels: Positive = Field(description="a larger image is quarantined as a decompression bomb, pixels")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Data:
+        if self.source == "folder" and not self.path:
+            raise ValueError("data.path: missing; source folder needs the folder or .zip of your images")
+        if self.source == "embedded" and (self.path or self.test_list):
+            raise ValueError("data.path and data.test_list belong to source folder; set them to null for embedded")
+        if self.native_size % self.size:
+            raise ValueError(f"data.size: {self.size} does not divide data.native_size {self.native_size}")
+        return self
+
+
+class Embedded(Strict):
+    """The rendered faces (SPEC §8)."""
+
+    style: Literal["adventurer"] = Field(description="DiceBear style")
+    size: Annotated[int, Field(ge=32, le=1024)] = Field(description="side of the rendered PNG, pixels")
+    seed: int = Field(description="of shapes and palettes")
+
+
+class Sketches(Strict):
+    """XDoG (research/papers.md §1.1)."""
+
+    sigmas: Annotated[list[Above0], Field(min_length=1)] = Field(description="one is drawn per image, pixels")
+    k: Above0 = Field(description="ratio of the two Gaussians' sigmas")
+    p: Above0 = Field(description="sharpening weight")
+    epsilon: float = Field(description="threshold")
+    phi: Above0 = Field(description="steepness of the dark side")
+    seed: int
+
+
+class References(Strict):
+    """Thin-plate-spline warp and cross pairing (research/papers.md §1.1)."""
+
+    seed: int = Field(description="of the test warps and the pairing")
+    low: Fraction = Field(description="inner control points lie on the diagonal from here, unit square")
+    high: Fraction = Field(description="... to here")
+    shift: Above0 = Field(description="largest displacement along the diagonal, unit square")
+    decimals: Annotated[int, Field(ge=0, le=9)] = Field(description="points and shifts are rounded to this")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> References:
+        if self.low >= self.high:
+            raise ValueError("references.low must be below references.high")
+        return self
+
+
+class Noise(Strict):
+    """Range of noise levels (SPEC §1)."""
+
+    sigma_min: Above0
+    sigma_max: Above0
+    sigma_data: Above0 = Field(description="standard deviation assumed of images in [-1, 1]")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Noise:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError("noise.sigma_min must be below noise.sigma_max")
+        return self
+
+
+class Ddpm(Strict):
+    """Discrete schedule (SPEC §3, §4)."""
+
+    steps: Positive
+    beta_start: Above0
+    beta_end: Above0
+
+
+class Schedule(Strict):
+    """The noise-schedule study (SPEC §3)."""
+
+    images: Annotated[int, Field(ge=2)] = Field(description="training faces measured")
+    size: Annotated[int, Field(ge=16)] = Field(description="side at which SSIM is measured, pixels")
+    seed: int = Field(description="of the image sample and the noise")
+    sigmas: Annotated[int, Field(ge=8)] = Field(description="points of the shared sigma grid")
+    points: Annotated[int, Field(ge=3)] = Field(description="points of the straight-line fit, uniform in phi")
+    saturation: Above0 = Field(description="tanh, sigmoid and erf are clipped at 1 minus this")
+    bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples over images")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    select_from: Literal["rational", "published", "empirical"] = Field(
+        description="family of `phi: selected`: continuous c, the published ten c, or 1 - mean SSIM"
+    )
+    c_low: Above0 = Field(description="search range of the continuous c")
+    c_high: Above0
+    ddpm: Ddpm
+
+
+class Network(Strict):
+    """The shared U-Net (research/papers.md §1.3)."""
+
+    base: Positive = Field(description="channels of the first level")
+    multipliers: Annotated[list[Positive], Field(min_length=1)] = Field(description="channels per level / base")
+    blocks: Positive = Field(description="residual blocks per level")
+    heads: Positive = Field(description="attention heads at the bottleneck")
+    embedding: Annotated[int, Field(ge=2)] = Field(description="channels of the sinusoid of c_noise")
+    groups: Positive = Field(description="groups of GroupNorm")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Network:
+        if self.base % self.groups:
+            raise ValueError(f"network.groups: {self.groups} does not divide network.base {self.base}")
+        if self.embedding % 2:
+            raise ValueError("network.embedding must be even (sine and cosine)")
+        if (self.base * self.multipliers[-1]) % self.heads:
+            raise ValueError("network.heads must divide the channels of the bottleneck")
+        return self
+
+
+class Training(Strict):
+    """What every training stage shares (SPEC §4)."""
+
+    threads: Positive = Field(description="CPU threads: sums, and so the last bits of the weights, depend on them")
+    precision: Literal["fp32", "bf16"] = Field(description="autocast of the network's forward and backward")
+    channels_last: bool = Field(description="memory format of images and weights")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(description="AdamW")
+    clip: Above0 = Field(description="largest norm of the true gradient")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="EMA half-life as a share of the images seen so far; 0: no EMA, last weights"
+    )
+    minimum_rate: Annotated[float, Field(ge=0)] = Field(description="learning rate at the end of the cosine")
+    log_images: Positive = Field(description="a row of the training curve every so many images")
+    state_images: Positive = Field(description="resumable state every so many images")
+    buckets: Annotated[list[Above0], Field(min_length=1)] = Field(description="edges of the loss-per-sigma buckets")
+
+
+class Sampler(Strict):
+    """How a row of the table colours (SPEC §4)."""
+
+    name: Literal["euler", "heun", "dpmpp_2m"]
+    steps: Positive = Field(description="points of the phi grid; NFE is steps, or 2 steps - 1 for heun")
+
+
+class Train(Strict):
+    """One training stage of one method."""
+
+    start: str | None = Field(default=None, description="method whose pretrained weights it starts from (finetune)")
+    objective: str = Field(description="one of the objectives of the method's kind")
+    options: dict[str, Any] = Field(default_factory=dict, description="of the objective")
+    images: Positive = Field(description="images seen in all")
+    batch: Positive = Field(description="global batch, images per optimiser step")
+    learning_rate: Above0
+    warmup_images: Annotated[int, Field(ge=0)]
+    validate_images: Annotated[int, Field(ge=0)] = Field(
+        description="choose the best weights on the validation split every so many images; 0: keep the last"
+    )
+    sampler: Sampler = Field(description="with which this row colours")
+
+
+class Method(Strict):
+    """One method: rows of the main table."""
+
+    kind: str = Field(description="file in src/ssimbad/methods")
+    label: str = Field(description="name in tables and figures")
+    config: dict[str, Any] = Field(default_factory=dict, description="of the kind")
+    pretrain: Train | None = None
+    finetune: Train | None = None
+
+
+class Colorize(Strict):
+    """Sampling of the test set (SPEC §2)."""
+
+    chunk: Positive = Field(description="images the network always sees together; the last chunk is padded")
+    seed: int = Field(description="of the initial noise, with the image id")
+
+
+class Evaluation(Strict):
+    """Metrics (SPEC §5)."""
+
+    bootstrap: Annotated[int, Field(ge=100)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    seed: int
+
+
+class WeightFile(Strict):
+    url: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="of the whole file")
+    path: str | None = Field(description="a copy of your own, used instead of the url")
+
+
+class Weights(Strict):
+    """Files of the feature networks; switched off, FID, KID and LPIPS show a dash."""
+
+    enabled: bool
+    inception: WeightFile
+    alexnet: WeightFile
+
+
+class Report(Strict):
+    grid_images: Positive = Field(description="columns of the picture grids")
+
+
+class Params(Strict):
+    """params.yaml, whole."""
+
+    preset: str = Field(description="name of the preset this file came from")
+    seeds: Annotated[list[int], Field(min_length=1)] = Field(description="training seeds, one instance each")
+    data: Data
+    embedded: Embedded
+    sketches: Sketches
+    references: References
+    noise: Noise
+    schedule: Schedule
+    network: Network
+    training: Training
+    methods: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Method]
+    colorize: Colorize
+    evaluation: Evaluation
+    weights: Weights
+    report: Report
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Params:
+        from ssimbad.methods import registry
+
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: each seed once")
+        if self.schedule.images > (self.data.train or self.schedule.images):
+            raise ValueError("schedule.images: more than data.train")
+        depth = 2 ** (len(self.network.multipliers) - 1)
+        if self.data.size % depth:
+            raise ValueError(f"data.size: {self.data.size} is not divisible by {depth}, the network's downsampling")
+        for name, method in self.methods.items():
+            registry.check(name, method)
+            if self.uses_perceptual(method) and not self.weights.enabled:
+                raise ValueError(f"methods.{name}: loss lpips needs the feature network; set weights.enabled to true")
+            if method.pretrain is None and method.finetune is None:
+                raise ValueError(f"methods.{name}: neither pretrain nor finetune; give one or remove the method")
+            self._check_stages(name, method)
+        return self
+
+    @staticmethod
+    def uses_perceptual(method: Method) -> bool:
+        return any(t and t.options.get("loss") == "lpips" for t in (method.pretrain, method.finetune))
+
+    def _check_stages(self, name: str, method: Method) -> None:
+        if method.pretrain and method.pretrain.start:
+            raise ValueError(f"methods.{name}.pretrain.start: pretraining starts from nothing; use finetune")
+        if method.finetune:
+            start = method.finetune.start
+            if start not in self.methods or self.methods[start].pretrain is None:
+                raise ValueError(f"methods.{name}.finetune.start: {start!r} is no method with a pretrain stage")
+            if self.methods[start].kind != method.kind:
+                raise ValueError(f"methods.{name}.finetune.start: {start} is of another kind")
+        for stage, train in (("pretrain", method.pretrain), ("finetune", method.finetune)):
+            key = f"methods.{name}.{stage}"
+            if train and train.images % train.batch:
+                raise ValueError(f"{key}.images: {train.images} is no multiple of {key}.batch {train.batch}")
+            if train and train.validate_images and not self.data.val:
+                raise ValueError(f"{key}.validate_images: there is no validation split; set data.val or this to 0")
+            if train and self.training.state_images % train.batch:
+                raise ValueError(f"training.state_images: no multiple of {key}.batch {train.batch}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {match[0]!r}?" if match else f"known keys: {', '.join(known)}"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    """Names of the keys allowed where `location` stands in the tree."""
+    model: Any = Params
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        annotation = field.annotation if field else model
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return list(model.model_fields)
+
+
+def _one_line(source: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{source}: unknown key {where}; {_nearest(str(first['loc'][-1]), _known_keys(first['loc']))}{more}"
+    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "float_type" and isinstance(first["input"], str):
+        text += f"; {first['input']!r} is text in YAML: write it with a point, like 1.0e-4"
+    return f"{source}: {where + ': ' if where else ''}{text}{more}"
+
+
+def parse(text: str, source: str = "params.yaml") -> Params:
+    """Validated parameters from YAML text.
+
+    Raises:
+        ParameterError: not YAML, an unknown key, a wrong type or an impossible combination; one line, exit code 2.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{source}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ParameterError(f"{source}: expected keys and values at the top; restore it with `ssimbad preset demo`")
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        raise ParameterError(_one_line(source, error)) from None
+
+
+@cache
+def _parse_cached(text: str, source: str) -> Params:
+    return parse(text, source)
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Validated parameters of a file; see `parse` for the errors."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ParameterError(
+            f"{path}: cannot be read ({error.strerror}); run in the repository root, or `ssimbad preset demo`"
+        ) from None
+    return _parse_cached(text, str(path))
+
+
+class View:
+    """The parameters that a stage declares, and no others.
+
+    Reading an undeclared one is a programming error: the engines would not rerun the stage when it changes.
+    """
+
+    def __init__(self, node: Any, declared: tuple[str, ...], prefix: str = "") -> None:
+        self._node, self._declared, self._prefix = node, declared, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._get(name)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._get(name)
+
+    def _get(self, name: str) -> Any:
+        key = f"{self._prefix}{name}"
+        value = self._node[name] if isinstance(self._node, dict) else getattr(self._node, name)
+        if any(key == d or key.startswith(d + ".") for d in self._declared):
+            return value
+        if any(d.startswith(key + ".") for d in self._declared):
+            return View(value, self._declared, key + ".")
+        raise AttributeError(f"the stage reads {key} without declaring it in the stage table")
+
+
+def lookup(params: Params, key: str) -> Any:
+    """The plain (JSON-like) value at a dotted key, for records and engines."""
+    node: Any = params.model_dump(mode="json")
+    for part in key.split("."):
+        node = node[part]
+    return node

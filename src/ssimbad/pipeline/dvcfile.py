@@ -1,0 +1,63 @@
+"""dvc.yaml, generated from the stage table: one literal DVC stage per instance.
+
+DVC's own templating (matrix, foreach) cannot express inputs that depend on parameters, so nothing is templated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssimbad import artifacts
+from ssimbad.params import Params
+from ssimbad.pipeline import records
+from ssimbad.pipeline.table import Instance, instances
+
+FILE = Path("dvc.yaml")
+_HEADER = "# Generated from src/ssimbad/pipeline/table.py by `ssimbad dvc-yaml`. Do not edit.\n"
+
+
+def text(params: Params) -> str:
+    """The whole file for these parameters."""
+    found = instances(params)
+    content = {
+        "stages": {i.name: _stage(i) for i in found},
+        "metrics": [i.outputs["summary"] for i in found if "summary" in i.outputs],
+        "plots": _plots(found),
+    }
+    return _HEADER + yaml.safe_dump(content, sort_keys=False, width=200)
+
+
+def write(params: Params) -> Path:
+    artifacts.write_text(FILE, text(params))
+    return FILE
+
+
+def _stage(instance: Instance) -> dict[str, Any]:
+    body: dict[str, Any] = {"cmd": instance.command}
+    deps = sorted({*instance.files, *records.sources(instance)})
+    if deps:
+        body["deps"] = deps
+    body["params"] = _params(instance)
+    body["outs"] = [_out(path, instance) for path in [*instance.outputs.values(), instance.record]]
+    return body
+
+
+def _params(instance: Instance) -> list[Any]:
+    keys: list[Any] = sorted(instance.params)
+    if instance.stage.expensive:
+        keys.append({str(records.VERSIONS): [instance.stage.name]})
+    return keys
+
+
+def _out(path: str, instance: Instance) -> Any:
+    # Persisted outputs are not deleted before the command runs, so a command that finds them fresh can leave at once.
+    return {path: {"persist": True}} if instance.stage.expensive else path
+
+
+def _plots(found: list[Instance]) -> list[Any]:
+    curves = {i.outputs["curve"]: "value" for i in found if "curve" in i.outputs}
+    images = sorted(p for i in found for p in i.outputs.values() if p.endswith(".png"))
+    return [{"training curves": {"x": "images", "y": curves}}, *images]

@@ -1,0 +1,104 @@
+"""Run one stage instance: skip it when fresh, restore a kept result, or compute, then write the record."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from pathlib import Path
+
+from ssimbad.errors import ParameterError, UserError
+from ssimbad.job import Job
+from ssimbad.params import Params, View
+from ssimbad.pipeline import records
+from ssimbad.pipeline.table import STAGES, Instance, instances
+
+WORK = Path("work")
+_KEPT = "kept"
+
+
+def find(params: Params, stage: str, wildcards: dict[str, str]) -> Instance:
+    """The instance that a command line names. Raises ParameterError listing what there is."""
+    names = [s.name for s in STAGES]
+    if stage not in names:
+        raise ParameterError(f"stage {stage}: unknown; stages are {', '.join(names)}")
+    group = [i for i in instances(params) if i.stage.name == stage]
+    asked = {k: str(v) for k, v in wildcards.items()}
+    for instance in group:
+        if {k: str(v) for k, v in instance.wildcards.items()} == asked:
+            return instance
+    if not group:
+        raise ParameterError(f"stage {stage}: not part of the pipeline with these parameters (params.yaml)")
+    examples = "; ".join(i.command.removeprefix("ssimbad ") for i in group[:3])
+    raise ParameterError(f"stage {stage}: no instance {asked or 'without wildcards'}; for example: {examples}")
+
+
+def threads() -> int:
+    """Cores granted to this process: what the engine says, else all."""
+    return int(os.environ.get("SSIMBAD_THREADS") or os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
+def run(params: Params, instance: Instance, force: bool = False) -> None:
+    """Bring one instance up to date.
+
+    Raises:
+        UserError: an input is missing, or the stage met a user's mistake; existing outputs are left as they were.
+    """
+    with records.hashes() as hashed:
+        if not force and records.stale(instance, params, hashed) is None:
+            print(f"{instance.name}: up to date", flush=True)
+            return
+        basis = records.made_from(instance, params, hashed)
+        scratch = WORK / instance.name / records.fingerprint(basis)
+        if not force and _restore(instance, scratch / _KEPT):
+            print(f"{instance.name}: restored from {scratch / _KEPT}, nothing computed", flush=True)
+        else:
+            _compute(params, instance, scratch)
+            if instance.stage.expensive:
+                _keep(instance, scratch / _KEPT)
+        if records.made_from(instance, params, hashed) != basis:
+            raise UserError(f"{instance.name}: an input changed while the stage ran; run the same command again")
+        records.write(instance, basis, hashed)
+
+
+def _compute(params: Params, instance: Instance, scratch: Path) -> None:
+    module, function = instance.stage.run.split(":")
+    stage = getattr(importlib.import_module(module), function)
+    w = dict(instance.wildcards)
+    job = Job(
+        stage=instance.stage.name,
+        scratch=scratch,
+        threads=threads(),
+        method=w.get("method"),
+        of=w.get("stage"),
+        seed=w.get("seed"),
+        setting=w.get("setting"),
+    )
+    inputs = {k: Path(v) if isinstance(v, str) else [Path(f) for f in v] for k, v in instance.inputs.items()}
+    outputs = {k: Path(v) for k, v in instance.outputs.items()}
+    stage(View(params, instance.params), inputs, outputs, job)
+    missing = [str(p) for p in outputs.values() if not p.exists()]
+    if missing:
+        raise RuntimeError(f"{instance.name} ended without writing {missing}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy by way of a temporary name, so that a reader never sees half a file and no hard link is shared with DVC."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+
+
+def _keep(instance: Instance, kept: Path) -> None:
+    for name, path in instance.outputs.items():
+        _copy(Path(path), kept / name)
+    (kept / "complete").touch()
+
+
+def _restore(instance: Instance, kept: Path) -> bool:
+    if not (instance.stage.expensive and (kept / "complete").exists()):
+        return False
+    for name, path in instance.outputs.items():
+        _copy(kept / name, Path(path))
+    return True

@@ -1,0 +1,392 @@
+"""The stage table: what each stage reads, writes and depends on, and in how many instances it exists.
+
+dvc.yaml is generated from it, the content records are checked against it, and a test holds the Snakemake rules equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ssimbad.params import Params
+
+Files = dict[str, str | list[str]]
+Wildcards = dict[str, Any]
+
+COMMAND = "ssimbad stage"
+EMBEDDED = "data/raw/embedded.zip"
+ANSWERS = "data/raw/cross_true.zip"
+MANIFEST = "data/faces/manifest.csv"
+TRUE = "data/references/cross_true.npy"
+PHI_STAR = "reports/schedule/phi_star.json"
+INCEPTION = "data/weights/inception.pth"
+ALEXNET = "data/weights/alexnet.pth"
+
+# What `colorize` is given as reference for each evaluated setting.
+SHOWN = {"same": "same", "cross": "cross", "cross-true": "cross", "cross-other": "other"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row. `inputs` and `outputs` are functions of the parameters and of one instance's wildcards."""
+
+    name: str
+    run: str
+    inputs: Callable[[Params, Wildcards], Files]
+    outputs: Callable[[Params, Wildcards], dict[str, str]]
+    params: Callable[[Params, Wildcards], tuple[str, ...]]
+    each: Callable[[Params], list[Wildcards]] = lambda p: [{}]
+    expensive: bool = False
+    """Expensive stages depend on their version (workflow/versions.yaml) instead of on their code, and their finished
+    results are kept by fingerprint."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One stage with its wildcards filled in. All paths are relative to the repository root."""
+
+    stage: Stage
+    wildcards: Wildcards
+    inputs: Files
+    outputs: dict[str, str]
+    params: tuple[str, ...]
+    upstream: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def key(self) -> str:
+        """`ssimbad-finetune-seed-0-cross`, or empty for a stage without instances."""
+        seeded = {**self.wildcards, "seed": f"seed-{self.wildcards.get('seed')}"}
+        return "-".join(str(seeded[k]) for k in self.wildcards)
+
+    @property
+    def name(self) -> str:
+        """One name in the records, the logs, DVC and the logbook: `colorize-ssimbad-finetune-seed-0-cross`."""
+        return "-".join(filter(None, (self.stage.name, self.key)))
+
+    @property
+    def command(self) -> str:
+        return " ".join([COMMAND, self.stage.name, *(f"{k}={v}" for k, v in self.wildcards.items())])
+
+    @property
+    def record(self) -> str:
+        return f"records/{self.name}.json"
+
+    @property
+    def marker(self) -> str:
+        return f".state/{self.name}.ok"
+
+    @property
+    def files(self) -> list[str]:
+        """All inputs, flat."""
+        return [p for v in self.inputs.values() for p in ([v] if isinstance(v, str) else v)]
+
+
+def trained(p: Params) -> list[Wildcards]:
+    """(method, stage, seed) of every row that the parameters ask for."""
+    return [
+        {"method": name, "stage": stage, "seed": seed}
+        for name, method in p.methods.items()
+        for stage in ("pretrain", "finetune")
+        if getattr(method, stage)
+        for seed in p.seeds
+    ]
+
+
+def shown(p: Params) -> list[str]:
+    """Reference settings in which the test set is coloured."""
+    return ["same", "cross", "other"] if p.data.source == "embedded" else ["same", "cross"]
+
+
+def judged(p: Params) -> list[str]:
+    """Settings in which the coloured test set is evaluated."""
+    return list(SHOWN) if p.data.source == "embedded" else ["same", "cross"]
+
+
+def source(p: Params) -> str:
+    """Where the raw faces lie."""
+    return EMBEDDED if p.data.source == "embedded" else str(p.data.path)
+
+
+def model(w: Wildcards, ending: str = "safetensors") -> str:
+    return f"models/{w['method']}/{w['stage']}/seed-{w['seed']}.{ending}"
+
+
+def coloured(w: Wildcards) -> str:
+    return f"outputs/{w['method']}/{w['stage']}/seed-{w['seed']}/{SHOWN.get(w['setting'], w['setting'])}.zip"
+
+
+def metrics(w: Wildcards, ending: str) -> str:
+    return f"reports/metrics/{w['method']}/{w['stage']}/seed-{w['seed']}/{w['setting']}.{ending}"
+
+
+def _split(folder: str) -> dict[str, str]:
+    return {name: f"data/{folder}/{name}.npy" for name in ("train", "val", "test")}
+
+
+def _embedded(p: Params, files: Files) -> Files:
+    return files if p.data.source == "embedded" else {}
+
+
+def _figure(*names: str) -> dict[str, str]:
+    return {f"{n}_{kind}": f"reports/figures/{n}.{kind}" for n in names for kind in ("png", "pdf")}
+
+
+def _table(*names: str) -> dict[str, str]:
+    return {
+        key: f"reports/tables/{n}.{kind}"
+        for n in names
+        for key, kind in ((n, "csv"), (f"{n}_md", "md"), (f"{n}_tex", "tex"))
+    }
+
+
+def _feature_weights(p: Params) -> Files:
+    return {"inception": INCEPTION, "alexnet": ALEXNET} if p.weights.enabled else {}
+
+
+def _labels(p: Params) -> list[str]:
+    return [f"methods.{name}.label" for name in p.methods]
+
+
+def _needs_phi(p: Params, method: str) -> bool:
+    return p.methods[method].config.get("phi") == "selected"
+
+
+def _training_inputs(p: Params, w: Wildcards, stage: str) -> Files:
+    method = p.methods[w["method"]]
+    train = getattr(method, stage)
+    faces = {**_split("faces")}
+    sketches = {f"{k}_sketches": v for k, v in _split("sketches").items()}
+    files: Files = {
+        "train": faces["train"],
+        "train_sketches": sketches["train_sketches"],
+        "manifest": MANIFEST,
+    }
+    if train.validate_images:
+        files |= {"val": faces["val"], "val_sketches": sketches["val_sketches"]}
+    if _needs_phi(p, w["method"]):
+        files["phi_star"] = PHI_STAR
+    if train.start:
+        files["start"] = model({"method": train.start, "stage": "pretrain", "seed": w["seed"]})
+    if train.options.get("loss") == "lpips":
+        files["alexnet"] = ALEXNET
+    return files
+
+
+def _training_outputs(w: Wildcards, stage: str) -> dict[str, str]:
+    row = {**w, "stage": stage}
+    return {"weights": model(row), "made": model(row, "json"), "curve": model(row, "csv")}
+
+
+def _training_params(w: Wildcards, stage: str) -> tuple[str, ...]:
+    method = f"methods.{w['method']}"
+    return (
+        "data.size", "noise", "network", "training", "schedule.saturation", "references",
+        f"{method}.kind", f"{method}.config", f"{method}.{stage}",
+    )  # fmt: skip
+
+
+def _training_each(p: Params, stage: str) -> list[Wildcards]:
+    return [{"method": w["method"], "seed": w["seed"]} for w in trained(p) if w["stage"] == stage]
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="raw",
+        run="ssimbad.faces.raw:run",
+        each=lambda p: [{}] if p.data.source == "embedded" else [],
+        inputs=lambda p, w: {},
+        outputs=lambda p, w: {"zip": EMBEDDED, "shapes": "data/raw/embedded.json", "answers": ANSWERS},
+        params=lambda p, w: ("embedded", "data.train", "data.val", "data.test", "data.seed", "references.seed"),
+    ),
+    Stage(
+        name="weights",
+        run="ssimbad.metrics.weights:run",
+        each=lambda p: [{}] if p.weights.enabled else [],
+        inputs=lambda p, w: {},
+        outputs=lambda p, w: {"inception": INCEPTION, "alexnet": ALEXNET},
+        params=lambda p, w: ("weights",),
+    ),
+    Stage(
+        name="faces",
+        run="ssimbad.faces.stage:run",
+        inputs=lambda p, w: {"raw": source(p)},
+        outputs=lambda p, w: {
+            **_split("faces"),
+            "manifest": MANIFEST,
+            "quarantine": "data/faces/quarantine.csv",
+        },
+        params=lambda p, w: (
+            "data.source", "data.path", "data.test_list", "data.native_size", "data.train", "data.val", "data.test",
+            "data.seed", "data.max_pixels",
+        ),
+    ),
+    Stage(
+        name="sketches",
+        run="ssimbad.pairing.stages:run_sketches",
+        inputs=lambda p, w: {
+            **_split("faces"),
+            "manifest": MANIFEST,
+            **({"raw": source(p)} if p.data.source == "folder" else {}),
+        },
+        outputs=lambda p, w: _split("sketches"),
+        params=lambda p, w: ("sketches", "data.native_size", "data.source", "data.max_pixels"),
+    ),
+    Stage(
+        name="references",
+        run="ssimbad.pairing.stages:run_references",
+        inputs=lambda p, w: {
+            "test": "data/faces/test.npy",
+            "manifest": MANIFEST,
+            **_embedded(p, {"answers": ANSWERS}),
+        },
+        outputs=lambda p, w: {
+            "same": "data/references/same.npy",
+            "cross": "data/references/cross.npy",
+            "other": "data/references/other.npy",
+            "pairing": "data/references/pairing.csv",
+            **_embedded(p, {"true": TRUE}),
+        },
+        params=lambda p, w: ("references", "data.native_size", "data.source", "data.max_pixels"),
+    ),
+    Stage(
+        name="ssim_curves",
+        run="ssimbad.noise.stages:run_curves",
+        inputs=lambda p, w: {"train": "data/faces/train.npy", "manifest": MANIFEST},
+        outputs=lambda p, w: {"curves": "reports/schedule/ssim_curves.csv"},
+        params=lambda p, w: ("schedule", "noise"),
+    ),
+    Stage(
+        name="select_phi",
+        run="ssimbad.noise.stages:run_select",
+        inputs=lambda p, w: {
+            "curves": "reports/schedule/ssim_curves.csv",
+            "train": "data/faces/train.npy",
+            "manifest": MANIFEST,
+        },
+        outputs=lambda p, w: {
+            "phi_star": PHI_STAR,
+            "r2": "reports/tables/r2.csv",
+            **_figure("ssim_degradation", "noisy_grid", "r2"),
+        },
+        params=lambda p, w: ("schedule", "noise"),
+    ),
+    Stage(
+        name="pretrain",
+        run="ssimbad.training.stage:run",
+        each=lambda p: _training_each(p, "pretrain"),
+        inputs=lambda p, w: _training_inputs(p, w, "pretrain"),
+        outputs=lambda p, w: _training_outputs(w, "pretrain"),
+        params=lambda p, w: _training_params(w, "pretrain"),
+        expensive=True,
+    ),
+    Stage(
+        name="finetune",
+        run="ssimbad.training.stage:run",
+        each=lambda p: _training_each(p, "finetune"),
+        inputs=lambda p, w: _training_inputs(p, w, "finetune"),
+        outputs=lambda p, w: _training_outputs(w, "finetune"),
+        params=lambda p, w: _training_params(w, "finetune"),
+        expensive=True,
+    ),
+    Stage(
+        name="colorize",
+        run="ssimbad.colorize.stage:run",
+        each=lambda p: [{**w, "setting": s} for w in trained(p) for s in shown(p)],
+        inputs=lambda p, w: {
+            "weights": model(w),
+            "made": model(w, "json"),
+            "sketches": "data/sketches/test.npy",
+            "references": f"data/references/{w['setting']}.npy",
+            "manifest": MANIFEST,
+        },
+        outputs=lambda p, w: {"images": coloured(w)},
+        params=lambda p, w: (
+            "colorize", "data.size", "training.precision", "training.channels_last",
+            f"methods.{w['method']}.{w['stage']}.sampler",
+        ),
+        expensive=True,
+    ),
+    Stage(
+        name="evaluate",
+        run="ssimbad.metrics.evaluate:run",
+        each=lambda p: [{**w, "setting": s} for w in trained(p) for s in judged(p)],
+        inputs=lambda p, w: {
+            "images": coloured(w),
+            "test": "data/faces/test.npy",
+            "manifest": MANIFEST,
+            **({"true": TRUE} if w["setting"] in ("cross-true", "cross-other") else {}),
+            **_feature_weights(p),
+        },
+        outputs=lambda p, w: {"images": metrics(w, "csv"), "summary": metrics(w, "json")},
+        params=lambda p, w: ("evaluation", "data.size", "weights.enabled"),
+    ),
+    Stage(
+        name="baselines",
+        run="ssimbad.metrics.baselines:run",
+        inputs=lambda p, w: {
+            "test": "data/faces/test.npy",
+            "train": "data/faces/train.npy",
+            "manifest": MANIFEST,
+            "same": "data/references/same.npy",
+            "cross": "data/references/cross.npy",
+            **_embedded(p, {"true": TRUE}),
+        },
+        outputs=lambda p, w: {"summary": "reports/metrics/baselines.json"},
+        params=lambda p, w: ("evaluation", "data.size"),
+    ),
+    Stage(
+        name="tables",
+        run="ssimbad.reporting.tables:run",
+        inputs=lambda p, w: {
+            "summaries": [metrics({**t, "setting": s}, "json") for t in trained(p) for s in judged(p)],
+            "images": [metrics({**t, "setting": s}, "csv") for t in trained(p) for s in judged(p)],
+            "baselines": "reports/metrics/baselines.json",
+            "r2": "reports/tables/r2.csv",
+        },
+        outputs=lambda p, w: {
+            **_table("main", "reference_use", "differences"),
+            "r2_md": "reports/tables/r2.md",
+            "r2_tex": "reports/tables/r2.tex",
+        },
+        params=lambda p, w: ("evaluation", "preset", "seeds", *_labels(p)),
+    ),
+    Stage(
+        name="figures",
+        run="ssimbad.reporting.figures:run",
+        inputs=lambda p, w: {
+            "test": "data/faces/test.npy",
+            "sketches": "data/sketches/test.npy",
+            "same": "data/references/same.npy",
+            "cross": "data/references/cross.npy",
+            **_embedded(p, {"true": TRUE}),
+            "manifest": MANIFEST,
+            "pairing": "data/references/pairing.csv",
+            "images": [coloured({**t, "setting": s}) for t in trained(p) for s in ("same", "cross")],
+            "curves": [model(t, "csv") for t in trained(p)],
+        },
+        outputs=lambda p, w: _figure("qualitative_same", "qualitative_cross", "training_curves"),
+        params=lambda p, w: ("report", "data.size", "data.source", "preset", *_labels(p)),
+    ),
+)  # fmt: skip
+
+
+def instances(p: Params) -> list[Instance]:
+    """Every stage instance of these parameters, upstream before downstream."""
+    made: dict[str, str] = {}
+    found = []
+    for stage in STAGES:
+        for w in stage.each(p):
+            instance = Instance(stage, w, stage.inputs(p, w), stage.outputs(p, w), stage.params(p, w))
+            upstream = sorted({made[f] for f in instance.files if f in made})
+            found.append(replace(instance, upstream=tuple(upstream)))
+            made |= dict.fromkeys(instance.outputs.values(), instance.name)
+    return found
+
+
+def by_stage(found: list[Instance]) -> Iterator[tuple[str, list[Instance]]]:
+    """Instances grouped by stage, in the table's order."""
+    for stage in STAGES:
+        group = [i for i in found if i.stage.name == stage.name]
+        if group:
+            yield stage.name, group

@@ -1,0 +1,90 @@
+"""The cost table. Times differ from machine to machine, so it is no declared output of any stage."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ssimbad import artifacts
+from ssimbad.reporting.markup import DASH, Table, latex, markdown
+from ssimbad.reporting.results import STAGES, write_csv
+
+MEASURED = [
+    *["method", "stage", "phase", "device", "parameters", "images", "seconds", "images_per_second"],
+    *["nfe", "seconds_per_image"],
+]
+COLUMNS = [*MEASURED, "device_hours"]
+PHASES = ("train", "colorize")
+
+
+def write(
+    costs: Path = Path("work/cost"),
+    tables: Path = Path("reports/tables"),
+    labels: Mapping[str, str] | None = None,
+    preset: str = "",
+) -> Path | None:
+    """Make cost.csv, cost.md and cost.tex in `tables` from every `costs`/*.json.
+
+    A file is one measurement with the keys `MEASURED` (phase train or colorize; seconds are wall time; nfe
+    counts network calls per image); a missing key is an empty field and prints as a dash.
+
+    Args:
+        labels: printed name per method id.
+        preset: its name in the title, `demo` marked as demo-scale.
+
+    Returns:
+        The CSV, or None where nothing has been measured yet (then nothing is written).
+
+    Raises:
+        UserError: a file is no JSON.
+    """
+    lines = sorted((_line(artifacts.read_json(path)) for path in costs.glob("*.json")), key=_order)
+    if not lines:
+        return None
+    write_csv(tables / "cost.csv", COLUMNS, lines)
+    table = _layout(lines, labels or {}, preset)
+    artifacts.write_text(tables / "cost.md", markdown([table]))
+    artifacts.write_text(tables / "cost.tex", latex([table]))
+    return tables / "cost.csv"
+
+
+def _line(measured: dict[str, Any]) -> dict[str, Any]:
+    line = {key: measured.get(key) for key in MEASURED}
+    seconds = line["seconds"]
+    return line | {"device_hours": None if seconds is None else round(seconds / 3600, 4)}
+
+
+def _order(line: dict[str, Any]) -> tuple[str, int, int, str]:
+    def place(value: str, known: tuple[str, ...]) -> int:
+        return known.index(value) if value in known else len(known)
+
+    method, stage, phase = (str(line[key]) for key in ("method", "stage", "phase"))
+    return method, place(stage, STAGES), place(phase, PHASES), str(line["device"])
+
+
+def _layout(lines: list[dict[str, Any]], labels: Mapping[str, str], preset: str) -> Table:
+    def cell(line: dict[str, Any], key: str, spec: str = "") -> str:
+        return DASH if line[key] is None else format(line[key], spec)
+
+    rows = [
+        [
+            labels.get(line["method"], cell(line, "method")),
+            cell(line, "stage"),
+            cell(line, "phase"),
+            cell(line, "device"),
+            cell(line, "parameters", ","),
+            cell(line, "images", ","),
+            cell(line, "images_per_second", ".1f"),
+            cell(line, "device_hours", ".2f"),
+            cell(line, "nfe"),
+            cell(line, "seconds_per_image", ".3g"),
+        ]
+        for line in lines
+    ]
+    columns = [
+        *["Method", "Stage", "Phase", "Device", "Parameters", "Images", "Images/s", "Device-hours"],
+        *["NFE", "Seconds/image"],
+    ]
+    scale = " (demo-scale)" if preset == "demo" else f" ({preset})" if preset else ""
+    return Table(
+        f"Cost{scale}", "cost", columns, rows, ["Wall time of the machine that ran it, from its own log."]
+    )

@@ -1,0 +1,90 @@
+"""Training curves: loss, loss per noise level, validation PSNR; a column per row of the main table."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ssimbad.reporting.style import PALETTE, styled
+
+SPAN = 9
+"""Rows of the curve file over which the drawn line is smoothed (exponential moving average)."""
+
+
+def training_curves(title: str, curves: list[tuple[str, list[pd.DataFrame]]]) -> Figure:
+    """One figure.
+
+    Args:
+        title: above the panels.
+        curves: (label, one frame per seed); a frame has columns images, split, name, value.
+
+    Returns:
+        The figure, for `style.save`.
+    """
+    panels = [_loss, _buckets]
+    if any((frame["name"] == "psnr").any() for _, frames in curves for frame in frames):
+        panels.append(_validation)
+    with styled():
+        size = (max(4.2, 3.1 * len(curves)), 2.1 * len(panels) + 0.4)
+        fig, grid = plt.subplots(len(panels), len(curves), figsize=size, squeeze=False, layout="constrained")
+        fig.suptitle(title, x=0.01, ha="left", fontsize=10)
+        for j, (label, frames) in enumerate(curves):
+            grid[0, j].set_title(label, fontsize=9)
+            for i, panel in enumerate(panels):
+                panel(grid[i, j], frames)
+                grid[i, j].set_xlabel("images seen" if i == len(panels) - 1 else "")
+                grid[i, j].ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+    return fig
+
+
+def _series(frame: pd.DataFrame, name: str, split: str) -> pd.Series:
+    chosen = frame[(frame["name"] == name) & (frame["split"] == split)].dropna(subset="value")
+    return chosen.set_index("images")["value"].sort_index()
+
+
+def _loss(axes: Axes, frames: list[pd.DataFrame]) -> None:
+    for frame in frames:
+        loss = _series(frame, "loss", "train")
+        axes.plot(loss.index, loss, color=PALETTE[0], alpha=0.25, linewidth=0.8)
+        axes.plot(loss.index, loss.ewm(span=SPAN).mean(), color=PALETTE[0], linewidth=1.4)
+    axes.set_yscale("log")
+    axes.set_ylabel("training loss")
+
+
+def _buckets(axes: Axes, frames: list[pd.DataFrame]) -> None:
+    names = sorted(
+        {name for frame in frames for name in frame["name"] if name.startswith("loss_sigma_")},
+        key=lambda name: int(name.rsplit("_", 1)[1]),
+    )
+    for frame in frames:
+        for k, name in enumerate(names):
+            smooth = _series(frame, name, "train").ewm(span=SPAN).mean()
+            line = axes.plot(smooth.index, smooth, color=PALETTE[k % len(PALETTE)], linewidth=1.2)[0]
+            if frame is frames[0]:
+                line.set_label(_bucket_label(k, len(names)))
+    axes.set_ylabel("loss per σ bucket")
+    if names:
+        axes.set_yscale("log")
+        axes.legend(fontsize=6, ncols=2)
+    else:
+        _say(axes, "not by σ: the loss is that of the final image")
+
+
+def _bucket_label(k: int, count: int) -> str:
+    return f"{k}" + (" (lowest σ)" if k == 0 else " (highest σ)" if k == count - 1 else "")
+
+
+def _validation(axes: Axes, frames: list[pd.DataFrame]) -> None:
+    drawn = False
+    for frame in frames:
+        psnr = _series(frame, "psnr", "val")
+        axes.plot(psnr.index, psnr, color=PALETTE[2], marker="o", markersize=3)
+        drawn |= len(psnr) > 0
+    axes.set_ylabel("validation PSNR (dB)")
+    if not drawn:
+        _say(axes, "not validated: last weights kept")
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=7, color="0.4")
+    axes.set_yticks([])

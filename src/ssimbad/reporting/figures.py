@@ -1,0 +1,96 @@
+"""Stage figures: picture grids over all methods, and training curves."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ssimbad import artifacts
+from ssimbad.errors import UserError
+from ssimbad.job import Job
+from ssimbad.metrics.evaluate import by_id, test_ids
+from ssimbad.pairing import resize
+from ssimbad.reporting.curves import training_curves
+from ssimbad.reporting.grids import picture_grid
+from ssimbad.reporting.results import STAGES, labels
+from ssimbad.reporting.style import save
+
+Made = dict[tuple[str, str], dict[int, Path]]
+"""{(method, stage): {seed: file}}."""
+
+
+def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+    """Draw qualitative_same, qualitative_cross and training_curves, each PNG and PDF.
+
+    Inputs: test, sketches, same, cross (.npy), true (.npy, embedded data only), manifest, pairing (.csv),
+    images (list of `<method>/<stage>/seed-<n>/<setting>.zip`), curves (list of
+    `<method>/<stage>/seed-<n>.csv`). Parameters: report.grid_images, data.size, preset, the methods' labels.
+
+    The grids show the first test faces and the first seed: nothing is picked by hand.
+
+    Raises:
+        UserError: an input is missing or does not fit the test ids.
+    """
+    ids = test_ids(inputs["manifest"])
+    scale = "demo-scale, " if params.preset == "demo" else ""
+    note = f"{scale}{params.data.size}×{params.data.size}"
+    for setting in ("same", "cross"):
+        rows = _grid_rows(params, inputs, setting, ids)
+        columns = _column_names(inputs["pairing"], setting, ids)[: params.report.grid_images]
+        fig = picture_grid(f"{setting.capitalize()} reference ({note})", rows, columns)
+        save(fig, outputs[f"qualitative_{setting}_png"], outputs[f"qualitative_{setting}_pdf"])
+    files = _files(inputs["curves"])
+    names = labels(files, params.methods)
+    curves = [(names[row], [pd.read_csv(path) for path in seeds.values()]) for row, seeds in files.items()]
+    fig = training_curves(f"Training ({note})", curves)
+    save(fig, outputs["training_curves_png"], outputs["training_curves_pdf"])
+    job.say(f"figures: {len(curves)} rows of methods -> {outputs['training_curves_png'].parent}")
+
+
+def _grid_rows(
+    params: Any, inputs: Mapping[str, Any], setting: str, ids: list[str]
+) -> list[tuple[str, np.ndarray]]:
+    count, size = params.report.grid_images, params.data.size
+
+    def stored(name: str) -> np.ndarray:
+        array = artifacts.read_array(inputs[name])
+        if len(array) != len(ids):
+            raise UserError(
+                f"{inputs[name]}: {len(array)} images for {len(ids)} test ids; run its stage again"
+            )
+        return resize.area(array[:count], size)
+
+    made = _files([path for path in inputs["images"] if path.stem == setting])
+    names = labels(made, params.methods)
+    rows = [("Sketch", stored("sketches")), ("Reference", stored(setting))]
+    rows += [
+        (names[row], by_id(next(iter(seeds.values())), ids, size)[:count]) for row, seeds in made.items()
+    ]
+    if setting == "same":
+        return [*rows, ("Target", stored("test"))]
+    rows.append(("Sketch's own face (published target)", stored("test")))
+    return [*rows, ("True answer", stored("true"))] if "true" in inputs else rows
+
+
+def _files(paths: list[Path]) -> Made:
+    """Files by row and seed, methods as they come, pretrain before finetune, seeds ascending."""
+    made: Made = {}
+    for path in paths:
+        match = re.search(r"([^/]+)/(pretrain|finetune)/seed-(\d+)", path.as_posix())
+        if not match:
+            raise UserError(f"{path}: not of the form <method>/<stage>/seed-<n>; name it so")
+        made.setdefault((match[1], match[2]), {})[int(match[3])] = path
+    methods = list(dict.fromkeys(method for method, _ in made))
+    order = sorted(made, key=lambda row: (methods.index(row[0]), STAGES.index(row[1])))
+    return {row: dict(sorted(made[row].items())) for row in order}
+
+
+def _column_names(pairing: Path, setting: str, ids: list[str]) -> list[str]:
+    """Ids above the columns; for cross the reference's id behind an arrow."""
+    if setting == "same":
+        return ids
+    partner = pd.read_csv(pairing, dtype=str).set_index("id")["cross"]
+    return [f"{i} ← {partner[i]}" for i in ids]

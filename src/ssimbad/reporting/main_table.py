@@ -1,0 +1,141 @@
+"""The main table: published beside reproduced, per setting."""
+
+from typing import Any
+
+from ssimbad.reporting import results as res
+from ssimbad.reporting.markup import DASH, Footnotes, Table
+from ssimbad.reporting.published import published
+from ssimbad.reporting.results import METRICS, SETTINGS, Result
+
+COLUMNS = ["method", "stage", "setting", "seed", "metric", "value", "ci_low", "ci_high", "n", "published"]
+
+BASELINES = {"reference": "Warped reference itself", "mean_color": "Mean colour of the training faces"}
+
+
+def long_form(results: list[Result], confidence: float) -> list[dict[str, Any]]:
+    """Lines of main.csv (`COLUMNS`): one per instance and metric.
+
+    A row with several seeds also has lines with seed `mean`, whose interval is over seeds and whose n counts
+    seeds; elsewhere n counts test images. An empty value has its reason in the summary.
+    """
+    lines = []
+    for result in results:
+        if result.setting in SETTINGS:
+            lines += [
+                _line(result, metric, result.seed, result.metrics[metric]) for metric in _metrics([result])
+            ]
+    for row in res.rows(results):
+        for setting in SETTINGS:
+            seeds = _of(results, row, setting)
+            if len(seeds) > 1:
+                lines += [
+                    _line(seeds[0], metric, "mean", res.over_seeds(seeds, metric, confidence))
+                    for metric in _metrics(seeds)
+                ]
+    return lines
+
+
+def _line(result: Result, metric: str, seed: int | str, entry: dict[str, Any]) -> dict[str, Any]:
+    about = {"method": result.method, "stage": result.stage, "setting": result.setting, "seed": seed}
+    known = published(result.method, result.stage, result.setting, metric)
+    return (
+        about
+        | {"metric": metric, "published": known}
+        | {k: entry[k] for k in ("value", "ci_low", "ci_high", "n")}
+    )
+
+
+def _of(results: list[Result], row: res.Row, setting: str) -> list[Result]:
+    return [result for result in results if result.row == row and result.setting == setting]
+
+
+def _metrics(results: list[Result]) -> list[str]:
+    return [metric for metric in METRICS if any(metric in result.metrics for result in results)]
+
+
+def layout(
+    results: list[Result],
+    baselines: dict[str, Any],
+    labels: dict[res.Row, str],
+    preset: str,
+    confidence: float,
+) -> list[Table]:
+    """One table per setting: per row reproduced with interval, and where one exists published and difference.
+
+    Below a rule: what no method at all scores (from the stage baselines).
+    """
+    embedded = any(result.setting == "cross-true" for result in results)
+    tables = []
+    for setting, words in SETTINGS.items():
+        here = [result for result in results if result.setting == setting]
+        if not here:
+            continue
+        metrics = _metrics(here)
+        notes = Footnotes()
+        rows: list[list[str] | str] = []
+        for row in res.rows(here):
+            rows += _method_rows(row, _of(here, row, setting), metrics, labels[row], confidence, notes)
+        rows.append("Without any method")
+        for name, label in BASELINES.items():
+            entries = baselines["rows"][name][setting]
+            rows.append(
+                [label, "measured", *(_cell(entries[metric], metric, notes) for metric in metrics), DASH]
+            )
+        title = f"Main table, {words} ({res.scale_note(preset, here[0].size, here[0].n)})"
+        footnotes = notes.lines() + _notes(here, confidence, embedded)
+        tables.append(Table(title, f"main-{setting}", _head(here, metrics), rows, footnotes))
+    return tables
+
+
+def _method_rows(
+    row: res.Row, seeds: list[Result], metrics: list[str], label: str, confidence: float, notes: Footnotes
+) -> list[list[str]]:
+    entries = {metric: res.over_seeds(seeds, metric, confidence) for metric in metrics}
+    lines = [[label, "reproduced", *(_cell(entries[m], m, notes) for m in metrics), str(len(seeds))]]
+    known = {metric: published(*row, seeds[0].setting, metric) for metric in metrics}
+    if any(value is not None for value in known.values()):
+        gaps = {m: _gap(entries[m]["value"], known[m]) for m in metrics}
+        lines.append(["", "published", *(res.number(known[m], m) for m in metrics), DASH])
+        lines.append(["", "difference", *(res.number(gaps[m], m, signed=True) for m in metrics), ""])
+    return lines
+
+
+def _gap(value: float | None, known: float | None) -> float | None:
+    return None if value is None or known is None else value - known
+
+
+def _cell(entry: dict[str, Any], metric: str, notes: Footnotes) -> str:
+    mark = " " + notes.mark(entry["reason"]) if "reason" in entry else ""
+    return res.with_interval(entry, metric) + mark
+
+
+def _head(here: list[Result], metrics: list[str]) -> list[str]:
+    def name(metric: str) -> str:
+        word, _, better = METRICS[metric]
+        count = here[0].metrics[metric].get("scales")
+        detail = f" ({count} scales)" if count else f" (n = {here[0].n})" if metric in ("fid", "kid") else ""
+        return f"{word}{detail} {better}"
+
+    return ["Method", "", *map(name, metrics), "Seeds"]
+
+
+def _notes(here: list[Result], confidence: float, embedded: bool) -> list[str]:
+    percent = f"{100 * confidence:g} %"
+    seeds = {len(_of(here, row, here[0].setting)) for row in res.rows(here)}
+    lines = []
+    if 1 in seeds:
+        lines.append(f"One seed: in brackets the {percent} percentile bootstrap interval over test faces.")
+    if seeds - {1}:
+        lines.append(f"Several seeds: mean and {percent} Student t interval over seeds.")
+    lines.append("Published: README of the SSIMBaD repository, 256×256 pixels, 579 Danbooru faces, one run.")
+    count = here[0].metrics["ms_ssim"]["scales"]
+    if count < 5:
+        lines.append(
+            f"MS-SSIM with its first {count} scales, weights renormalised: five need a side above 160 pixels."
+            " Published values have five."
+        )
+    if "fid" in here[0].metrics:
+        lines.append("FID is biased upwards at small n: compare it at equal n only. KID is unbiased.")
+    if embedded:
+        lines.append("Embedded data: rendered cartoon faces, not the published Danbooru faces.")
+    return lines

@@ -1,0 +1,139 @@
+"""What the stage evaluate wrote, read back: one Result per method, stage, seed and setting."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ssimbad import artifacts
+from ssimbad.errors import UserError
+
+METRICS = {
+    "psnr": ("PSNR (dB)", 2, "↑"),
+    "ms_ssim": ("MS-SSIM", 4, "↑"),
+    "fid": ("FID", 2, "↓"),
+    "kid": ("KID", 4, "↓"),
+    "lpips": ("LPIPS", 4, "↓"),
+}
+"""metric: name, decimals shown, direction of better."""
+
+SETTINGS = {
+    "same": "same reference",
+    "cross": "cross reference, published protocol (against the sketch's own face)",
+    "cross-true": "cross reference, true answer (sketch's shape with the reference's colours)",
+}
+STAGES = ("pretrain", "finetune")
+
+Row = tuple[str, str]
+"""(method, stage): one row of the table."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Summary and per-image values of one evaluation; `images` is indexed by id, one column per metric."""
+
+    method: str
+    stage: str
+    seed: int
+    setting: str
+    n: int
+    size: int
+    metrics: dict[str, dict[str, Any]]
+    images: pd.DataFrame
+
+    @property
+    def row(self) -> Row:
+        return (self.method, self.stage)
+
+
+def load(summaries: Iterable[Path], images: Iterable[Path]) -> list[Result]:
+    """Results in table order: methods as they come, then stage, seed and setting.
+
+    A summary `…/<setting>.json` belongs to the values `…/<setting>.csv` in the same folder.
+
+    Raises:
+        UserError: a summary without its values, or a file that cannot be read.
+    """
+    values = {path.with_suffix(""): path for path in images}
+    results = []
+    for path in summaries:
+        if path.with_suffix("") not in values:
+            raise UserError(f"{path}: {path.with_suffix('.csv').name} beside it is not among the inputs")
+        frame = pd.read_csv(values[path.with_suffix("")], dtype={"id": str}).set_index("id")
+        results.append(Result(**artifacts.read_json(path), images=frame))
+    methods = list(dict.fromkeys(result.method for result in results))
+    settings = [*SETTINGS, "cross-other"]
+    return sorted(
+        results,
+        key=lambda r: (methods.index(r.method), STAGES.index(r.stage), r.seed, settings.index(r.setting)),
+    )
+
+
+def rows(results: Iterable[Result]) -> list[Row]:
+    """Rows of the table, in its order."""
+    return list(dict.fromkeys(result.row for result in results))
+
+
+def over_seeds(results: list[Result], metric: str, confidence: float) -> dict[str, Any]:
+    """One entry {value, ci_low, ci_high, n, seeds[, reason]} for the seeds of one row in one setting.
+
+    With one seed it is that seed's entry, its interval over test images. With more, value is the mean over
+    seeds, the interval is Student's t over seeds, and n counts the seeds.
+    """
+    entries = [result.metrics[metric] for result in results]
+    values = np.array([entry["value"] for entry in entries if entry["value"] is not None], dtype=np.float64)
+    if len(entries) == 1 or len(values) < len(entries):
+        absent = [entry for entry in entries if entry["value"] is None]
+        return {**(absent or entries)[0], "seeds": len(entries)}
+    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    mean = values.mean()
+    return {
+        "value": round(float(mean), 5),
+        "ci_low": round(float(mean - half), 5),
+        "ci_high": round(float(mean + half), 5),
+        "n": len(values),
+        "seeds": len(values),
+    }
+
+
+def labels(present: Iterable[Row], methods: Any) -> dict[Row, str]:
+    """Printed name per row: the method's label from the parameters, with the stage where it has both."""
+    present = list(present)
+    both = {method for method, stage in present if all((method, s) in present for s in STAGES)}
+    words = {"pretrain": "pretrained", "finetune": "finetuned"}
+    return {
+        (method, stage): methods[method].label + (f", {words[stage]}" if method in both else "")
+        for method, stage in present
+    }
+
+
+def number(value: float | None, metric: str, signed: bool = False) -> str:
+    """A value with the metric's decimals; a dash for None; a true minus sign."""
+    if value is None:
+        return "—"
+    decimals = METRICS[metric][1]
+    return f"{value:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
+
+
+def with_interval(entry: dict[str, Any], metric: str, signed: bool = False) -> str:
+    """`value [low, high]`, without brackets where there is no interval."""
+    text = number(entry["value"], metric, signed)
+    if entry["value"] is None or entry["ci_low"] is None:
+        return text
+    return f"{text} [{number(entry['ci_low'], metric, signed)}, {number(entry['ci_high'], metric, signed)}]"
+
+
+def scale_note(preset: str, size: int, n: int) -> str:
+    """Words for a title: what the numbers were measured on, and a plain warning at demo scale."""
+    measured = f"{size}×{size} pixels, {n} test faces"
+    return f"demo-scale, not comparable with published numbers: {measured}" if preset == "demo" else measured
+
+
+def write_csv(path: Path, columns: list[str], lines: list[dict[str, Any]]) -> None:
+    """CSV with these columns; None is an empty field."""
+    frame = pd.DataFrame(lines, columns=columns, dtype=object)
+    artifacts.write_text(path, frame.to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,54 @@
+"""One look for all figures, and the same bytes for the same figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from ssimbad.artifacts import replacing
+
+# Okabe & Ito (2008), "Color Universal Design": told apart with every common colour-vision deficiency.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+
+_RC = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.dpi": 100,
+    "font.family": "DejaVu Sans",  # ships with matplotlib: no machine substitutes another
+    "font.size": 9,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.05,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's defaults plus the house style, for the figures drawn inside the block."""
+    with plt.style.context("default"), matplotlib.rc_context(_RC):
+        yield
+
+
+def save(fig: Figure, png: Path, pdf: Path) -> None:
+    """Write both files (PNG at 150 dpi, PDF) without dates, each complete or absent, and close the figure."""
+    with styled():
+        with replacing(png) as temporary:
+            fig.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+        with replacing(pdf) as temporary:
+            fig.savefig(
+                temporary, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None}
+            )
+    plt.close(fig)

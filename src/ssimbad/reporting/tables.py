@@ -1,0 +1,46 @@
+"""Stage tables: every number of the report as CSV, Markdown and LaTeX."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ssimbad import artifacts
+from ssimbad.job import Job
+from ssimbad.reporting import comparisons, main_table, r2_table, results
+from ssimbad.reporting.markup import Table, latex, markdown
+
+
+def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+    """Write main, r2, reference_use and differences.
+
+    Inputs: summaries (list of .json), images (list of .csv), baselines (.json), r2 (.csv).
+    Outputs: main, reference_use, differences (.csv), each also with _md and _tex; r2_md, r2_tex.
+    Parameters: preset, evaluation, the methods' labels.
+
+    Raises:
+        UserError: an input is missing or does not fit the others.
+    """
+    found = results.load(inputs["summaries"], inputs["images"])
+    names = results.labels(results.rows(found), params.methods)
+    confidence = params.evaluation.confidence
+    note = results.scale_note(params.preset, found[0].size, found[0].n)
+
+    results.write_csv(outputs["main"], main_table.COLUMNS, main_table.long_form(found, confidence))
+    baselines = artifacts.read_json(inputs["baselines"])
+    _print(outputs, "main", main_table.layout(found, baselines, names, params.preset, confidence))
+
+    use = comparisons.reference_use(found, params.evaluation)
+    results.write_csv(outputs["reference_use"], comparisons.USE_COLUMNS, use)
+    _print(outputs, "reference_use", [comparisons.use_table(use, names, note, confidence)])
+
+    pairs = comparisons.differences(found, params.evaluation)
+    results.write_csv(outputs["differences"], comparisons.PAIR_COLUMNS, pairs)
+    _print(outputs, "differences", [comparisons.differences_table(pairs, names, note, confidence)])
+
+    _print(outputs, "r2", [r2_table.layout(inputs["r2"], params.preset)])
+    job.say(f"tables: {len(names)} rows -> {outputs['main']}, {outputs['main_md']}")
+
+
+def _print(outputs: Mapping[str, Path], name: str, tables: list[Table]) -> None:
+    artifacts.write_text(outputs[f"{name}_md"], markdown(tables))
+    artifacts.write_text(outputs[f"{name}_tex"], latex(tables))

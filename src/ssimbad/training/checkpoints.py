@@ -1,0 +1,94 @@
+"""Weights and resumable state as safetensors: plain arrays and JSON text, nothing that could run.
+
+A state holds what cannot be re-derived: weights, EMA, optimiser moments, the curve so far and the best weights.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ssimbad import artifacts
+from ssimbad.errors import UserError
+
+_KEPT_STATES = 2
+
+
+def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """{name: tensor} → .safetensors, the same bytes for the same weights."""
+    plain = {k: v.detach().cpu().contiguous() for k, v in sorted(weights.items())}
+    artifacts.write_bytes(path, save(plain, metadata={"format": "pt"}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and text of a .safetensors file. Raises UserError when it is missing or is no such file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; train it (`ssimbad status`) or fetch it (`dvc pull`)") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: no readable safetensors file ({error}); delete it and run its stage again") from None
+
+
+def load_into(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Fill a model with weights. Raises UserError when they are of another architecture."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: weights of another network ({reason}); check `network` in params.yaml") from None
+
+
+def write_state(folder: Path, seen: int, groups: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
+    """Save {group: {name: tensor}} and JSON-like facts after `seen` images; the two newest states are kept."""
+    tensors = {f"{g}/{k}": v.detach().cpu().contiguous() for g, ts in groups.items() for k, v in ts.items()}
+    artifacts.write_bytes(folder / f"state-{seen:012d}.safetensors", save(tensors, metadata={"facts": json.dumps(facts)}))
+    for old in _states(folder)[:-_KEPT_STATES]:
+        old.unlink()
+
+
+def latest_state(folder: Path, key: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    """The newest readable state, or None.
+
+    Raises:
+        UserError: a state belongs to another configuration than `key`.
+    """
+    for path in reversed(_states(folder)):
+        try:
+            tensors, metadata = read_tensors(path)
+            facts = json.loads(metadata["facts"])
+        except (UserError, KeyError, ValueError):
+            continue  # an older one is kept for this case
+        if facts.get("key") != key:
+            raise UserError(f"{path}: state of another configuration ({facts.get('key')}); remove the folder {folder}")
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition("/")
+            groups.setdefault(group, {})[rest] = tensor
+        return groups, facts
+    return None
+
+
+def _states(folder: Path) -> list[Path]:
+    return sorted(folder.glob("state-*.safetensors"))
+
+
+def moments(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors by `<parameter number>.<name>`."""
+    state = optimiser.state_dict()["state"]
+    return {f"{i}.{name}": torch.as_tensor(v) for i, s in state.items() for name, v in s.items()}
+
+
+def restore_moments(optimiser: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in saved.items():
+        number, _, rest = name.partition(".")
+        state.setdefault(int(number), {})[rest] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -1,0 +1,106 @@
+"""Feeding the training: order, noise and warps are re-derived from (seed, images seen), never stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssimbad.methods.contract import Batch
+from ssimbad.pairing import resize, tps
+from ssimbad.seeding import derive
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of the global batch that one of several equal devices takes."""
+
+    rank: int = 0
+    world: int = 1
+
+    def rows(self, batch: int) -> slice:
+        share = batch // self.world
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+
+class StepDraws:
+    """Random numbers of one step: drawn for the global batch, so that they do not depend on the number of devices."""
+
+    def __init__(self, seed: int, batch: int, shard: Shard, device: torch.device) -> None:
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._batch, self._rows, self._device = batch, shard.rows(batch), device
+
+    def normal(self, *shape: int) -> Tensor:
+        drawn = torch.randn(self._batch, *shape, generator=self._generator, device=self._device)
+        return drawn[self._rows]
+
+    def uniform(self) -> Tensor:
+        drawn = torch.rand(self._batch, generator=self._generator, device=self._device, dtype=torch.float64)
+        return drawn[self._rows]
+
+
+class Feed:
+    """Batches of (target, sketch, freshly warped reference) on a device.
+
+    Args:
+        faces: (N, S, S, 3) uint8, S = native size; memory-mapped arrays stay on disk.
+        sketches: (N, S, S) uint8.
+        size: training size; faces and sketches reach it by area resizing, references after their warp.
+    """
+
+    def __init__(
+        self,
+        faces: np.ndarray,
+        sketches: np.ndarray,
+        size: int,
+        law: tps.Law,
+        seed: int,
+        device: torch.device,
+        channels_last: bool,
+    ) -> None:
+        self._faces, self._size, self._law, self._seed, self._device = faces, size, law, seed, device
+        shrink = faces.shape[1] != size
+        self._targets = resize.area(faces, size) if shrink else faces
+        self._sketches = resize.area(sketches, size) if shrink else sketches
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __len__(self) -> int:
+        return len(self._faces)
+
+    def order(self, first: int, count: int) -> np.ndarray:
+        """Rows of the images number `first` … `first + count - 1` of an endless, reshuffled series of epochs."""
+        rows = []
+        for number in range(first, first + count):
+            epoch, place = divmod(number, len(self))
+            rows.append(self._epoch(epoch)[place])
+        return np.array(rows)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if getattr(self, "_current", (None,))[0] != epoch:
+            order = np.random.default_rng(derive(self._seed, "order", epoch)).permutation(len(self))
+            self._current = (epoch, order)
+        return self._current[1]
+
+    def batch(self, seen: int, size: int, shard: Shard) -> Batch:
+        """The shard of the global batch that follows `seen` images."""
+        rows = self.order(seen, size)
+        generator = np.random.default_rng(derive(self._seed, "warp", seen))
+        warps = tps.Warp.random(generator, size, self._law)
+        mine = shard.rows(size)
+        rows = rows[mine]
+        target = self._unit(self._targets[rows])
+        native = target if self._size == self._faces.shape[1] else self._unit(self._faces[rows])
+        reference = shrink(tps.warp(native, warps[mine]), self._size)
+        sketch = self._unit(self._sketches[rows])
+        return Batch(*(t.contiguous(memory_format=self._format) for t in (target, sketch, reference)))
+
+    def _unit(self, images: np.ndarray) -> Tensor:
+        return resize.to_unit(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
+
+
+def shrink(images: Tensor, size: int) -> Tensor:
+    """Area resizing on the device; the side is a multiple of `size`."""
+    return images if images.shape[-1] == size else F.avg_pool2d(images, images.shape[-1] // size)

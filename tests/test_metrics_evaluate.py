@@ -1,0 +1,153 @@
+"""Stages evaluate and baselines: pairing by id, the right target, files of the promised form."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ssimbad import artifacts
+from ssimbad.errors import UserError
+from ssimbad.job import Job
+from ssimbad.metrics import baselines, evaluate
+from ssimbad.metrics.psnr import psnr
+
+IDS = ["0007", "0001", "b"]
+PARAMS = SimpleNamespace(
+    data=SimpleNamespace(size=32), evaluation=SimpleNamespace(bootstrap=100, confidence=0.95, seed=0)
+)
+
+
+def flat(*levels: int, size: int = 64) -> np.ndarray:
+    return np.stack([np.full((size, size, 3), level, np.uint8) for level in levels])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Three flat test faces at 64 pixels; the networks see 32."""
+    paths = {name: tmp_path / f"{name}.npy" for name in ("test", "true", "train", "same", "cross")}
+    artifacts.write_array(paths["test"], flat(10, 20, 30))
+    artifacts.write_array(paths["true"], flat(110, 120, 130))
+    artifacts.write_array(paths["train"], flat(0, 100, 0, 101))
+    artifacts.write_array(paths["same"], flat(10, 20, 40))
+    artifacts.write_array(paths["cross"], flat(20, 30, 10))
+    paths["manifest"] = tmp_path / "manifest.csv"
+    lines = ["id,split,source", "x,train,x.png", *(f"{i},test,{i}.png" for i in IDS)]
+    paths["manifest"].write_text("\n".join(lines) + "\n")
+    paths["images"] = tmp_path / "out.zip"
+    return paths
+
+
+def archive(path: Path, images: dict[str, np.ndarray]) -> None:
+    artifacts.write_zip(path, ((f"{name}.png", artifacts.png_bytes(image)) for name, image in images.items()))
+
+
+def run(files: dict[str, Path], tmp_path: Path, setting: str = "same") -> tuple[dict, pd.DataFrame]:
+    outputs = {"images": tmp_path / "r" / "values.csv", "summary": tmp_path / "r" / "summary.json"}
+    job = Job("evaluate", tmp_path, method="ssimbad", of="finetune", seed=3, setting=setting)
+    evaluate.run(PARAMS, files, outputs, job)
+    return json.loads(outputs["summary"].read_text()), pd.read_csv(outputs["images"], dtype={"id": str})
+
+
+def test_images_are_paired_by_id_not_by_order(files, tmp_path):
+    right = dict(zip(IDS, flat(11, 20, 60, size=32), strict=True))
+    archive(files["images"], {name: right[name] for name in sorted(right)})
+    summary, values = run(files, tmp_path)
+    assert values["id"].tolist() == IDS
+    expected = psnr(flat(11, 20, 60), flat(10, 20, 30))
+    np.testing.assert_allclose(values["psnr"], expected, atol=1e-5)
+    assert summary["metrics"]["psnr"]["value"] == pytest.approx(expected.mean(), abs=1e-4)
+
+
+def test_the_summary_has_the_promised_form(files, tmp_path):
+    archive(files["images"], dict(zip(IDS, flat(1, 2, 3, size=32), strict=True)))
+    summary, _ = run(files, tmp_path, "cross")
+    about = {k: summary[k] for k in ("method", "stage", "seed", "setting", "n", "size")}
+    assert about == {
+        "method": "ssimbad",
+        "stage": "finetune",
+        "seed": 3,
+        "setting": "cross",
+        "n": 3,
+        "size": 32,
+    }
+    assert set(summary["metrics"]) == {"psnr", "ms_ssim", "fid", "kid", "lpips"}
+    assert summary["metrics"]["ms_ssim"]["scales"] == 2
+    for name, metric in summary["metrics"].items():
+        assert metric["n"] == 3
+        assert (metric["value"] is None) == (name in ("fid", "kid", "lpips")) == ("reason" in metric)
+
+
+@pytest.mark.parametrize("setting", ["cross-true", "cross-other"])
+def test_the_true_answer_is_the_target_and_has_no_fid(files, tmp_path, setting):
+    archive(files["images"], dict(zip(IDS, flat(110, 120, 130, size=32), strict=True)))
+    summary, values = run(files, tmp_path, setting)
+    assert (values["psnr"] == 80).all()
+    assert set(summary["metrics"]) == {"psnr", "ms_ssim", "lpips"}
+
+
+def test_same_and_cross_have_the_sketchs_own_face_as_target(files, tmp_path):
+    archive(files["images"], dict(zip(IDS, flat(10, 20, 30, size=32), strict=True)))
+    for setting in ("same", "cross"):
+        _, values = run(files, tmp_path, setting)
+        assert (values["psnr"] == 80).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["0007", "b"], "no image for test ids 0001"), ([*IDS, "stranger"], "no test id stranger")],
+)
+def test_missing_and_unknown_ids_are_named(files, tmp_path, names, message):
+    archive(files["images"], {name: flat(1, size=32)[0] for name in names})
+    with pytest.raises(UserError, match=message):
+        run(files, tmp_path)
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_image_of_another_size_is_named(files, tmp_path):
+    archive(files["images"], {"0007": flat(1)[0], "0001": flat(1, size=32)[0], "b": flat(1, size=32)[0]})
+    with pytest.raises(UserError, match="32×32 pixels: 0007"):
+        run(files, tmp_path)
+
+
+def test_a_stale_array_is_an_error(files, tmp_path):
+    archive(files["images"], dict(zip(IDS, flat(1, 2, 3, size=32), strict=True)))
+    artifacts.write_array(files["test"], flat(1, 2))
+    with pytest.raises(UserError, match="2 images for 3 test ids"):
+        run(files, tmp_path)
+
+
+def test_the_same_inputs_give_the_same_bytes(files, tmp_path):
+    archive(files["images"], dict(zip(IDS, flat(1, 2, 3, size=32), strict=True)))
+    run(files, tmp_path)
+    first = [(tmp_path / "r" / name).read_bytes() for name in ("values.csv", "summary.json")]
+    run(files, tmp_path)
+    assert first == [(tmp_path / "r" / name).read_bytes() for name in ("values.csv", "summary.json")]
+
+
+def test_the_mean_colour_is_rounded_half_up():
+    assert baselines.mean_color(flat(0, 100, 0, 101)).tolist() == [50, 50, 50]  # 50.25
+    assert baselines.mean_color(flat(0, 1)).tolist() == [1, 1, 1]
+
+
+def test_baselines_score_reference_and_mean_colour_in_every_setting(files, tmp_path):
+    outputs = {"summary": tmp_path / "baselines.json"}
+    baselines.run(PARAMS, files, outputs, Job("baselines", tmp_path))
+    found = json.loads(outputs["summary"].read_text())
+    assert found["n"] == 3 and found["size"] == 32
+    reference, mean = found["rows"]["reference"], found["rows"]["mean_color"]
+    assert set(reference) == set(mean) == {"same", "cross", "cross-true"}
+    expected = psnr(flat(10, 20, 40), flat(10, 20, 30)).mean()
+    assert reference["same"]["psnr"]["value"] == pytest.approx(expected, abs=1e-4)
+    expected = psnr(flat(50, 50, 50), flat(110, 120, 130)).mean()
+    assert mean["cross-true"]["psnr"]["value"] == pytest.approx(expected, abs=1e-4)
+    assert mean["same"]["psnr"] == mean["cross"]["psnr"]
+
+
+def test_baselines_without_true_answers_have_the_two_published_settings(files, tmp_path):
+    del files["true"]
+    outputs = {"summary": tmp_path / "baselines.json"}
+    baselines.run(PARAMS, files, outputs, Job("baselines", tmp_path))
+    assert set(json.loads(outputs["summary"].read_text())["rows"]["reference"]) == {"same", "cross"}

@@ -1,0 +1,158 @@
+"""PSNR, MS-SSIM and bootstrap against independent implementations and known facts."""
+
+import numpy as np
+import piq
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from ssimbad.metrics import bootstrap
+from ssimbad.metrics.ms_ssim import WEIGHTS, ms_ssim, scales
+from ssimbad.metrics.psnr import CAP, psnr
+
+
+def faces(n: int, size: int, seed: int = 0) -> np.ndarray:
+    """(n, size, size, 3) uint8 smooth random pictures."""
+    noise = np.random.default_rng(seed).normal(size=(n, size, size, 3))
+    smooth = gaussian_filter(noise, (0, size / 16, size / 16, 0))
+    return np.uint8(np.clip(128 + 50 * smooth / smooth.std(), 0, 255))
+
+
+def worse(images: np.ndarray, amount: float, seed: int = 1) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=images.shape) * amount
+    return np.uint8(np.clip(images + noise, 0, 255))
+
+
+def test_psnr_equals_scikit_image():
+    a = faces(4, 32)
+    b = worse(a, 20)
+    expected = [peak_signal_noise_ratio(x, y) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(psnr(b, a), expected, rtol=1e-12)
+
+
+def test_psnr_of_a_known_error():
+    black = np.zeros((1, 8, 8, 3), np.uint8)
+    assert psnr(black, np.full_like(black, 255))[0] == pytest.approx(0)
+    assert psnr(black, np.full_like(black, 51))[0] == pytest.approx(20 * np.log10(5))
+
+
+def test_psnr_of_identical_images_is_the_cap_that_piq_reports():
+    a = faces(1, 16)
+    x = torch.tensor(a).permute(0, 3, 1, 2) / 255
+    assert psnr(a, a)[0] == CAP
+    assert piq.psnr(x, x).item() == pytest.approx(CAP, abs=1e-3)
+
+
+def test_psnr_agrees_with_the_published_protocol_in_its_range():
+    a = faces(3, 32)
+    b = worse(a, 30)
+    x, y = (torch.tensor(i).permute(0, 3, 1, 2) / 255 for i in (a, b))
+    np.testing.assert_allclose(psnr(a, b), piq.psnr(x, y, reduction="none"), atol=1e-3)
+
+
+@pytest.mark.parametrize("metric", [psnr, ms_ssim])
+def test_metrics_are_symmetric_fall_with_noise_and_ignore_company(metric):
+    a = faces(5, 64)
+    b = worse(a, 25)
+    together = metric(a, b)
+    np.testing.assert_allclose(together, metric(b, a), rtol=1e-6)
+    assert (metric(worse(a, 5), a) > together).all()
+    assert [metric(a[i : i + 1], b[i : i + 1])[0] for i in range(5)] == together.tolist()
+
+
+@pytest.mark.parametrize("metric", [psnr, ms_ssim])
+def test_metrics_refuse_different_shapes(metric):
+    with pytest.raises(ValueError, match="shape"):
+        metric(faces(2, 32), faces(2, 64))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(11, 1), (20, 1), (21, 2), (64, 3), (80, 3), (81, 4), (128, 4), (160, 4), (161, 5), (256, 5), (1024, 5)],
+)
+def test_scales_admissible_at_a_size(size, expected):
+    assert scales(size) == expected
+
+
+def test_no_scale_below_the_window():
+    with pytest.raises(ValueError, match="at least 11"):
+        scales(10)
+
+
+def test_scales_are_those_that_piq_accepts():
+    for size in (64, 128):
+        x = torch.rand(1, 3, size, size)
+        weights = torch.tensor(WEIGHTS[: scales(size) + 1])
+        with pytest.raises(ValueError, match="size"):
+            piq.multi_scale_ssim(x, x, scale_weights=weights)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_ms_ssim_of_identical_images_is_one(size):
+    a = faces(1, size)
+    assert ms_ssim(a, a)[0] == pytest.approx(1, abs=1e-6)
+
+
+def test_ms_ssim_with_one_scale_is_ssim_with_a_gaussian_window():
+    a = faces(1, 20)
+    b = worse(a, 20)
+    kwargs = {"gaussian_weights": True, "sigma": 1.5, "win_size": 11, "use_sample_covariance": False}
+    _, image = structural_similarity(
+        a[0] / 255, b[0] / 255, channel_axis=2, data_range=1, full=True, **kwargs
+    )
+    assert ms_ssim(a, b)[0] == pytest.approx(image[5:-5, 5:-5].mean(), abs=1e-4)
+
+
+def test_ms_ssim_has_five_published_scales_at_paper_size():
+    a = faces(1, 256)
+    b = worse(a, 20)
+    x, y = (torch.tensor(i).permute(0, 3, 1, 2) / 255 for i in (a, b))
+    assert ms_ssim(a, b)[0] == pytest.approx(piq.multi_scale_ssim(x, y).item(), abs=1e-4)
+
+
+def test_ms_ssim_renormalises_the_weights():
+    """Weights that summed to less than one would pull a value below one towards one."""
+    a = faces(1, 64)
+    b = worse(a, 40)
+    x, y = (torch.tensor(i).permute(0, 3, 1, 2) / 255 for i in (a, b))
+    three = torch.tensor([0.0448, 0.2856, 0.3001]) / 0.6305
+    assert ms_ssim(a, b)[0] == pytest.approx(piq.multi_scale_ssim(x, y, scale_weights=three).item(), abs=1e-5)
+
+
+def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    samples = generator.normal(10, 2, size=(200, 40))
+    intervals = [bootstrap.mean(s, resamples=300, confidence=0.9, seed=i) for i, s in enumerate(samples)]
+    covered = np.mean([e.low <= 10 <= e.high for e in intervals])
+    assert 0.80 < covered < 0.97
+    width = np.mean([e.high - e.low for e in intervals])
+    assert width == pytest.approx(2 * 1.645 * 2 / np.sqrt(40), rel=0.1)
+
+
+def test_bootstrap_is_seeded():
+    values = np.arange(30.0) ** 2
+    first = bootstrap.mean(values, resamples=200, confidence=0.95, seed=1)
+    assert first == bootstrap.mean(values, resamples=200, confidence=0.95, seed=1)
+    assert first != bootstrap.mean(values, resamples=200, confidence=0.95, seed=2)
+    assert first.value == values.mean() and first.low < first.value < first.high
+
+
+def test_paired_difference_is_narrow_where_images_vary_more_than_methods():
+    generator = np.random.default_rng(0)
+    images = generator.normal(20, 5, size=60)
+    a, b = images + 1 + 0.1 * generator.normal(size=60), images
+    gap = bootstrap.difference(a, b, resamples=500, confidence=0.95, seed=0)
+    assert gap.value == pytest.approx(1, abs=0.1)
+    assert gap.high - gap.low < 0.2
+    assert bootstrap.difference(b, a, resamples=500, confidence=0.95, seed=0).value == pytest.approx(
+        -gap.value
+    )
+
+
+def test_one_value_has_no_interval_and_none_is_an_error():
+    assert bootstrap.mean(np.array([3.0]), resamples=100, confidence=0.95, seed=0).low is None
+    with pytest.raises(ValueError, match="at least one"):
+        bootstrap.mean(np.array([]), resamples=100, confidence=0.95, seed=0)
+    with pytest.raises(ValueError, match="paired"):
+        bootstrap.difference(np.ones(3), np.ones(4), resamples=100, confidence=0.95, seed=0)

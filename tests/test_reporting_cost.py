@@ -1,0 +1,61 @@
+"""The cost table: from measurements, dashes where nothing was measured."""
+
+import csv
+import json
+from pathlib import Path
+
+from ssimbad.reporting import cost
+
+TRAIN = {
+    "method": "ssimbad",
+    "stage": "pretrain",
+    "phase": "train",
+    "images": 36000,
+    "seconds": 1800.0,
+    "images_per_second": 20.0,
+    "parameters": 2600000,
+    "device": "cpu",
+}
+COLORIZE = {
+    "method": "ssimbad",
+    "stage": "pretrain",
+    "phase": "colorize",
+    "nfe": 19,
+    "seconds_per_image": 0.3512,
+}
+
+
+def measured(tmp_path: Path, *lines: dict) -> Path:
+    for i, line in enumerate(lines):
+        (tmp_path / f"{i}.json").write_text(json.dumps(line))
+    return tmp_path
+
+
+def test_cost_table_in_three_forms(tmp_path):
+    out = tmp_path / "tables"
+    assert (
+        cost.write(measured(tmp_path, COLORIZE, TRAIN), out, {"ssimbad": "SSIMBaD"}, "demo")
+        == out / "cost.csv"
+    )
+    with (out / "cost.csv").open(newline="") as file:
+        train, colorize = csv.DictReader(file)
+    assert (train["phase"], train["device_hours"], train["nfe"]) == ("train", "0.5", "")
+    assert (colorize["phase"], colorize["nfe"], colorize["seconds"]) == ("colorize", "19", "")
+    text = (out / "cost.md").read_text()
+    assert "demo-scale" in text
+    assert "| SSIMBaD | pretrain | train | cpu | 2,600,000 | 36,000 | 20.0 | 0.50 | — | — |" in text
+    assert "| SSIMBaD | pretrain | colorize | — | — | — | — | — | 19 | 0.351 |" in text
+    assert r"\begin{tabular}{lrrrrrrrrr}" in (out / "cost.tex").read_text()
+
+
+def test_nothing_measured_writes_nothing(tmp_path):
+    assert cost.write(tmp_path / "none", tmp_path / "tables") is None
+    assert not (tmp_path / "tables").exists()
+
+
+def test_order_of_the_files_does_not_matter(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one = cost.write(measured(tmp_path / "a", TRAIN, COLORIZE), tmp_path / "a")
+    two = cost.write(measured(tmp_path / "b", COLORIZE, TRAIN), tmp_path / "b")
+    assert one.read_bytes() == two.read_bytes()

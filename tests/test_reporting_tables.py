@@ -1,0 +1,269 @@
+"""Tables from invented summaries: published beside reproduced, dashes with reasons, seeds, pairs, LaTeX."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ssimbad import artifacts
+from ssimbad.errors import UserError
+from ssimbad.job import Job
+from ssimbad.reporting import comparisons, main_table, results, tables
+from ssimbad.reporting.markup import Footnotes, Table, escape, latex, markdown
+from ssimbad.reporting.published import published
+
+IDS = [f"{i:03d}" for i in range(20)]
+OFF = {"value": None, "ci_low": None, "ci_high": None, "n": 20, "reason": "switched off"}
+PSNR = {("ssimbad", "pretrain"): 15.0, ("ssimbad", "finetune"): 18.5, ("control_50%", "finetune"): 16.0}
+SETTINGS = {"same": 0.0, "cross": -2.0, "cross-true": -1.0, "cross-other": -4.0}
+
+
+def params(preset: str = "demo") -> SimpleNamespace:
+    names = {"ssimbad": SimpleNamespace(label="SSIMBaD"), "control_50%": SimpleNamespace(label="Control_50%")}
+    evaluation = SimpleNamespace(bootstrap=200, confidence=0.95, seed=0)
+    return SimpleNamespace(preset=preset, evaluation=evaluation, methods=names)
+
+
+def entry(value: float, **more) -> dict:
+    return {"value": value, "ci_low": value - 0.5, "ci_high": value + 0.5, "n": 20} | more
+
+
+def write_result(folder: Path, method: str, stage: str, seed: int, setting: str) -> tuple[Path, Path]:
+    level = PSNR[method, stage] + SETTINGS[setting] + seed
+    faces = np.random.default_rng(0).normal(size=len(IDS))  # how hard each face is: the same for all methods
+    values = level + faces - faces.mean()
+    base = folder / method / stage / f"seed-{seed}" / setting
+    lines = ["id,psnr,ms_ssim", *(f"{i},{v},{v / 30}" for i, v in zip(IDS, values, strict=True))]
+    artifacts.write_text(base.with_suffix(".csv"), "\n".join(lines) + "\n")
+    metrics = {"psnr": entry(level), "ms_ssim": entry(level / 30, scales=3), "lpips": OFF}
+    if setting in ("same", "cross"):
+        metrics |= {"fid": OFF, "kid": OFF}
+    about = {"method": method, "stage": stage, "seed": seed, "setting": setting, "n": 20, "size": 64}
+    artifacts.write_json(base.with_suffix(".json"), about | {"metrics": metrics})
+    return base.with_suffix(".json"), base.with_suffix(".csv")
+
+
+def made(folder: Path, seeds: tuple[int, ...] = (0,), settings: dict = SETTINGS) -> dict:
+    pairs = [write_result(folder, *row, seed, s) for row in PSNR for seed in seeds for s in settings]
+    block = {"psnr": entry(13.4), "ms_ssim": entry(0.5, scales=3), "lpips": OFF, "fid": OFF, "kid": OFF}
+    rows = {name: {s: block for s in ("same", "cross", "cross-true")} for name in main_table.BASELINES}
+    artifacts.write_json(folder / "baselines.json", {"n": 20, "size": 64, "rows": rows})
+    artifacts.write_text(
+        folder / "r2.csv", "schedule,r2,note\ns/(s+0.3),0.98765,\ntanh_x,0.5,saturates at 7.25\n"
+    )
+    return {
+        "summaries": [a for a, _ in pairs],
+        "images": [b for _, b in pairs],
+        "baselines": folder / "baselines.json",
+        "r2": folder / "r2.csv",
+    }
+
+
+def run(tmp_path: Path, preset: str = "demo", **kwargs) -> dict[str, Path]:
+    out = tmp_path / "tables"
+    outputs = {
+        name + suffix: out / f"{name}.{ending}"
+        for name in ("main", "r2", "reference_use", "differences")
+        for suffix, ending in (("", "csv"), ("_md", "md"), ("_tex", "tex"))
+        if (name, suffix) != ("r2", "")
+    }
+    tables.run(params(preset), made(tmp_path, **kwargs), outputs, Job("tables", tmp_path))
+    return outputs
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_main_csv_is_the_long_form_of_the_summaries(tmp_path):
+    lines = read(run(tmp_path)["main"])
+    assert ",".join(lines[0]) == "method,stage,setting,seed,metric,value,ci_low,ci_high,n,published"
+    assert len(lines) == 3 * (5 + 5 + 3)  # cross-true has no FID and KID; cross-other is in reference_use
+    found = {(x["method"], x["stage"], x["setting"], x["metric"]): x for x in lines}
+    line = found["ssimbad", "finetune", "cross", "psnr"]
+    assert [float(line[k]) for k in ("value", "ci_low", "ci_high", "n")] == [16.5, 16.0, 17.0, 20]
+    assert line["published"] == "15.84" and line["seed"] == "0"
+    assert found["ssimbad", "finetune", "same", "fid"]["value"] == ""
+    assert found["ssimbad", "finetune", "same", "fid"]["published"] == "34.98"
+    assert found["ssimbad", "finetune", "cross-true", "psnr"]["published"] == ""
+
+
+def test_published_values_are_those_of_the_readme():
+    assert published("scft", "pretrain", "same", "psnr") == 17.17
+    assert published("animediffusion", "finetune", "cross", "fid") == 139.13
+    assert published("animediffusion", "pretrain", "cross", "ms_ssim") == 0.6721
+    assert published("ssimbad", "pretrain", "cross", "psnr") == 13.04
+    for unknown in (("edm", "pretrain", "same", "psnr"), ("ssimbad", "finetune", "cross-true", "psnr")):
+        assert published(*unknown) is None
+    assert published("ssimbad", "finetune", "same", "lpips") is None
+
+
+def section(text: str, title: str) -> list[str]:
+    return next(part for part in text.split("## ") if part.startswith(title)).splitlines()
+
+
+def test_main_md_shows_published_beside_reproduced(tmp_path):
+    text = run(tmp_path)["main_md"].read_text()
+    lines = section(text, "Main table, same reference")
+    row = next(i for i, line in enumerate(lines) if "SSIMBaD, finetuned" in line)
+    assert "18.50 [18.00, 19.00]" in lines[row] and "0.6167" in lines[row]
+    assert "| published | 18.92 | 0.8512 | 34.98 | — | — |" in lines[row + 1]
+    assert "| difference | −0.42 | −0.2345 | — | — | — |" in lines[row + 2]
+    control = next(line for line in lines if "Control_50%" in line)
+    assert "published" not in lines[lines.index(control) + 1]
+    rule = next(i for i, line in enumerate(lines) if "Without any method" in line)
+    assert lines.index(control) < rule
+    assert "Warped reference itself" in lines[rule + 1] and "13.40" in lines[rule + 1]
+
+
+def test_a_dash_has_its_reason_and_ms_ssim_its_scales(tmp_path):
+    lines = section(run(tmp_path)["main_md"].read_text(), "Main table, same reference")
+    assert "MS-SSIM (3 scales) ↑" in lines[2] and "FID (n = 20) ↓" in lines[2]
+    assert any("— (a)" in line for line in lines)
+    assert "- (a) switched off" in lines
+    assert any("first 3 scales" in line for line in lines)
+
+
+def test_demo_scale_is_in_every_title_and_only_there(tmp_path):
+    demo, paper = run(tmp_path / "demo"), run(tmp_path / "paper", preset="paper")
+    for name in ("main_md", "r2_md", "reference_use_md", "differences_md"):
+        titles = [line for line in demo[name].read_text().splitlines() if line.startswith("## ")]
+        assert titles and all("demo-scale" in title for title in titles)
+        assert "demo-scale" not in paper[name].read_text()
+    assert "64×64 pixels, 20 test faces" in paper["main_md"].read_text()
+
+
+def test_embedded_data_is_said_where_there_is_a_true_answer(tmp_path):
+    assert "Embedded data" in run(tmp_path / "a")["main_md"].read_text()
+    own = run(tmp_path / "b", settings={"same": 0.0, "cross": 0.0})
+    assert "Embedded data" not in own["main_md"].read_text()
+    assert read(own["reference_use"]) == []
+    assert "embedded data only" in own["reference_use_md"].read_text()
+
+
+def test_several_seeds_get_a_mean_over_seeds(tmp_path):
+    outputs = run(tmp_path, seeds=(0, 1, 2))
+    chosen = [
+        line
+        for line in read(outputs["main"])
+        if (line["method"], line["stage"], line["setting"], line["metric"])
+        == ("ssimbad", "pretrain", "same", "psnr")
+    ]
+    assert [line["seed"] for line in chosen] == ["0", "1", "2", "mean"]
+    mean = chosen[-1]
+    half = 4.302653 * 1 / np.sqrt(3)  # Student's t, two degrees of freedom; the seeds score 15, 16, 17
+    assert float(mean["value"]) == pytest.approx(16)
+    assert float(mean["ci_low"]) == pytest.approx(16 - half, abs=1e-4) and mean["n"] == "3"
+    row = next(x for x in outputs["main_md"].read_text().splitlines() if "SSIMBaD, pretrained" in x)
+    assert "16.00 [13.52, 18.48]" in row and row.endswith("| 3 |")
+
+
+def test_one_seed_has_no_mean_line(tmp_path):
+    assert "mean" not in {line["seed"] for line in read(run(tmp_path)["main"])}
+
+
+def test_reference_use_pairs_the_right_with_somebody_elses(tmp_path):
+    lines = read(run(tmp_path)["reference_use"])
+    line = next(x for x in lines if (x["stage"], x["method"], x["metric"]) == ("finetune", "ssimbad", "psnr"))
+    assert float(line["right"]) == pytest.approx(17.5) and float(line["other"]) == pytest.approx(14.5)
+    assert float(line["difference"]) == pytest.approx(3) and line["n"] == "20"
+    # every face improves by exactly 3 dB: a paired interval has no width, an unpaired one would be 1 dB wide
+    assert float(line["ci_low"]) == pytest.approx(3) == pytest.approx(float(line["ci_high"]))
+
+
+def test_differences_hold_every_pair_of_rows_in_every_setting(tmp_path):
+    outputs = run(tmp_path)
+    lines = read(outputs["differences"])
+    assert len(lines) == 3 * 3 * 2  # settings × pairs × (PSNR, MS-SSIM)
+    line = next(
+        x
+        for x in lines
+        if (x["setting"], x["metric"], x["method"], x["stage"], x["than_method"], x["than_stage"])
+        == ("cross", "psnr", "ssimbad", "finetune", "ssimbad", "pretrain")
+    )
+    assert float(line["difference"]) == pytest.approx(3.5)
+    assert "+3.50 [+3.50, +3.50]" in outputs["differences_md"].read_text()
+
+
+def test_values_are_paired_by_id(tmp_path):
+    inputs = made(tmp_path)
+    shuffled = next(p for p in inputs["images"] if "ssimbad/finetune" in p.as_posix() and p.stem == "same")
+    head, *lines = shuffled.read_text().splitlines()
+    shuffled.write_text("\n".join([head, *reversed(lines)]) + "\n")
+    found = results.load(inputs["summaries"], inputs["images"])
+    line = next(x for x in comparisons.differences(found, params().evaluation) if x["stage"] == "finetune")
+    assert line["setting"] == "same" and line["ci_high"] - line["ci_low"] == pytest.approx(0, abs=1e-4)
+
+
+def test_different_test_ids_are_an_error(tmp_path):
+    inputs = made(tmp_path)
+    path = inputs["images"][0]
+    path.write_text(path.read_text().replace("\n000,", "\nzzz,"))
+    found = results.load(inputs["summaries"], inputs["images"])
+    with pytest.raises(UserError, match="different test ids"):
+        comparisons.differences(found, params().evaluation)
+
+
+def test_a_summary_without_its_values_is_an_error(tmp_path):
+    inputs = made(tmp_path)
+    with pytest.raises(UserError, match=r"cross-other\.csv beside it"):
+        results.load(inputs["summaries"], [p for p in inputs["images"] if p.stem != "cross-other"])
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path):
+    first = {name: path.read_bytes() for name, path in run(tmp_path).items()}
+    assert first == {name: path.read_bytes() for name, path in run(tmp_path).items()}
+
+
+def test_r2_table_has_dashes_and_headings(tmp_path):
+    text = run(tmp_path)["r2_md"].read_text()
+    assert "| Schedule | R² | Note |" in text
+    assert "| s/(s+0.3) | 0.9877 | — |" in text
+
+
+def test_latex_is_balanced_escaped_and_printable(tmp_path):
+    outputs = run(tmp_path)
+    for name in ("main_tex", "r2_tex", "reference_use_tex", "differences_tex"):
+        text = outputs[name].read_text()
+        assert text.isascii() or set(re.findall(r"[^\x00-\x7f]", text)) <= set("éüńö")
+        assert text.count(r"\begin{table}") == text.count(r"\end{table}") > 0
+        assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}")
+        body = text.split("\n", 1)[1]
+        assert not re.search(r"(?<!\\)[%#]", body)
+        assert not re.search(r"(?<!\\)_", body)
+        plain = re.sub(r"\\[{}]", "", body)
+        assert plain.count("{") == plain.count("}")
+        assert len(re.findall(r"(?<!\\)\$", body)) % 2 == 0
+        for tabular in re.findall(r"\\begin{tabular}{(l?r*)}(.*?)\\end{tabular}", body, re.S):
+            for line in tabular[1].splitlines():
+                if line.endswith(r"\\") and "multicolumn" not in line:
+                    assert len(re.findall(r"(?<!\\)&", line)) == len(tabular[0]) - 1
+    assert r"Control\_50\%" in outputs["main_tex"].read_text()
+
+
+def test_escape_and_pipes():
+    assert escape("a_b & 50% {x} ~^\\") == (
+        r"a\_b \& 50\% \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}"
+    )
+    assert r"a\|b" in markdown([Table("t", "t", ["x"], [["a|b"]])])
+    assert "{[1, 2]}" in latex([Table("t", "t", ["x"], [["[1, 2]"]])])
+
+
+def test_footnotes_keep_their_mark():
+    notes = Footnotes()
+    assert [notes.mark(x) for x in ("one", "two", "one")] == ["(a)", "(b)", "(a)"]
+    assert notes.lines() == ["(a) one", "(b) two"]
+
+
+def test_summaries_of_the_stage_evaluate_are_read_as_they_are(tmp_path):
+    path = write_result(tmp_path, "ssimbad", "pretrain", 0, "same")
+    [result] = results.load([path[0]], [path[1]])
+    assert (
+        result.row == ("ssimbad", "pretrain") and result.metrics == json.loads(path[0].read_text())["metrics"]
+    )
+    assert result.images.index.tolist() == IDS

@@ -1,0 +1,59 @@
+# What every rule file shares: validated parameters and the freshness of the stages.
+#
+# Whether a stage must run is decided by content records (docs/engines.md), not by file times: for each fresh instance
+# there is a marker .state/<instance>.ok, each rule makes its own, and every input is `ancient`.
+import sys
+
+from ssimbad import params as parameters
+from ssimbad.errors import UserError
+from ssimbad.pipeline import records, table
+
+try:
+    P = parameters.load()
+    if workflow.is_main_process:
+        records.reconcile(P)
+except UserError as error:
+    print(f"ssimbad: {error}", file=sys.stderr)
+    sys.exit(error.code)
+
+EMBEDDED = P.data.source == "embedded"
+METHODS = list(P.methods)
+INSTANCES = {(i.stage.name, *map(str, i.wildcards.values())): i for i in table.instances(P)}
+BY_NAME = {i.name: i for i in INSTANCES.values()}
+
+
+wildcard_constraints:
+    method="|".join(METHODS) or "none",
+    stage="pretrain|finetune",
+    seed="[0-9]+",
+    setting="same|cross-true|cross-other|cross|other",
+
+
+def upstream(stage):
+    """The markers of the instances that this one is made from: an input function."""
+
+    def markers(wildcards):
+        instance = INSTANCES[(stage, *wildcards)]
+        return [ancient(BY_NAME[name].marker) for name in instance.upstream]
+
+    return markers
+
+
+def of(stage, name):
+    """An input that depends on the method's parameters, as the stage table has it; no file where it has none."""
+
+    def files(wildcards):
+        found = INSTANCES[(stage, *wildcards)].inputs.get(name, [])
+        return [ancient(f) for f in ([found] if isinstance(found, str) else found)]
+
+    return files
+
+
+def markers(*stages):
+    """The markers of all instances of the stages."""
+    return [i.marker for i in INSTANCES.values() if i.stage.name in stages]
+
+
+def only(condition, *files):
+    """The files when the condition holds, else none."""
+    return [ancient(f) for f in files] if condition else []

@@ -1,0 +1,132 @@
+# From raw images to faces, sketches and references.
+RAW = table.source(P)
+
+if EMBEDDED:
+
+    rule raw:
+        output:
+            "data/raw/embedded.zip",
+            "data/raw/embedded.json",
+            "data/raw/cross_true.zip",
+            "records/raw.json",
+            touch(".state/raw.ok"),
+        log:
+            "logs/raw.log",
+        threads: 2
+        resources:
+            mem_mb=2000,
+            runtime=30,
+        conda:
+            "../../environment.yml"
+        message:
+            "raw: rendering the embedded faces"
+        shell:
+            "ssimbad stage raw 2>&1 | tee {log}"
+
+
+rule faces:
+    input:
+        upstream("faces"),
+        ancient(RAW),
+    output:
+        "data/faces/train.npy",
+        "data/faces/val.npy",
+        "data/faces/test.npy",
+        "data/faces/manifest.csv",
+        "data/faces/quarantine.csv",
+        "records/faces.json",
+        touch(".state/faces.ok"),
+    log:
+        "logs/faces.log",
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    conda:
+        "../../environment.yml"
+    message:
+        "faces: reading, cropping and splitting the raw images"
+    shell:
+        "ssimbad stage faces 2>&1 | tee {log}"
+
+
+rule sketches:
+    input:
+        upstream("sketches"),
+        ancient("data/faces/train.npy"),
+        ancient("data/faces/val.npy"),
+        ancient("data/faces/test.npy"),
+        ancient("data/faces/manifest.csv"),
+        only(not EMBEDDED, RAW),
+    output:
+        "data/sketches/train.npy",
+        "data/sketches/val.npy",
+        "data/sketches/test.npy",
+        "records/sketches.json",
+        touch(".state/sketches.ok"),
+    log:
+        "logs/sketches.log",
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    conda:
+        "../../environment.yml"
+    message:
+        "sketches: XDoG of every face"
+    shell:
+        "ssimbad stage sketches 2>&1 | tee {log}"
+
+
+rule references:
+    input:
+        upstream("references"),
+        ancient("data/faces/test.npy"),
+        ancient("data/faces/manifest.csv"),
+        only(EMBEDDED, "data/raw/cross_true.zip"),
+    output:
+        "data/references/same.npy",
+        "data/references/cross.npy",
+        "data/references/other.npy",
+        "data/references/pairing.csv",
+        ["data/references/cross_true.npy"] if EMBEDDED else [],
+        "records/references.json",
+        touch(".state/references.ok"),
+    log:
+        "logs/references.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    conda:
+        "../../environment.yml"
+    message:
+        "references: warps and pairing of the test faces"
+    shell:
+        "ssimbad stage references 2>&1 | tee {log}"
+
+
+if P.weights.enabled:
+
+    # On the head node: compute nodes often have no network.
+    localrules:
+        weights,
+
+    rule weights:
+        output:
+            "data/weights/inception.pth",
+            "data/weights/alexnet.pth",
+            "records/weights.json",
+            touch(".state/weights.ok"),
+        log:
+            "logs/weights.log",
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=60,
+        conda:
+            "../../environment.yml"
+        message:
+            "weights: the feature networks of FID, KID and LPIPS"
+        shell:
+            "ssimbad stage weights 2>&1 | tee {log}"

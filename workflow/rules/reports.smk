@@ -1,0 +1,72 @@
+# Tables and figures.
+ROWS = table.trained(P)
+
+
+rule tables:
+    input:
+        upstream("tables"),
+        of("tables", "summaries"),
+        of("tables", "images"),
+        ancient("reports/metrics/baselines.json"),
+        ancient("reports/tables/r2.csv"),
+    output:
+        report("reports/tables/main.csv", category="Tables", caption="../report/main.rst"),
+        "reports/tables/main.md",
+        "reports/tables/main.tex",
+        report("reports/tables/reference_use.csv", category="Tables", caption="../report/reference_use.rst"),
+        "reports/tables/reference_use.md",
+        "reports/tables/reference_use.tex",
+        report("reports/tables/differences.csv", category="Tables", caption="../report/differences.rst"),
+        "reports/tables/differences.md",
+        "reports/tables/differences.tex",
+        "reports/tables/r2.md",
+        "reports/tables/r2.tex",
+        "records/tables.json",
+        touch(".state/tables.ok"),
+    log:
+        "logs/tables.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    conda:
+        "../../environment.yml"
+    message:
+        "tables: published beside reproduced"
+    shell:
+        "ssimbad stage tables 2>&1 | tee {log}"
+
+
+rule figures:
+    input:
+        upstream("figures"),
+        ancient("data/faces/test.npy"),
+        ancient("data/sketches/test.npy"),
+        ancient("data/references/same.npy"),
+        ancient("data/references/cross.npy"),
+        only(EMBEDDED, "data/references/cross_true.npy"),
+        ancient("data/faces/manifest.csv"),
+        ancient("data/references/pairing.csv"),
+        of("figures", "images"),
+        of("figures", "curves"),
+    output:
+        report("reports/figures/qualitative_same.png", category="Pictures", caption="../report/qualitative.rst"),
+        "reports/figures/qualitative_same.pdf",
+        report("reports/figures/qualitative_cross.png", category="Pictures", caption="../report/qualitative.rst"),
+        "reports/figures/qualitative_cross.pdf",
+        report("reports/figures/training_curves.png", category="Training", caption="../report/training.rst"),
+        "reports/figures/training_curves.pdf",
+        "records/figures.json",
+        touch(".state/figures.ok"),
+    log:
+        "logs/figures.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    conda:
+        "../../environment.yml"
+    message:
+        "figures: pictures and curves"
+    shell:
+        "ssimbad stage figures 2>&1 | tee {log}"

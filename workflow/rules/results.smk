@@ -1,0 +1,83 @@
+# Colouring the test set and judging the result.
+rule colorize:
+    input:
+        upstream("colorize"),
+        ancient("models/{method}/{stage}/seed-{seed}.safetensors"),
+        ancient("models/{method}/{stage}/seed-{seed}.json"),
+        ancient("data/sketches/test.npy"),
+        ancient("data/references/{setting}.npy"),
+        ancient("data/faces/manifest.csv"),
+    output:
+        "outputs/{method}/{stage}/seed-{seed}/{setting}.zip",
+        "records/colorize-{method}-{stage}-seed-{seed}-{setting}.json",
+        touch(".state/colorize-{method}-{stage}-seed-{seed}-{setting}.ok"),
+    log:
+        "logs/colorize/{method}-{stage}-seed-{seed}-{setting}.log",
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=1,
+    conda:
+        "../../environment.yml"
+    message:
+        "colorize: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, {wildcards.setting} reference"
+    shell:
+        "ssimbad stage colorize method={wildcards.method} stage={wildcards.stage} seed={wildcards.seed} "
+        "setting={wildcards.setting} 2>&1 | tee {log}"
+
+
+rule evaluate:
+    input:
+        upstream("evaluate"),
+        of("evaluate", "images"),
+        ancient("data/faces/test.npy"),
+        ancient("data/faces/manifest.csv"),
+        of("evaluate", "true"),
+        only(P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"),
+    output:
+        "reports/metrics/{method}/{stage}/seed-{seed}/{setting}.csv",
+        "reports/metrics/{method}/{stage}/seed-{seed}/{setting}.json",
+        "records/evaluate-{method}-{stage}-seed-{seed}-{setting}.json",
+        touch(".state/evaluate-{method}-{stage}-seed-{seed}-{setting}.ok"),
+    log:
+        "logs/evaluate/{method}-{stage}-seed-{seed}-{setting}.log",
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    conda:
+        "../../environment.yml"
+    message:
+        "evaluate: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, {wildcards.setting}"
+    shell:
+        "ssimbad stage evaluate method={wildcards.method} stage={wildcards.stage} seed={wildcards.seed} "
+        "setting={wildcards.setting} 2>&1 | tee {log}"
+
+
+rule baselines:
+    input:
+        upstream("baselines"),
+        ancient("data/faces/test.npy"),
+        ancient("data/faces/train.npy"),
+        ancient("data/faces/manifest.csv"),
+        ancient("data/references/same.npy"),
+        ancient("data/references/cross.npy"),
+        only(EMBEDDED, "data/references/cross_true.npy"),
+        only(P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"),
+    output:
+        "reports/metrics/baselines.json",
+        "records/baselines.json",
+        touch(".state/baselines.ok"),
+    log:
+        "logs/baselines.log",
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    conda:
+        "../../environment.yml"
+    message:
+        "baselines: the bare reference and the mean colour"
+    shell:
+        "ssimbad stage baselines 2>&1 | tee {log}"
