@@ -46,6 +46,8 @@ class Data(Strict):
             raise ValueError("data.path: missing; source folder needs the folder or .zip of your images")
         if self.source == "embedded" and (self.path or self.test_list):
             raise ValueError("data.path and data.test_list belong to source folder; set them to null for embedded")
+        if self.source == "embedded" and self.train is None:
+            raise ValueError("data.train: embedded faces are as many as you say; give a number")
         if self.native_size % self.size:
             raise ValueError(f"data.size: {self.size} does not divide data.native_size {self.native_size}")
         return self

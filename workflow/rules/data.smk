@@ -28,6 +28,7 @@ rule faces:
     input:
         upstream("faces"),
         ancient(RAW),
+        only(P.data.test_list, P.data.test_list),
     output:
         "data/faces/train.npy",
         "data/faces/val.npy",

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ssimbad import artifacts, devices
 from ssimbad.colorize import chunks, load
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.faces import reading
 from ssimbad.methods import registry
 from ssimbad.pairing import resize
 from ssimbad.params import Sampler
@@ -20,6 +21,7 @@ from ssimbad.samplers import SAMPLERS
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 _MAX_PIXELS = 100_000_000
+_BLANK = 250
 _CHUNK = 8
 
 
@@ -44,7 +46,6 @@ def run(
     if fit not in ("model", "sketch"):
         raise ParameterError(f"--fit {fit}: expected model or sketch")
     jobs = _pair(sketch, reference, out)
-    torch.set_num_threads(torch.get_num_threads())
     device = devices.pick()
     model, made = load.trained(weights, device, channels_last=device.type == "cpu")
     how = _sampler(made["train"]["sampler"], steps, sampler)
@@ -52,11 +53,11 @@ def run(
     colorize = partial(registry.module(made["setup"]["kind"]).colorize, model)
     for start in range(0, len(jobs), _CHUNK):
         part = jobs[start : start + _CHUNK]
-        greys = [sketch_lines(_open(s)) for s, _, _ in part]
+        greys = [_lines(s) for s, _, _ in part]
         images = chunks.colour(
             colorize,
             torch.cat([to_model(grey, size) for grey in greys]),
-            torch.cat([to_model(_colours(_open(r)), size) for _, r, _ in part]),
+            torch.cat([to_model(_colours(r), size) for _, r, _ in part]),
             [s.stem for s, _, _ in part],
             how,
             chunk=_CHUNK if len(jobs) > 1 else 1,
@@ -103,42 +104,42 @@ def _pair(sketch: Path, reference: Path, out: Path) -> list[tuple[Path, Path, Pa
     return [(s, by_stem[s.stem], out / f"{s.stem}.png") for s in sketches]
 
 
-def _open(path: Path) -> Image.Image:
-    """The picture, upright, decoded. Raises UserError when it is none, is cut short or is absurdly large."""
+def _read(path: Path) -> bytes:
     try:
-        image = Image.open(path)
-        if image.width * image.height > _MAX_PIXELS:
-            raise UserError(f"{path}: {image.width}×{image.height} pixels; scale it down below {_MAX_PIXELS} first")
-        image.load()
-        return ImageOps.exif_transpose(image)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
-        raise UserError(f"{path}: no readable picture ({error})") from None
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _flat(image: Image.Image) -> Image.Image:
-    """Any mode → RGB on white paper."""
-    if image.mode in ("I;16", "I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535 if values.max() > 255 else 255
-        image = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+def _colours(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 on white paper."""
+    try:
+        return np.asarray(reading.opaque(_read(path), _MAX_PIXELS))
+    except reading.Unreadable as error:
+        raise UserError(f"{path}: {error.reason}; give a picture in one of {', '.join(reading.FORMATS)}") from None
 
 
-def sketch_lines(image: Image.Image) -> np.ndarray:
-    """(H, W) uint8: dark lines on white paper, whatever came in.
+def _lines(path: Path) -> np.ndarray:
+    """(H, W) uint8: dark lines on white paper, whatever kind of sketch it is."""
+    grey = np.asarray(Image.fromarray(_colours(path)).convert("L"))
+    if grey.min() > _BLANK:  # white lines on transparent paper are gone on white
+        alpha = reading.transparency(_read(path))
+        grey = 255 - alpha if alpha is not None and alpha.max() > alpha.min() else grey
+    return dark_on_white(grey)
 
-    An alpha channel that carries the lines themselves is composited on white; a mostly dark picture is taken for a
-    negative and inverted.
+
+def dark_on_white(grey: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 → the same with its paper at 255 and its darkest lines at 0.
+
+    A mostly dark picture is taken for a negative and inverted. Pencil grey is stretched to black, since the networks
+    have learnt from black lines.
     """
-    grey = np.asarray(_flat(image).convert("L"))
-    return 255 - grey if np.median(grey) < 128 else grey
-
-
-def _colours(image: Image.Image) -> np.ndarray:
-    return np.asarray(_flat(image))
+    if np.median(grey) < 128:
+        grey = 255 - grey
+    paper, ink = float(np.median(grey)), float(np.percentile(grey, 0.5))
+    if paper - ink < 1:
+        return np.full_like(grey, 255)
+    return np.clip(np.rint((grey - ink) / (paper - ink) * 255), 0, 255).astype(np.uint8)
 
 
 def _padded(array: np.ndarray) -> np.ndarray:
@@ -154,12 +155,10 @@ def _padded(array: np.ndarray) -> np.ndarray:
 
 def to_model(array: np.ndarray, size: int) -> Tensor:
     """(H, W) or (H, W, 3) uint8 → (1, 1 or 3, size, size) float32 in [-1, 1], padded to square, antialiased."""
-    image = Image.fromarray(_padded(array)).resize((size, size), Image.Resampling.BOX if _shrinks(array, size) else Image.Resampling.BICUBIC)
-    return resize.to_unit(np.asarray(image)[None])
-
-
-def _shrinks(array: np.ndarray, size: int) -> bool:
-    return max(array.shape[:2]) > size
+    square = _padded(array)
+    # Area averaging when it shrinks, as in training.
+    how = Image.Resampling.BOX if len(square) > size else Image.Resampling.BICUBIC
+    return resize.to_unit(np.asarray(Image.fromarray(square).resize((size, size), how))[None])
 
 
 def laid_over(answer: np.ndarray, grey: np.ndarray) -> np.ndarray:
@@ -170,6 +169,3 @@ def laid_over(answer: np.ndarray, grey: np.ndarray) -> np.ndarray:
     large = Image.fromarray(answer).resize((side, side), Image.Resampling.BICUBIC)
     colours = np.asarray(large)[top : top + height, left : left + width]
     return np.rint(colours.astype(np.float64) * (grey[..., None] / 255.0)).astype(np.uint8)
-
-
-ImageFile.LOAD_TRUNCATED_IMAGES = False

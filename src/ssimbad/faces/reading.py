@@ -45,18 +45,18 @@ def normalise(data: bytes, size: int, max_pixels: int) -> tuple[np.ndarray, tupl
     Raises:
         Unreadable: truncated, not PNG, JPEG, WebP, BMP or GIF, no pixels, or more than `max_pixels`.
     """
-    image = _opaque(data, max_pixels)
+    image = opaque(data, max_pixels)
     return np.asarray(_square(image, size)), image.size
 
 
 def normalise_grey(data: bytes, size: int, max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
     """As `normalise`, for a sketch: (size, size) uint8, luma of ITU-R BT.601, 255 = white."""
-    image = _opaque(data, max_pixels)
+    image = opaque(data, max_pixels)
     return np.asarray(_square(image.convert("L"), size)), image.size
 
 
-def _opaque(data: bytes, max_pixels: int) -> Image.Image:
-    """Upright 8-bit RGB on white."""
+def opaque(data: bytes, max_pixels: int) -> Image.Image:
+    """A file's bytes → the whole picture, upright, 8-bit RGB on white. Raises `Unreadable` as `normalise` does."""
     if not data:
         raise Unreadable("empty file")
     try:
@@ -74,6 +74,14 @@ def _opaque(data: bytes, max_pixels: int) -> Image.Image:
         raise Unreadable("too many pixels") from None
     except _DAMAGE as error:
         raise Unreadable(f"damaged or truncated: {error}") from None
+
+
+def transparency(data: bytes) -> np.ndarray | None:
+    """(H, W) uint8 alpha of an image that `opaque` has read, upright; None where it has none."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if not image.has_transparency_data:
+            return None
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))[..., 3]
 
 
 def _on_white(image: Image.Image) -> Image.Image:

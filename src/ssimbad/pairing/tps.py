@@ -17,7 +17,7 @@ positions to 1/32 pixel and the weights to 15 bits; here both are exact. Publish
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -130,31 +130,29 @@ def displacement(
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """d(u) at every output pixel, in the unit square and the same for x and y: (B, H, W) float32 or float64."""
-    out = torch.empty(len(warp), height, width, device=device, dtype=dtype)
-    weights = torch.from_numpy(warp.weights).to(device, dtype)
+    count, on_cpu = len(warp), torch.device(device).type == "cpu"
+    # Chunks stay near the CPU's caches. They have a fixed size, filled up with zero weights, because the order of
+    # a matrix product's sums may depend on its shape, and an image must not depend on how many others there are.
+    step = _CPU_CHUNK if on_cpu else max(1, count)
+    filled = -count % step
+    weights = F.pad(torch.from_numpy(warp.weights).to(device, dtype), (0, 0, 0, filled))
     displaced = torch.from_numpy(warp.points + warp.shifts).to(device, dtype)[..., None]
-    y, x = _axes(height, width, out.device, dtype)
+    y, x = _axes(height, width, torch.device(device), dtype)
     dy2, dx2 = (y - displaced).square_()[..., None], (x - displaced).square_()[..., None, :]
-    fixed, corner_weights = _fixed_basis(height, width, out.device, dtype), weights[:, [0, 1, 2, 3, 6, 7, 8]]
-    on_cpu = out.device.type == "cpu"
-    # A product of one row each on the CPU: an image's bits must not depend on how many others there are.
-    for part in _parts(len(warp), 1 if on_cpu else None):
-        torch.matmul(corner_weights[part], fixed, out=out[part].view(-1, height * width))
-    step = min(len(warp), _CPU_CHUNK) if on_cpu else len(warp)
-    room = torch.empty(
-        2, step, height, width, device=device, dtype=dtype
-    )  # fresh memory costs more than the sums
-    for part in _parts(len(warp), step):
-        r2, log = room[:, : len(out[part])]
+    fixed = _fixed_basis(height, width, torch.device(device), dtype)
+    # By symmetry to the diagonal, corners 1 and 3 and the slopes in x and y have the same weights.
+    fixed_weights = weights[:, [0, 1, 2, 6, 7]]
+    out = torch.empty(count + filled, height, width, device=device, dtype=dtype)
+    room = torch.empty(2, step, height, width, device=device, dtype=dtype)  # fresh memory is dear
+    for i in range(0, count, step):
+        chunk = slice(i, min(i + step, count))
+        torch.matmul(fixed_weights[i : i + step], fixed, out=out[i : i + step].view(step, -1))
+        r2, log = room[:, : chunk.stop - i]
         for j in range(2):
-            torch.add(dy2[part, j], dx2[part, j], out=r2)
+            torch.add(dy2[chunk, j], dx2[chunk, j], out=r2)
             torch.sqrt(r2, out=log).add_(EPSILON).log_()
-            out[part].addcmul_(r2.mul_(weights[part, 4 + j, None, None]), log)
-    return out
-
-
-def _parts(count: int, step: int | None) -> Iterator[slice]:
-    return (slice(i, i + (step or count)) for i in range(0, count, step or max(1, count)))
+            out[chunk].addcmul_(r2.mul_(weights[chunk, 4 + j, None, None]), log)
+    return out[:count]
 
 
 @lru_cache(maxsize=8)
@@ -167,10 +165,11 @@ def _axes(
 
 @lru_cache(maxsize=8)
 def _fixed_basis(height: int, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """(7, H·W): the kernels of the four corners, then 1, x, y: all that does not depend on the warp."""
+    """(5, H·W): what does not depend on the warp: kernels of corner 0, corners 1 and 3, corner 2; then 1 and x + y."""
     y, x = torch.meshgrid(*_axes(height, width, torch.device("cpu"), torch.float64), indexing="ij")
     r = [torch.hypot(x - cx, y - cy) for cx, cy in CORNERS.tolist()]
-    basis = [v.square() * torch.log(v + EPSILON) for v in r] + [torch.ones_like(x), x, y]
+    u = [v.square() * torch.log(v + EPSILON) for v in r]
+    basis = [u[0], u[1] + u[3], u[2], torch.ones_like(x), x + y]
     return torch.stack([b.flatten() for b in basis]).to(device, dtype)
 
 

@@ -210,7 +210,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="faces",
         run="ssimbad.faces.stage:run",
-        inputs=lambda p, w: {"raw": source(p)},
+        inputs=lambda p, w: {"raw": source(p), **({"test_list": p.data.test_list} if p.data.test_list else {})},
         outputs=lambda p, w: {
             **_split("faces"),
             "manifest": MANIFEST,
@@ -331,6 +331,7 @@ STAGES: tuple[Stage, ...] = (
             "same": "data/references/same.npy",
             "cross": "data/references/cross.npy",
             **_embedded(p, {"true": TRUE}),
+            **_feature_weights(p),
         },
         outputs=lambda p, w: {"summary": "reports/metrics/baselines.json"},
         params=lambda p, w: ("evaluation", "data.size"),

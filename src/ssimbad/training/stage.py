@@ -52,7 +52,7 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     validate = _validator(params, inputs, setup, train, law, job, device) if train.validate_images else None
     going = loop.Run(model, train, params.training)
     seconds, images = loop.fit(going, step, feed, validate, seed, job, key=job.scratch.name)
-    _write(going, setup, train, outputs, job)
+    _write(going, setup, train, params.data.size, outputs, job)
     parameters = sum(p.numel() for p in model.parameters())
     _note_cost(job, seconds, images, parameters, devices.name(device))
     job.say(f"{job.name}: {train.images} images -> {outputs['weights']}")
@@ -120,7 +120,7 @@ def _validator(
     return validate
 
 
-def _write(going: loop.Run, setup: Setup, train: Train, outputs: Paths, job: Job) -> None:
+def _write(going: loop.Run, setup: Setup, train: Train, size: int, outputs: Paths, job: Job) -> None:
     weights = going.best or going.ema
     checkpoints.write_weights(outputs["weights"], weights)
     made = {
@@ -131,6 +131,7 @@ def _write(going: loop.Run, setup: Setup, train: Train, outputs: Paths, job: Job
         "train": train.model_dump(mode="json"),
         "parameters": sum(p.numel() for p in going.model.parameters()),
         "images": going.seen,
+        "size": size,
         "validation_psnr": going.best_psnr if going.best else None,
     }
     artifacts.write_json(outputs["made"], made)
