@@ -1,6 +1,6 @@
 """The schedule search against the direct protocol, on one thread: time per image and agreement.
 
-    python benchmarks/ssim_search.py [--images 4] [--size 128]
+    python benchmarks/ssim_search.py [--images 3] [--size 128]
 
 Direct: 22 candidates × 50 sigmas, every SSIM by scikit-image. Here: one curve per image on the shared sigma
 grid, every candidate read off it. Both see the same faces and the same noise. Times are CPU seconds of this
@@ -70,7 +70,7 @@ def timed(function, images: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--size", type=int, default=128)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

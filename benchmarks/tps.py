@@ -3,8 +3,8 @@
     python benchmarks/tps.py [--seconds 20]
 
 The straightforward one evaluates the whole spline in float64 NumPy and resamples each channel with a cubic of
-scipy.ndimage, on one thread. All are timed in turn, again and again, and the best of each counts: other work on the
-machine only ever makes a repetition slower.
+scipy.ndimage, on one thread. All are timed in turn, again and again, and the best of each counts: other work
+on the machine only ever makes a repetition slower.
 """
 
 import os
@@ -22,12 +22,12 @@ from tabulate import tabulate
 
 from ssimbad.pairing import resize, tps
 
-SIDE, BATCH = 256, 16
+SIDE, BATCH = 256, 8
 LAW = tps.Law(low=0.3, high=0.7, shift=0.25, decimals=2)
 
 
 def straightforward(image: np.ndarray, p: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 → the same, warped: d fitted for x and for y, every kernel at every pixel, in float64."""
+    """(H, W, 3) uint8 → the same, warped: d for x and for y, every kernel at every pixel, in float64."""
     corners = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
     source = np.vstack([corners, np.stack([p, p], axis=1)])
     centres = np.vstack([corners, np.stack([p + r, p + r], axis=1)])
@@ -61,7 +61,10 @@ def main() -> None:
         tps.warp(images, tps.Warp(warp.points, warp.shifts))  # a new one: fitted each time
 
     candidates = {
-        ("one by one, float64 (NumPy, SciPy)", 1): (1, lambda: straightforward(faces[0], warp.points[0], warp.shifts[0])),
+        ("one by one, float64 (NumPy, SciPy)", 1): (
+            1,
+            lambda: straightforward(faces[0], warp.points[0], warp.shifts[0]),
+        ),
         ("batched, float32", 1): (BATCH, lambda: batched(1)),
         ("batched, float32", 2): (BATCH, lambda: batched(2)),
     }

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import lpips as package
 import numpy as np
 import pytest
 import torch
+import torchvision
 from pytorch_fid import inception
 
 from ssimbad.errors import UserError
@@ -72,8 +72,8 @@ def random_alexnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of AlexNet's form with random weights: it stands in for the form alone, never for a number."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        trunk = package.LPIPS(net="alex", pnet_rand=True, verbose=False).net
-    state = {f"features.{name.split('.', 1)[1]}": value for name, value in trunk.state_dict().items()}
+        layers = torchvision.models.alexnet(weights=None).features.state_dict()
+    state = {f"features.{name}": value for name, value in layers.items()}
     path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
     torch.save(state, path)
     return path

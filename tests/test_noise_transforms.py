@@ -10,7 +10,11 @@ from ssimbad.noise.transforms import FORMS, PUBLISHED, RATIONAL_GRID, levels, ma
 LOW, HIGH = 0.002, 80.0
 KNOTS = np.geomspace(LOW, HIGH, 32)
 # A curve like 1 - SSIM: steep in the middle, nearly flat at both ends.
-EMPIRICAL = {"form": "empirical", "sigmas": KNOTS.tolist(), "values": (KNOTS**1.4 / (KNOTS**1.4 + 0.1)).tolist()}
+EMPIRICAL = {
+    "form": "empirical",
+    "sigmas": KNOTS.tolist(),
+    "values": (KNOTS**1.4 / (KNOTS**1.4 + 0.1)).tolist(),
+}
 FALLING = {"form": "empirical", "sigmas": KNOTS.tolist(), "values": np.linspace(1, 0.01, 32).tolist()}
 SPECS = [*PUBLISHED, {"form": "erf"}, {"form": "edm"}, EMPIRICAL, FALLING]
 SATURATED = {"tanh": 7.25, "sigmoid": 13.8, "erf": 17.3}
@@ -50,16 +54,16 @@ def test_phi_is_strictly_monotone_below_saturation(spec):
 
 
 @each_spec
-@pytest.mark.parametrize("n", [1, 2, 10, 50])
-def test_levels_end_exactly_fall_and_are_uniform_in_phi(spec, n):
+def test_levels_end_exactly_fall_and_are_uniform_in_phi(spec):
     phi = make(spec)
-    grid = levels(phi, n, LOW, HIGH)
-    assert grid.shape == (n + 1,) and grid.dtype == torch.float64
-    assert grid[-1] == 0 and grid[0] == (phi.saturates_at(HIGH) or HIGH)
-    assert n == 1 or grid[-2] == LOW
-    assert (grid.diff() < 0).all()
-    steps = phi.forward(grid[:-1]).diff()
-    assert n < 3 or float((steps / steps.mean() - 1).abs().max()) < 1e-6
+    for n in (1, 2, 10, 50):
+        grid = levels(phi, n, LOW, HIGH)
+        assert grid.shape == (n + 1,) and grid.dtype == torch.float64
+        assert grid[-1] == 0 and grid[0] == (phi.saturates_at(HIGH) or HIGH)
+        assert n == 1 or grid[-2] == LOW
+        assert (grid.diff() < 0).all()
+        steps = phi.forward(grid[:-1]).diff()
+        assert n < 3 or float((steps / steps.mean() - 1).abs().max()) < 1e-6
 
 
 # Quoted to the digits of research/papers.md §1.2, for c = 0.3.
@@ -67,7 +71,11 @@ def test_levels_end_exactly_fall_and_are_uniform_in_phi(spec, n):
     ("n", "start", "end"),
     [
         (10, [80, 2.34, 1.04, 0.600, 0.376, 0.242, 0.152, 0.088, 0.040, 0.002, 0], []),
-        (18, [80, 4.54, 2.20, 1.38, 0.968, 0.718, 0.550, 0.430, 0.339, 0.269, 0.212, 0.166], [0.021, 0.002, 0]),
+        (
+            18,
+            [80, 4.54, 2.20, 1.38, 0.968, 0.718, 0.550, 0.430, 0.339, 0.269, 0.212, 0.166],
+            [0.021, 0.002, 0],
+        ),
         (50, [80, 12.24, 6.50, 4.36, 3.25, 2.56, 2.10, 1.77], [0.0216, 0.0148, 0.0083, 0.002, 0]),
         (500, [80, 52.2, 38.6, 30.7, 25.4], [0]),
     ],

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssimbad.errors import UserError
@@ -13,6 +13,7 @@ NAMES = st.text("abcdef-_é7", min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**31)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.sets(NAMES, min_size=2, max_size=40), SEEDS)
 def test_derangement_is_a_bijection_without_fixed_points(ids, seed):
     pairs = derangement(ids, seed)
@@ -20,6 +21,7 @@ def test_derangement_is_a_bijection_without_fixed_points(ids, seed):
     assert all(a != b for a, b in pairs.items())
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(NAMES, min_size=3, max_size=20, unique=True), SEEDS, st.randoms(use_true_random=False))
 def test_order_of_the_ids_does_not_matter(ids, seed, shuffler: random.Random):
     shuffled = list(ids)
@@ -29,6 +31,7 @@ def test_order_of_the_ids_does_not_matter(ids, seed, shuffler: random.Random):
     assert second(shuffled, seed, first) == second(ids, seed, first)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.sets(NAMES, min_size=3, max_size=40), SEEDS)
 def test_second_differs_from_identity_and_first_everywhere(ids, seed):
     first = derangement(ids, seed)

@@ -15,7 +15,9 @@ LAW = xdog.XDoG(sigmas=[0.3, 0.4, 0.5], k=3.5, p=10.0, epsilon=0.01, phi=1.0e9)
 def _literal(image: np.ndarray, sigma: float, law: xdog.XDoG) -> np.ndarray:
     """Pixel by pixel, with the Gaussian as a plain two-dimensional sum over a mirrored picture."""
     height, width, _ = image.shape
-    grey = [[round(float(r * 0.299 + g * 0.587 + b * 0.114)) / 255 for r, g, b in row] for row in image.tolist()]
+    grey = [
+        [round(float(r * 0.299 + g * 0.587 + b * 0.114)) / 255 for r, g, b in row] for row in image.tolist()
+    ]
 
     def mirrored(i: int, n: int) -> int:
         i = abs(i) % (2 * n - 2)

@@ -45,7 +45,7 @@ def test_cost_table_in_three_forms(tmp_path):
     assert "demo-scale" in text
     assert "| SSIMBaD | pretrain | train | cpu | 2,600,000 | 36,000 | 20.0 | 0.50 | — | — |" in text
     assert "| SSIMBaD | pretrain | colorize | — | — | — | — | — | 19 | 0.351 |" in text
-    assert r"\begin{tabular}{lrrrrrrrrr}" in (out / "cost.tex").read_text()
+    assert r"\begin{tabular}{llllrrrrrr}" in (out / "cost.tex").read_text()
 
 
 def test_nothing_measured_writes_nothing(tmp_path):

@@ -47,7 +47,9 @@ def curve(path: Path, sigma: bool, validated: bool) -> None:
         for k in range(4 if sigma else 0):
             lines.append(f"{images},train,loss_sigma_{k},{loss * 4**k / 20 * generator.uniform(0.7, 1.3)}")
     if validated:
-        lines += [f"{images},val,psnr,{12 + 4 * (1 - np.exp(-images / 2000))}" for images in range(1000, 5001, 1000)]
+        lines += [
+            f"{images},val,psnr,{12 + 4 * (1 - np.exp(-images / 2000))}" for images in range(1000, 5001, 1000)
+        ]
     artifacts.write_text(path, "\n".join(lines) + "\n")
 
 
@@ -63,7 +65,9 @@ def inputs(tmp_path: Path) -> dict:
     manifest.write_text("\n".join(["id,split", "t,train", *(f"{i},test" for i in IDS)]) + "\n")
     pairing = tmp_path / "pairing.csv"
     partners = [*IDS[1:], IDS[0]]
-    pairing.write_text("\n".join(["id,cross,other", *(f"{a},{b},x" for a, b in zip(IDS, partners, strict=True))]))
+    pairing.write_text(
+        "\n".join(["id,cross,other", *(f"{a},{b},x" for a, b in zip(IDS, partners, strict=True))])
+    )
     images, curves = [], []
     for method, stage in ROWS:
         base = Path(method, stage, "seed-0")
@@ -85,6 +89,7 @@ def draw(inputs: dict, folder: Path) -> dict[str, Path]:
 
 
 def test_figures_are_complete_and_reproducible(inputs, tmp_path):
+    inputs["curves"] = inputs["curves"][:1]
     first = draw(inputs, tmp_path / "one")
     second = draw(inputs, tmp_path / "two")
     for name, path in first.items():
@@ -110,7 +115,9 @@ def test_rows_of_the_grids(inputs):
 
 def test_own_data_has_no_row_with_a_true_answer(inputs):
     del inputs["true"]
-    assert [label for label, _ in figures._grid_rows(PARAMS, inputs, "cross", IDS)][-1].startswith("Sketch's own")
+    assert [label for label, _ in figures._grid_rows(PARAMS, inputs, "cross", IDS)][-1].startswith(
+        "Sketch's own"
+    )
 
 
 def test_columns_name_the_reference(inputs):
@@ -155,4 +162,4 @@ def test_the_drawn_loss_is_the_smoothed_one(tmp_path):
     loss = frame[frame["name"] == "loss"]["value"].to_numpy()
     np.testing.assert_array_equal(raw.get_ydata(), loss)
     assert np.abs(np.diff(smooth.get_ydata())).mean() < 0.5 * np.abs(np.diff(loss)).mean()
-    assert abs(smooth.get_ydata()[-20:].mean() / loss[-20:].mean() - 1) < 0.1
+    np.testing.assert_allclose(smooth.get_ydata()[3:-3], np.convolve(loss, np.ones(7) / 7, "valid"))

@@ -12,13 +12,20 @@ import pytest
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.job import Job
-from ssimbad.reporting import comparisons, main_table, results, tables
+from ssimbad.reporting import comparisons, main_table, r2_table, results, tables
 from ssimbad.reporting.markup import Footnotes, Table, escape, latex, markdown
 from ssimbad.reporting.published import published
 
 IDS = [f"{i:03d}" for i in range(20)]
 OFF = {"value": None, "ci_low": None, "ci_high": None, "n": 20, "reason": "switched off"}
 PSNR = {("ssimbad", "pretrain"): 15.0, ("ssimbad", "finetune"): 18.5, ("control_50%", "finetune"): 16.0}
+R2 = """\
+candidate,group,label,axis,r2,ci_low,ci_high,versus,difference,difference_low,difference_high,held_out,saturates_at,published,n
+rational-0.3,published,s/(s+0.3),s/(s+0.3),0.98765,0.98,0.99,log,0.1,0.05,0.15,,,0.9965,40
+log,published,ln s,ln s,0.88765,0.88,0.89,rational-0.3,-0.1,-0.15,-0.05,,,,40
+erf,other,erf(s/5),erf(s/5),0.5,0.4,0.6,rational-0.3,-0.4877,-0.5,-0.4,,17.3,,40
+rational,family,continuous c: s/(s+0.18),s/(s+0.18),0.99,0.98,1.0,rational-0.3,0.00235,0.001,0.003,0.989,,,40
+"""
 SETTINGS = {"same": 0.0, "cross": -2.0, "cross-true": -1.0, "cross-other": -4.0}
 
 
@@ -52,9 +59,7 @@ def made(folder: Path, seeds: tuple[int, ...] = (0,), settings: dict = SETTINGS)
     block = {"psnr": entry(13.4), "ms_ssim": entry(0.5, scales=3), "lpips": OFF, "fid": OFF, "kid": OFF}
     rows = {name: {s: block for s in ("same", "cross", "cross-true")} for name in main_table.BASELINES}
     artifacts.write_json(folder / "baselines.json", {"n": 20, "size": 64, "rows": rows})
-    artifacts.write_text(
-        folder / "r2.csv", "schedule,r2,note\ns/(s+0.3),0.98765,\ntanh_x,0.5,saturates at 7.25\n"
-    )
+    artifacts.write_text(folder / "r2.csv", R2)
     return {
         "summaries": [a for a, _ in pairs],
         "images": [b for _, b in pairs],
@@ -222,8 +227,20 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path):
 
 def test_r2_table_has_dashes_and_headings(tmp_path):
     text = run(tmp_path)["r2_md"].read_text()
-    assert "| Schedule | R² | Note |" in text
-    assert "| s/(s+0.3) | 0.9877 | — |" in text
+    first, last = (
+        next(x for x in text.splitlines() if x.startswith(s)) for s in ("| s/(s+0.3)", "| continuous")
+    )
+    assert "0.9877 [0.9800, 0.9900] | +0.1000 [+0.0500, +0.1500] | ln s | — | — | 0.9965 |" in first
+    assert "0.9900 [0.9800, 1.0000] | +0.0024 [+0.0010, +0.0030] | s/(s+0.3) | 0.9890 | — | — |" in last
+    assert "| −0.4877 [−0.5000, −0.4000] | s/(s+0.3) | — | 17.3 | — |" in text
+    assert text.index("published candidates") < text.index("Other schedules") < text.index("Chosen on these")
+
+
+def test_r2_without_a_column_names_it(tmp_path):
+    inputs = made(tmp_path)
+    inputs["r2"].write_text("candidate,group\na,b\n")
+    with pytest.raises(UserError, match="column label is missing"):
+        r2_table.layout(inputs["r2"], "demo")
 
 
 def test_latex_is_balanced_escaped_and_printable(tmp_path):
@@ -239,7 +256,7 @@ def test_latex_is_balanced_escaped_and_printable(tmp_path):
         plain = re.sub(r"\\[{}]", "", body)
         assert plain.count("{") == plain.count("}")
         assert len(re.findall(r"(?<!\\)\$", body)) % 2 == 0
-        for tabular in re.findall(r"\\begin{tabular}{(l?r*)}(.*?)\\end{tabular}", body, re.S):
+        for tabular in re.findall(r"\\begin{tabular}{(l*r*)}(.*?)\\end{tabular}", body, re.S):
             for line in tabular[1].splitlines():
                 if line.endswith(r"\\") and "multicolumn" not in line:
                     assert len(re.findall(r"(?<!\\)&", line)) == len(tabular[0]) - 1

@@ -312,7 +312,8 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
 
 
 def _one_line(source: str, error: ValidationError) -> str:
-    first = error.errors()[0]
+    # A misspelt key is missing and unknown at once; the unknown one tells more.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ssimbad import artifacts
 from ssimbad.job import Job
@@ -23,6 +24,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     Raises:
         UserError: an array does not hold one image per test id.
     """
+    torch.set_num_threads(job.threads)
     ids = test_ids(inputs["manifest"])
     size = params.data.size
     networks = measure.load_networks(inputs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
@@ -29,6 +30,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     Raises:
         UserError: the archive's ids are not the manifest's test ids, or an image has another size.
     """
+    torch.set_num_threads(job.threads)
     ids = test_ids(inputs["manifest"])
     answers = job.setting in ("cross-true", "cross-other")
     path = inputs["true" if answers else "test"]

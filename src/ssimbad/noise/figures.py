@@ -47,9 +47,16 @@ def degradation(
     edm = criterion.levels(make({"form": "edm"}))
     phi = make(chosen.spec, criterion.saturation)
     own = criterion.levels(phi)
-    t = np.linspace(ddpm.levels[0], ddpm.levels[-1], criterion.points)
     panels = [
-        _Panel("DDPM", "timestep", t, ddpm.at(t), r2["ddpm"], f"published {PUBLISHED_R2['ddpm']:.4f}", _BLUE),
+        _Panel(
+            "DDPM",
+            "timestep",
+            ddpm.levels,
+            ddpm.ssim,
+            r2["ddpm"],
+            f"published {PUBLISHED_R2['ddpm']:.4f}",
+            _BLUE,
+        ),
         _Panel(
             "EDM, drawn against ln σ as published",
             "ln σ",
@@ -98,9 +105,7 @@ def _draw(axis: Axes, panel: _Panel) -> None:
     axis.plot(panel.x, line(panel.x), "--", lw=1.2, color="black", label=f"line, R² {panel.r2:.4f}{paper}")
     axis.set(title=panel.title, xlabel=panel.xlabel, ylim=(-0.15, 1.15))
     handles, labels = axis.get_legend_handles_labels()
-    axis.legend(
-        handles[::-1], labels[::-1], loc="lower left" if mean[0] > mean[-1] else "upper right", fontsize=8
-    )
+    axis.legend(handles[::-1], labels[::-1], loc="upper right", fontsize=8)
 
 
 def noisy_grid(
@@ -128,15 +133,23 @@ def noisy_grid(
         ("φ*", one, own, [f"σ = {s:.3g}" for s in own], sigma_curve(face, noise, own)),
     ]
     clean = face / 127.5 - 1
+    side = face.shape[0]
+    pitch = side + max(2, side // 16)
     with styled():
-        fig, axes = plt.subplots(3, _COLUMNS, figsize=(_COLUMNS * 1.25, 5.0), layout="constrained")
-        for line, (name, scales, sigmas, levels, ssim) in zip(axes, rows, strict=True):
-            for axis, scale, sigma, level, value in zip(line, scales, sigmas, levels, ssim, strict=True):
-                axis.imshow((np.clip(scale * clean + sigma * noise, -1, 1) + 1) / 2, interpolation="nearest")
-                axis.set(xticks=[], yticks=[])
-                axis.set_xlabel(f"{level}\nSSIM {value:.2f}", fontsize=8)
-                axis.spines[:].set_visible(False)
-            line[0].set_ylabel(name, fontsize=11, rotation=0, ha="right", va="center")
+        fig, axes = plt.subplots(3, 1, figsize=(_COLUMNS * 1.25, 5.0), layout="constrained")
+        for axis, (name, scales, sigmas, levels, ssim) in zip(axes, rows, strict=True):
+            strip = np.ones((side, pitch * _COLUMNS - (pitch - side), 3))
+            for k, (scale, sigma) in enumerate(zip(scales, sigmas, strict=True)):
+                tile = (np.clip(scale * clean + sigma * noise, -1, 1) + 1) / 2
+                strip[:, k * pitch : k * pitch + side] = tile
+            axis.imshow(strip, interpolation="nearest")
+            captions = [f"{level}\nSSIM {value:.2f}" for level, value in zip(levels, ssim, strict=True)]
+            axis.set_xticks(np.arange(_COLUMNS) * pitch + side / 2, captions, fontsize=8)
+            axis.set_yticks([])
+            axis.tick_params(length=0)
+            axis.grid(visible=False)
+            axis.spines[:].set_visible(False)
+            axis.set_ylabel(name, fontsize=11, rotation=0, ha="right", va="center")
         fig.suptitle(f"Equal steps along each schedule; φ* = {_math(phi.label)}")
         save(fig, png, pdf)
 
@@ -150,23 +163,26 @@ def r2_bars(table: list[dict[str, str]], size: int, images: int, png: Path, pdf:
         "family": ("chosen here", PALETTE[2]),
     }
     with styled():
-        fig, axis = plt.subplots(figsize=(7.5, 0.24 * len(rows) + 1.2), layout="constrained")
-        for y, row in enumerate(rows):
-            value = float(row["r2"])
-            low, high = (float(row[k] or value) for k in ("ci_low", "ci_high"))
-            spread = [[max(value - low, 0)], [max(high - value, 0)]]
-            style = {"ecolor": "black", "elinewidth": 0.9, "capsize": 2}
-            axis.barh(y, value, color=groups[row["group"]][1], height=0.72, xerr=spread, error_kw=style)
-            axis.text(1.03, y, f"{value:.4f}", va="center", fontsize=8)
-            if row["published"]:
-                axis.plot(float(row["published"]), y, "D", ms=6, mfc="white", mec=PALETTE[1], mew=1.5)
+        # Labels hang over the canvas; saving crops to what is drawn, which is cheaper than a layout engine.
+        fig, axis = plt.subplots(figsize=(6.5, 0.27 * len(rows)))
+        value = np.array([float(row["r2"]) for row in rows])
+        ends = [[float(row[key] or row["r2"]) for row in rows] for key in ("ci_low", "ci_high")]
+        spread = np.abs(value - ends)
+        axis.barh(range(len(rows)), value, color=[groups[row["group"]][1] for row in rows], height=0.72)
+        axis.errorbar(
+            value, range(len(rows)), xerr=spread, fmt="none", ecolor="black", elinewidth=0.9, capsize=2
+        )
+        paper = [(float(row["published"]), y) for y, row in enumerate(rows) if row["published"]]
+        diamond = {"marker": "D", "ms": 6, "mfc": "white", "mec": PALETTE[1], "mew": 1.5, "ls": ""}
+        (mark,) = axis.plot(*zip(*paper, strict=True), **diamond, label="published value")
+        for y, v in enumerate(value):
+            axis.text(1.03, y, f"{v:.4f}", va="center", fontsize=8)
         axis.set_yticks(range(len(rows)), [_bar_label(row) for row in rows], fontsize=8)
         axis.set(xlim=(0, 1.12), ylim=(-0.6, len(rows) - 0.4), xlabel="mean R² of SSIM against the axis")
         axis.set_xticks(np.linspace(0, 1, 6))
         axis.grid(axis="y", visible=False)
-        axis.set_title(f"{images} faces at {size} px; bars: bootstrap interval of the mean")
+        axis.set_title(f"{images} faces at {size} px; whiskers: bootstrap interval of the mean")
         handles = [Patch(color=colour, label=text) for text, colour in groups.values()]
-        (mark,) = axis.plot([], [], "D", ms=6, mfc="white", mec=PALETTE[1], mew=1.5, label="published value")
         axis.legend(
             handles=[*handles, mark], loc="upper center", bbox_to_anchor=(0.4, -0.07), ncols=4, fontsize=8
         )

@@ -114,13 +114,12 @@ def candidate_rows(sigma: Curves, ddpm: Curves, criterion: Criterion) -> list[Ro
         r2 = criterion.score(sigma, spec, axis)
         return Row(name or _name(spec), group, label, drawn, r2, spec, saturates_at=top)
 
-    timesteps = np.linspace(ddpm.levels[0], ddpm.levels[-1], criterion.points)
     return [
         *(row(spec, "published") for spec in PUBLISHED),
         row({"form": "erf"}, "other"),
         row({"form": "edm"}, "other"),
         row({"form": "edm"}, "other", axis={"form": "log"}, name="edm-ln"),
-        Row("ddpm", "other", "DDPM", "timestep", line_r2(timesteps, ddpm.at(timesteps))),
+        Row("ddpm", "other", "DDPM", "timestep", line_r2(ddpm.levels, ddpm.ssim)),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def run_curves(params: View, inputs: dict[str, Path], outputs: dict[str, Path], 
     ids, faces = _sampled_faces(params, inputs)
     schedule = params.schedule
     sigmas = sigma_grid(schedule.sigmas, params.noise.sigma_min, params.noise.sigma_max)
-    timesteps = timestep_grid(schedule.sigmas, schedule.ddpm.steps)
+    timesteps = timestep_grid(schedule.points, schedule.ddpm.steps)
     alpha_bar = _alpha_bar(params)[timesteps]
     by_sigma, by_timestep = [], []
     with job.progress(len(ids), "faces") as bar:
@@ -151,7 +152,7 @@ def _text(value: object) -> str:
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
-def _csv(header: tuple[str, ...], lines: object) -> str:
+def _csv(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
@@ -185,5 +186,7 @@ def _read_curves(path: Path) -> tuple[Curves, Curves]:
 
 def _curves(schedule: str, by_id: dict[str, dict[float, float]]) -> Curves:
     levels = np.array(list(next(iter(by_id.values()))))
+    if len(levels) < 2 or any(list(values) != levels.tolist() for values in by_id.values()):
+        raise ValueError(f"the images of {schedule} do not share two or more levels")
     ssim = np.array([list(values.values()) for values in by_id.values()])
     return Curves(schedule, tuple(by_id), levels, ssim)

@@ -11,7 +11,7 @@ from ssimbad.seeding import derive
 def derangement(ids: Iterable[str], seed: int) -> dict[str, str]:
     """Cross-reference partners: a bijection of the ids without a fixed point.
 
-    A pure function of the set of ids and the seed (their order does not matter), uniform over all derangements.
+    A pure function of the set of ids and the seed (order does not matter), uniform over all derangements.
 
     Raises:
         UserError: fewer than two ids.

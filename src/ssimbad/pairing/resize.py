@@ -23,9 +23,7 @@ def area(images: np.ndarray, size: int) -> np.ndarray:
         raise ValueError(f"area resizing takes (N, H, H[, C]) uint8, not {images.shape} {images.dtype}")
     side = images.shape[1]
     if images.shape[2] != side or size < 1 or side % size:
-        raise ValueError(
-            f"area resizing of {images.shape[1]}×{images.shape[2]} to {size}: no whole square blocks"
-        )
+        raise ValueError(f"area resizing of {images.shape[1:3]} to {size}: no whole square blocks")
     if side == size:
         return np.array(images)
     out = np.empty((len(images), size, size, *images.shape[3:]), np.uint8)
@@ -52,7 +50,7 @@ def _add_slices(values: np.ndarray, axis: int, k: int) -> np.ndarray:
 
 
 def to_unit(images: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """(N, H, W, 3) or (N, H, W) uint8 → (N, 3 or 1, H, W) float32 in [-1, 1] on the same device: x / 127.5 − 1."""
+    """(N, H, W, 3) or (N, H, W) uint8 → (N, 3 or 1, H, W) float32, x / 127.5 - 1, on the same device."""
     images = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images)
     channels_first = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return channels_first.to(torch.float32).div_(127.5).sub_(1).contiguous()

@@ -23,8 +23,8 @@ _CHUNK = 64  # faces drawn or warped between two updates of the progress bar
 def run_sketches(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """A sketch for every face: XDoG of the stored face, or the given one where the source has it.
 
-    inputs: `train`, `val`, `test` ((N, S, S, 3) uint8 .npy), `manifest`, and `raw` where the source is a folder (for
-    given sketches, which take the faces' way of reading and are otherwise used as they are).
+    inputs: `train`, `val`, `test` ((N, S, S, 3) uint8 .npy), `manifest`, and `raw` where the source is a
+    folder (for given sketches, which are read the way faces are and otherwise used as they are).
     outputs: `train`, `val`, `test` ((N, S, S) uint8 .npy, 255 = white paper, in manifest order).
 
     Raises:
@@ -37,14 +37,14 @@ def run_sketches(params: View, inputs: dict[str, Path], outputs: dict[str, Path]
     for split in SPLITS:
         mine = [row for row in rows if row["split"] == split]
         faces = _faces(inputs[split], mine)
-        drawn = {i: row["sketch"] for i, row in enumerate(mine) if row["sketch"]}
+        given = {i: row["sketch"] for i, row in enumerate(mine) if row["sketch"]}
         with artifacts.replacing(outputs[split]) as temporary:
             sheet = np.lib.format.open_memmap(temporary, "w+", np.uint8, faces.shape[:3])
             _draw(faces, [row["id"] for row in mine], params.sketches.seed, law, sheet, job, split)
-            if drawn:
-                _put_given(drawn, inputs["raw"], sheet, params.data.max_pixels, job)
+            if given:
+                _put_given(given, inputs["raw"], sheet, params.data.max_pixels, job)
             sheet.flush()
-        job.say(f"sketches: {len(mine)} of {split} ({len(drawn)} given) -> {outputs[split]}")
+        job.say(f"sketches: {len(mine)} of {split} ({len(given)} given) -> {outputs[split]}")
 
 
 def _draw(
@@ -75,14 +75,15 @@ def _put_given(names: dict[int, str], raw: Path, sheet: np.ndarray, max_pixels: 
 def run_references(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """The warped references of the test set and the cross pairing.
 
-    inputs: `test` ((N, S, S, 3) uint8 .npy), `manifest`, and `answers` (zip of `<sketch id>__<reference id>.png`)
-    where the faces are the embedded ones.
-    outputs: `same`, `cross`, `other` ((N, S, S, 3) uint8 .npy: the warp of the face itself, of its cross partner's and
-    of somebody else's), `pairing` (CSV: id, cross, other) and, embedded only, `true` ((N, S, S, 3) uint8 .npy: the
-    sketch's shape in the cross partner's colours).
+    inputs: `test` ((N, S, S, 3) uint8 .npy), `manifest`, and for embedded faces `answers` (zip of
+    `<sketch id>__<reference id>.png`).
+    outputs: `same`, `cross`, `other` ((N, S, S, 3) uint8 .npy: the warped face itself, its cross partner's
+    and somebody else's), `pairing` (CSV: id, cross, other) and for embedded faces `true` ((N, S, S, 3) uint8
+    .npy: the sketch's shape in the cross partner's colours).
 
     Raises:
-        UserError: the manifest does not belong to the faces, there are fewer than three, or an answer is missing.
+        UserError: the manifest does not belong to the faces, they are fewer than three, or an answer is
+        missing.
     """
     law = tps.Law(**{name: getattr(params.references, name) for name in ("low", "high", "shift", "decimals")})
     seed = params.references.seed

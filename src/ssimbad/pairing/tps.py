@@ -1,18 +1,19 @@
-"""The published thin-plate-spline warp that makes a reference out of a face, in batch and on any torch device.
+"""The published thin-plate-spline warp that makes a reference out of a face, in batch on any torch device.
 
-The protocol (papers.md §1.1) has six control points in the unit square: the four corners, which stay, and two points p
-on the main diagonal, p ~ U(low, high), each shifted along it by r ~ U(-shift, shift), the same in x and y. It is a
-backward map: the output at u shows the source at u + d(u), where the spline d (U(r) = r² log(r + 1e-6), no
-regularisation) is fitted at the *displaced* points q = p + r: d(q) = p - q = -r, and 0 at the corners. As the shift
-is the same in x and y, d has one component that serves both.
+The protocol (papers.md §1.1) has six control points in the unit square: the four corners, which stay, and two
+points p on the main diagonal, p ~ U(low, high), each shifted along it by r ~ U(-shift, shift), the same in x
+and y. It is a backward map: the output at u shows the source at u + d(u), where the spline d
+(U(r) = r² log(r + 1e-6), no regularisation) is fitted at the *displaced* points q = p + r: d(q) = p - q = -r,
+and 0 at the corners. As the shift is the same in x and y, d has one component that serves both.
 
-About 44 % of the warps so drawn fold (the map is not one-to-one and mirrors a part of the face). That is the published
-protocol, so it stays.
+About 44 % of the warps so drawn fold (the map is not one-to-one and mirrors a part of the face). That is the
+published protocol, so it stays.
 
-Coordinates follow the published remapping: the outermost pixel centres of the output lie at u = 0 and u = 1, and the
-source is read at pixel (W, H)·(u + d), not (W-1, H-1)·(u + d). A zero shift is therefore a stretch by W / (W-1), which
-leaves the first pixel where it is and pushes the last row and column out to black. OpenCV's remapping rounds
-positions to 1/32 pixel and the weights to 15 bits; here both are exact. Published code solves for d in float32.
+Coordinates follow the published remapping: the outermost pixel centres of the output lie at u = 0 and u = 1,
+and the source is read at pixel (W, H)·(u + d), not (W-1, H-1)·(u + d). A zero shift is therefore a stretch by
+W / (W-1), which leaves the first pixel where it is and pushes the last row and column out to black. OpenCV's
+remapping rounds positions to 1/32 pixel and the weights to 15 bits; here both are exact. The public code
+solves for d in float32, here it is float64.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Law:
 class Warp:
     """A batch of B warps.
 
-    `points` p and `shifts` r: (B, 2) float64, positions along the diagonal and their displacements in the unit square.
+    `points` p and `shifts` r: (B, 2) float64, positions along the diagonal of the unit square and how far
+    they move.
     """
 
     points: np.ndarray
@@ -62,7 +64,7 @@ class Warp:
 
     @classmethod
     def random(cls, generator: torch.Generator | np.random.Generator, count: int, law: Law) -> Warp:
-        """`count` fresh warps, for training; a torch generator should live on the CPU (otherwise it synchronises).
+        """`count` fresh warps, for training. A torch generator should live on the CPU: another synchronises.
 
         Raises:
             UserError: the law cannot give two distinct displaced points.
@@ -74,8 +76,8 @@ class Warp:
     def weights(self) -> np.ndarray:
         """(B, 9) float64: the spline's weights of the 4 corners and the 2 displaced points, then of 1, x, y.
 
-        Solved as one full system; the published "reduced" form only leaves the first weight out, which is minus the
-        sum of the others.
+        Solved as one full system; the published "reduced" form only leaves the first weight out, which is
+        minus the sum of the others.
         """
         displaced = self.points + self.shifts
         centres = np.concatenate(
@@ -108,11 +110,11 @@ def _draw_one(generator: torch.Generator | np.random.Generator, law: Law) -> np.
         points = np.round(law.low + (law.high - law.low) * unit[:2], law.decimals)
         shifts = np.round(law.shift * (2 * unit[2:] - 1), law.decimals)
         displaced = np.round(points + shifts, law.decimals)
-        # A centre used twice makes the system singular; at the published constants only the two inner can meet.
+        # A centre used twice makes the system singular; with the published law only the inner two can meet.
         if len({0.0, 1.0, *displaced.tolist()}) == 4:
             return np.concatenate([points, shifts])
     raise UserError(
-        "references: low, high, shift and decimals leave no two distinct points; give more decimals"
+        "references.decimals: low, high and shift leave no two distinct points; give more decimals"
     )
 
 
@@ -129,14 +131,14 @@ def displacement(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """d(u) at every output pixel, in the unit square and the same for x and y: (B, H, W) float32 or float64."""
+    """d(u) at every output pixel, the same for x and y, in the unit square: (B, H, W) float32 or float64."""
     count, on_cpu = len(warp), torch.device(device).type == "cpu"
-    # Chunks stay near the CPU's caches. They have a fixed size, filled up with zero weights, because the order of
-    # a matrix product's sums may depend on its shape, and an image must not depend on how many others there are.
+    # On the CPU: chunks that stay near its caches, of one size (filled up with zero weights), since a matrix
+    # product may sum in another order in another shape, and an image must not depend on how many others come.
     step = _CPU_CHUNK if on_cpu else max(1, count)
     filled = -count % step
-    weights = F.pad(torch.from_numpy(warp.weights).to(device, dtype), (0, 0, 0, filled))
-    displaced = torch.from_numpy(warp.points + warp.shifts).to(device, dtype)[..., None]
+    weights = F.pad(torch.from_numpy(warp.weights).to(dtype).to(device), (0, 0, 0, filled))
+    displaced = torch.from_numpy(warp.points + warp.shifts).to(dtype).to(device)[..., None]
     y, x = _axes(height, width, torch.device(device), dtype)
     dy2, dx2 = (y - displaced).square_()[..., None], (x - displaced).square_()[..., None, :]
     fixed = _fixed_basis(height, width, torch.device(device), dtype)
@@ -160,17 +162,17 @@ def _axes(
     height: int, width: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """u along y (H,) and along x (W,): 0 and 1 at the outermost pixel centres."""
-    return tuple(torch.linspace(0, 1, n, dtype=torch.float64).to(device, dtype) for n in (height, width))
+    return tuple(torch.linspace(0, 1, n, dtype=torch.float64).to(dtype).to(device) for n in (height, width))
 
 
 @lru_cache(maxsize=8)
 def _fixed_basis(height: int, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """(5, H·W): what does not depend on the warp: kernels of corner 0, corners 1 and 3, corner 2; then 1 and x + y."""
+    """(5, H·W), the same for all warps: kernels of corner 0, corners 1 and 3, corner 2; then 1 and x + y."""
     y, x = torch.meshgrid(*_axes(height, width, torch.device("cpu"), torch.float64), indexing="ij")
     r = [torch.hypot(x - cx, y - cy) for cx, cy in CORNERS.tolist()]
     u = [v.square() * torch.log(v + EPSILON) for v in r]
     basis = [u[0], u[1] + u[3], u[2], torch.ones_like(x), x + y]
-    return torch.stack([b.flatten() for b in basis]).to(device, dtype)
+    return torch.stack([b.flatten() for b in basis]).to(dtype).to(device)
 
 
 def grid(
@@ -182,7 +184,8 @@ def grid(
 ) -> torch.Tensor:
     """Where each output pixel reads the source: (B, H, W, 2), x then y in pixels, g = (W, H)·(u + d(u)).
 
-    For correspondence: output pixel (i, j) shows source position grid[b, i, j], which may lie outside the image.
+    For correspondence: output pixel (i, j) shows the source at grid[b, i, j], which may lie outside the
+    image.
     """
     return _positions(displacement(warp, height, width, device, dtype), (width, height), 0)
 
@@ -201,9 +204,9 @@ def warp(images: torch.Tensor, by: Warp) -> torch.Tensor:
     """Warp image i by the i-th warp, with cubic resampling (a = -0.75, as OpenCV's) on a black border.
 
     Args:
-        images: (B, C, H, W) float32 or float64 in [-1, 1], H, W ≥ 2, on any device. Computed in that precision:
-            float32 positions agree with float64 ones to 0.01 pixel at 256²; float64 rounds to the same bytes on any
-            machine, whatever its threads.
+        images: (B, C, H, W) float32 or float64 in [-1, 1], H, W ≥ 2, on any device. Computed in their
+            precision: float32 positions agree with float64 ones to 0.01 pixel at 256²; float64 rounds to the
+            same bytes whatever the machine and its threads.
         by: B warps.
 
     Returns:

@@ -1,7 +1,7 @@
-"""XDoG line drawing: the sketch of a face (papers.md §1.1; extended difference of Gaussians, Winnemöller et al. 2012).
+"""XDoG, extended difference of Gaussians: the sketch of a face (papers.md §1.1; Winnemöller et al. 2012).
 
-The published variant multiplies the sharpened picture by the picture before it thresholds, and its dark side is so
-steep that practically only 0 and 255 come out.
+The published variant multiplies the sharpened picture by the picture before it thresholds, and its dark side
+is so steep that practically only 0 and 255 come out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ssimbad.seeding import derive
 
@@ -22,7 +23,7 @@ _BLOCK = 32  # rows or columns filtered by one matrix product; about the fastest
 
 @dataclass(frozen=True)
 class XDoG:
-    """The constants, named as in papers.md §1.1; `sigmas` are in pixels and one of them is drawn per image."""
+    """The constants, named as in papers.md §1.1; of the `sigmas` (pixels) one is drawn per image."""
 
     sigmas: Sequence[float]
     k: float
@@ -53,65 +54,74 @@ def sketch(images: np.ndarray, sigmas: np.ndarray, law: XDoG, threads: int = 1) 
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """(..., 3) uint8 RGB → (...) float64 in {0, 1/255, …, 1}: rounded to a byte, as OpenCV's conversion of bytes is."""
+    """(..., 3) uint8 RGB → (...) float64 in {0, 1/255, …, 1}: rounded to a byte, as OpenCV converts bytes."""
     # Every sum is an integer below 2^24: exact in float32.
-    return np.floor((image.astype(np.float32) @ _GREY + 2**14) / 2**15).astype(np.float64) / 255
+    levels = image.astype(np.float32) @ _GREY
+    levels += 2**14
+    levels /= 2**15
+    return np.divide(np.floor(levels, out=levels), 255, dtype=np.float64)
 
 
 def _draw(image: np.ndarray, sigma: float, law: XDoG) -> np.ndarray:
-    """T(U) of U = I·S, S = (1 + p)·G_sigma*I - p·G_k·sigma*I; T = 1 above epsilon, 1 + tanh(phi·(U - epsilon)) below."""
+    """255·T(U) of U = I·S: T is 1 from epsilon upwards and 1 + tanh(phi·(U - epsilon)) below."""
     picture = grey(image)
-    excess = picture * _sharpened(picture, sigma, law.k * sigma, law.p) - law.epsilon
-    out = np.where(excess >= 0, 255, 0).astype(np.uint8)
+    excess = _sharpened(picture, sigma, law.k * sigma, law.p)
+    excess *= picture
+    excess -= law.epsilon
+    bright = excess >= 0
+    out = bright * np.uint8(255)
     # Beyond 20 units of the steep flank tanh is -1 to the last bit: the tanh is needed almost nowhere.
-    flank = (excess < 0) & (excess > -20 / law.phi)
+    flank = (excess > -20 / law.phi) & ~bright
     out[flank] = np.rint(255 * (1 + np.tanh(law.phi * excess[flank])))
     return out
 
 
 def _sharpened(picture: np.ndarray, narrow: float, wide: float, p: float) -> np.ndarray:
-    """(1 + p)·G_narrow*I - p·G_wide*I.
+    """S = (1 + p)·G_narrow*I - p·G_wide*I.
 
-    The Gaussians are cut at 4 sigma and mirrored at the border without repeating it: what OpenCV's GaussianBlur does
-    to floating-point pictures when only sigma is given, and scipy.ndimage.gaussian_filter with mode="mirror".
+    The Gaussians are cut at 4 sigma and mirrored at the border without repeating it: what OpenCV's
+    GaussianBlur, which the public code calls, does to floating-point pictures when only sigma is given, and
+    what scipy.ndimage.gaussian_filter does with mode="mirror".
 
-    Separable filtering as products with the band matrix that filters one block of rows, then one of columns: in
-    float64, several times faster than filtering line by line.
+    Separable filtering as products with the band matrix that filters one block of rows, then one of columns:
+    in float64 several times faster than filtering line by line.
     """
     height, width = picture.shape
     margin = max(_radius(narrow), _radius(wide))
-    bands = _bands(narrow, wide, margin)
-    rows, columns = (-(-n // _BLOCK) for n in picture.shape)
-    padding = [(margin, margin + n * _BLOCK - side) for n, side in ((rows, height), (columns, width))]
+    padding = [
+        (margin, margin + -side % _BLOCK) for side in picture.shape
+    ]  # whole blocks; the rest is cut off
     padded = np.pad(picture, padding, mode="reflect")
-    down, right = padded.strides
-    taps = _BLOCK + 2 * margin
-    views = np.lib.stride_tricks.as_strided(
-        padded, (rows, taps, padded.shape[1]), (_BLOCK * down, down, right), writeable=False
+    near, far = _band(narrow, margin), _band(wide, margin)
+    sharpened = _filter_columns(_filter_rows(padded, near), (1 + p) * near)
+    sharpened -= _filter_columns(_filter_rows(padded, far), p * far)
+    return sharpened[:height, :width]
+
+
+def _filter_rows(values: np.ndarray, band: np.ndarray) -> np.ndarray:
+    """Across rows: (H + 2·margin, W) → (H, W), H a multiple of _BLOCK."""
+    windows = sliding_window_view(values, band.shape[1], axis=0)[::_BLOCK]
+    return np.matmul(band, windows.transpose(0, 2, 1)).reshape(-1, values.shape[1])
+
+
+def _filter_columns(values: np.ndarray, band: np.ndarray) -> np.ndarray:
+    """Across columns: (H, W + 2·margin) → (H, W), W a multiple of _BLOCK."""
+    windows = sliding_window_view(values, band.shape[1], axis=1)[:, ::_BLOCK]
+    return (
+        np.matmul(windows.transpose(1, 0, 2), np.ascontiguousarray(band.T))
+        .transpose(1, 0, 2)
+        .reshape(len(values), -1)
     )
-    total = 0
-    for band, weight in zip(bands, (1 + p, -p), strict=True):
-        filtered = np.matmul(band, views).reshape(rows * _BLOCK, padded.shape[1])
-        down, right = filtered.strides
-        views2 = np.lib.stride_tricks.as_strided(
-            filtered, (columns, rows * _BLOCK, taps), (_BLOCK * right, down, right), writeable=False
-        )
-        total = total + np.matmul(views2, weight * band.T)
-    return total.transpose(1, 0, 2).reshape(rows * _BLOCK, columns * _BLOCK)[:height, :width]
 
 
 def _radius(sigma: float) -> int:
-    """Of the Gaussian's window: OpenCV's rule for floating-point pictures, the odd width nearest 8·sigma + 1."""
+    """Of the window: OpenCV's rule for floating-point pictures, 8·sigma + 1 rounded and made odd."""
     return (round(8 * sigma + 1) | 1) // 2
 
 
 @lru_cache(maxsize=32)
-def _bands(narrow: float, wide: float, margin: int) -> tuple[np.ndarray, np.ndarray]:
-    return _band(narrow, margin), _band(wide, margin)
-
-
 def _band(sigma: float, margin: int) -> np.ndarray:
-    """(_BLOCK, _BLOCK + 2·margin): row i filters around sample i + margin."""
+    """(_BLOCK, _BLOCK + 2·margin): row i is the Gaussian around sample i + margin."""
     radius = _radius(sigma)
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     band = np.zeros((_BLOCK, _BLOCK + 2 * margin))

@@ -96,7 +96,7 @@ def use_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], note: str
         _bootstrap_note(confidence),
     ]
     return Table(
-        f"Is the reference used? ({note})", "reference-use", columns, rows, notes if lines else empty
+        f"Is the reference used? — {note}", "reference-use", columns, rows, notes if lines else empty, words=2
     )
 
 
@@ -119,7 +119,12 @@ def differences_table(
         ]
     columns = ["Method", "minus", "Metric", "Difference"]
     return Table(
-        f"Differences between rows ({note})", "differences", columns, rows, [_bootstrap_note(confidence)]
+        f"Differences between rows — {note}",
+        "differences",
+        columns,
+        rows,
+        [_bootstrap_note(confidence)],
+        words=3,
     )
 
 

@@ -85,6 +85,4 @@ def _layout(lines: list[dict[str, Any]], labels: Mapping[str, str], preset: str)
         *["NFE", "Seconds/image"],
     ]
     scale = " (demo-scale)" if preset == "demo" else f" ({preset})" if preset else ""
-    return Table(
-        f"Cost{scale}", "cost", columns, rows, ["Wall time of the machine that ran it, from its own log."]
-    )
+    return Table(f"Cost{scale}", "cost", columns, rows, ["Wall time on the machine that ran it."], words=4)

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from ssimbad.reporting.style import PALETTE, styled
 
-SPAN = 9
-"""Rows of the curve file over which the drawn line is smoothed (exponential moving average)."""
+SPAN = 7
+"""Rows of the curve file in the centred mean that is drawn: a trailing one would lag behind the loss."""
 
 
 def training_curves(title: str, curves: list[tuple[str, list[pd.DataFrame]]]) -> Figure:
@@ -26,7 +26,9 @@ def training_curves(title: str, curves: list[tuple[str, list[pd.DataFrame]]]) ->
         panels.append(_validation)
     with styled():
         size = (max(4.2, 3.1 * len(curves)), 2.1 * len(panels) + 0.4)
-        fig, grid = plt.subplots(len(panels), len(curves), figsize=size, squeeze=False, layout="constrained")
+        fig, grid = plt.subplots(
+            len(panels), len(curves), figsize=size, squeeze=False, sharex="col", layout="constrained"
+        )
         fig.suptitle(title, x=0.01, ha="left", fontsize=10)
         for j, (label, frames) in enumerate(curves):
             grid[0, j].set_title(label, fontsize=9)
@@ -42,11 +44,15 @@ def _series(frame: pd.DataFrame, name: str, split: str) -> pd.Series:
     return chosen.set_index("images")["value"].sort_index()
 
 
+def _smooth(series: pd.Series) -> pd.Series:
+    return series.rolling(SPAN, center=True, min_periods=1).mean()
+
+
 def _loss(axes: Axes, frames: list[pd.DataFrame]) -> None:
     for frame in frames:
         loss = _series(frame, "loss", "train")
         axes.plot(loss.index, loss, color=PALETTE[0], alpha=0.25, linewidth=0.8)
-        axes.plot(loss.index, loss.ewm(span=SPAN).mean(), color=PALETTE[0], linewidth=1.4)
+        axes.plot(loss.index, _smooth(loss), color=PALETTE[0], linewidth=1.4)
     axes.set_yscale("log")
     axes.set_ylabel("training loss")
 
@@ -58,20 +64,21 @@ def _buckets(axes: Axes, frames: list[pd.DataFrame]) -> None:
     )
     for frame in frames:
         for k, name in enumerate(names):
-            smooth = _series(frame, name, "train").ewm(span=SPAN).mean()
+            smooth = _smooth(_series(frame, name, "train"))
             line = axes.plot(smooth.index, smooth, color=PALETTE[k % len(PALETTE)], linewidth=1.2)[0]
             if frame is frames[0]:
                 line.set_label(_bucket_label(k, len(names)))
     axes.set_ylabel("loss per σ bucket")
     if names:
         axes.set_yscale("log")
-        axes.legend(fontsize=6, ncols=2)
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 0.98), "borderaxespad": 0}
+        axes.legend(fontsize=6, ncols=len(names), handlelength=1, columnspacing=1, **above)
     else:
-        _say(axes, "not by σ: the loss is that of the final image")
+        _say(axes, "no σ buckets: loss of the final image")
 
 
 def _bucket_label(k: int, count: int) -> str:
-    return f"{k}" + (" (lowest σ)" if k == 0 else " (highest σ)" if k == count - 1 else "")
+    return "lowest σ" if k == 0 else "highest σ" if k == count - 1 else str(k)
 
 
 def _validation(axes: Axes, frames: list[pd.DataFrame]) -> None:
@@ -87,4 +94,5 @@ def _validation(axes: Axes, frames: list[pd.DataFrame]) -> None:
 
 def _say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=7, color="0.4")
+    axes.grid(False)
     axes.set_yticks([])

@@ -81,9 +81,9 @@ def layout(
             rows.append(
                 [label, "measured", *(_cell(entries[metric], metric, notes) for metric in metrics), DASH]
             )
-        title = f"Main table, {words} ({res.scale_note(preset, here[0].size, here[0].n)})"
+        title = f"Main table, {words} — {res.scale_note(preset, here[0].size, here[0].n)}"
         footnotes = notes.lines() + _notes(here, confidence, embedded)
-        tables.append(Table(title, f"main-{setting}", _head(here, metrics), rows, footnotes))
+        tables.append(Table(title, f"main-{setting}", _head(here, metrics), rows, footnotes, words=2))
     return tables
 
 
@@ -127,12 +127,15 @@ def _notes(here: list[Result], confidence: float, embedded: bool) -> list[str]:
         lines.append(f"One seed: in brackets the {percent} percentile bootstrap interval over test faces.")
     if seeds - {1}:
         lines.append(f"Several seeds: mean and {percent} Student t interval over seeds.")
-    lines.append("Published: README of the SSIMBaD repository, 256×256 pixels, 579 Danbooru faces, one run.")
+    if any(published(*row, here[0].setting, "psnr") is not None for row in res.rows(here)):
+        lines.append(
+            "Published: README of the SSIMBaD repository, 256×256 pixels, 579 Danbooru faces,"
+            " MS-SSIM with five scales, no intervals given."
+        )
     count = here[0].metrics["ms_ssim"]["scales"]
     if count < 5:
         lines.append(
             f"MS-SSIM with its first {count} scales, weights renormalised: five need a side above 160 pixels."
-            " Published values have five."
         )
     if "fid" in here[0].metrics:
         lines.append("FID is biased upwards at small n: compare it at equal n only. KID is unbiased.")

@@ -38,13 +38,17 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells, ready to print. A row that is a string is a heading inside the table, below a rule."""
+    """Text cells, ready to print. A row that is a string is a heading inside the table, below a rule.
+
+    The first `words` columns are text, set to the left; the others are numbers, set to the right.
+    """
 
     title: str
     label: str
     columns: list[str]
     rows: list[list[str] | str]
     notes: list[str] = field(default_factory=list)
+    words: int = 1
 
 
 class Footnotes:
@@ -74,7 +78,12 @@ def _markdown(table: Table) -> str:
 
     width = len(table.columns)
     rows = [[f"*{row}*"] + [""] * (width - 1) if isinstance(row, str) else row for row in table.rows]
-    head = [f"## {table.title}", "", line(table.columns), line(["---"] + ["---:"] * (width - 1))]
+    head = [
+        f"## {table.title}",
+        "",
+        line(table.columns),
+        line(["---"] * table.words + ["---:"] * (width - table.words)),
+    ]
     notes = ["", *(f"- {note}" for note in table.notes)] if table.notes else []
     return "\n".join([*head, *map(line, rows), *notes])
 
@@ -94,11 +103,13 @@ def _latex(table: Table) -> str:
         # braces: a cell that begins with a bracket would be read as an option of the \\ or \midrule before it
         return " & ".join("{" + escape(cell) + "}" for cell in cells) + r" \\"
 
-    def heading(text: str) -> str:
-        return "\\midrule\n" + rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(text)}}}}} \\"
+    def heading(text: str, first: bool) -> str:
+        return (
+            "" if first else "\\midrule\n"
+        ) + rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(text)}}}}} \\"
 
     width = len(table.columns)
-    body = [heading(row) if isinstance(row, str) else line(row) for row in table.rows]
+    body = [heading(row, i == 0) if isinstance(row, str) else line(row) for i, row in enumerate(table.rows)]
     notes = [r"\par\smallskip\raggedright", *(escape(note) + r"\par" for note in table.notes)]
     return "\n".join(
         [
@@ -106,7 +117,7 @@ def _latex(table: Table) -> str:
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
             rf"\caption{{{escape(table.title)}}}",
             rf"\label{{tab:{table.label}}}",
-            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+            rf"\begin{{tabular}}{{{'l' * table.words}{'r' * (width - table.words)}}}",
             r"\toprule",
             line(table.columns),
             r"\midrule",

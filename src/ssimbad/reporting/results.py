@@ -23,8 +23,8 @@ METRICS = {
 
 SETTINGS = {
     "same": "same reference",
-    "cross": "cross reference, published protocol (against the sketch's own face)",
-    "cross-true": "cross reference, true answer (sketch's shape with the reference's colours)",
+    "cross": "cross reference against the sketch's own face, the published protocol",
+    "cross-true": "cross reference against the true answer, the sketch's shape in the reference's colours",
 }
 STAGES = ("pretrain", "finetune")
 

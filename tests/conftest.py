@@ -1,0 +1,70 @@
+"""Shared by all tests: a miniature of the demo and a place to run it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The smallest pipeline that still has every stage: 16-pixel faces, a network of a few thousand parameters.
+_MINI_TRAIN = {"images": 16, "batch": 8, "warmup_images": 8, "sampler": {"name": "euler", "steps": 2}}
+
+
+def miniature() -> dict:
+    """Parameters of the miniature, as a plain tree."""
+    tree = yaml.safe_load((ROOT / "presets/demo.yaml").read_text())
+    tree["preset"] = "miniature"
+    tree["data"] |= {"native_size": 32, "size": 16, "train": 16, "val": 4, "test": 4}
+    tree["embedded"]["size"] = 32
+    tree["schedule"] |= {"images": 4, "size": 16, "sigmas": 16, "points": 10, "bootstrap": 100}
+    tree["network"] |= {"base": 8, "multipliers": [1, 2], "blocks": 1, "heads": 2, "embedding": 8, "groups": 4}
+    tree["training"] |= {"threads": 1, "log_images": 8, "state_images": 8}
+    for method in tree["methods"].values():
+        for stage in ("pretrain", "finetune"):
+            if method.get(stage):
+                method[stage] |= _MINI_TRAIN | {"validate_images": 8 if method[stage]["validate_images"] else 0}
+    tree["colorize"]["chunk"] = 4
+    tree["evaluation"]["bootstrap"] = 100
+    tree["report"]["grid_images"] = 2
+    return tree
+
+
+def make_house(folder: Path, tree: dict | None = None) -> Path:
+    """A working copy of the pipeline in `folder`, with the miniature's parameters."""
+    for name in ("Snakefile", "environment.yml", ".dvcignore"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder / name)
+    for name in ("workflow", "profiles", "presets"):
+        shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True)
+    # Source files are dependencies of the cheap stages; the package itself is imported from its installation.
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    write_params(folder, tree or miniature())
+    return folder
+
+
+def write_params(folder: Path, tree: dict) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+@pytest.fixture
+def tree() -> dict:
+    return miniature()
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch) -> Path:
+    """An empty miniature house, the current directory."""
+    monkeypatch.chdir(make_house(tmp_path))
+    monkeypatch.setenv("SSIMBAD_DEVICE", "cpu")
+    return tmp_path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_engines():
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -1,0 +1,164 @@
+"""Colouring: bit-equal whatever the company; the user's command takes any sketch."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssimbad import artifacts
+from ssimbad.colorize import chunks, load, user
+from ssimbad.errors import ParameterError, UserError
+from ssimbad.methods import edm
+from ssimbad.params import Sampler
+from ssimbad.training import checkpoints
+
+from .test_methods import build, setup
+
+CPU = torch.device("cpu")
+
+
+def coloured(ids, rows=None, chunk=16, threads=1, precision="fp32"):
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    sketches = torch.rand(64, 1, 16, 16, generator=generator) * 2 - 1
+    references = torch.rand(64, 3, 16, 16, generator=generator) * 2 - 1
+    rows = list(range(len(ids))) if rows is None else rows
+    images = chunks.colour(
+        partial(edm.colorize, build()), sketches[rows], references[rows], ids, Sampler(name="heun", steps=3),
+        chunk=chunk, seed=0, device=CPU, precision=precision, channels_last=True,
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    return images
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_image_is_bit_equal_among_1_7_and_64(precision):
+    ids = [f"face-{i}" for i in range(64)]
+    whole = coloured(ids, precision=precision)
+    for count in (1, 7):
+        assert np.array_equal(coloured(ids[:count], precision=precision), whole[:count])
+    picked = [5, 63, 20]
+    assert np.array_equal(coloured([ids[i] for i in picked], picked, precision=precision), whole[picked])
+
+
+def test_an_image_is_bit_equal_whatever_the_threads():
+    ids = [f"face-{i}" for i in range(20)]
+    assert np.array_equal(coloured(ids, threads=1), coloured(ids, threads=2))
+
+
+def test_noise_belongs_to_the_id():
+    assert torch.equal(chunks.noise(0, "a", 8), chunks.noise(0, "a", 8))
+    assert not torch.equal(chunks.noise(0, "a", 8), chunks.noise(0, "b", 8))
+    assert not torch.equal(chunks.noise(0, "a", 8), chunks.noise(1, "a", 8))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "seed-0.safetensors"
+    checkpoints.write_weights(path, build().state_dict())
+    made = {
+        "setup": setup().to_json(),
+        "size": 16,
+        "parameters": 1,
+        "train": {"sampler": {"name": "euler", "steps": 2}},
+    }
+    artifacts.write_json(path.with_suffix(".json"), made)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A sketch of 40×25 with one black line, in the forms in which sketches come, and a reference."""
+    lines = np.full((40, 25), 255, np.uint8)
+    lines[10:13, 3:20] = 0
+    folder = tmp_path / "sketches"
+    folder.mkdir()
+    Image.fromarray(lines).save(folder / "grey.png")
+    Image.fromarray(255 - lines).save(folder / "negative.png")
+    alpha = np.zeros((40, 25, 4), np.uint8)
+    alpha[..., 3] = 255 - lines
+    Image.fromarray(alpha).save(folder / "alpha.png")
+    white = alpha.copy()
+    white[..., :3] = 255
+    Image.fromarray(white).save(folder / "white-on-nothing.png")
+    Image.fromarray((lines // 2 + 100).astype(np.uint8)).save(folder / "pencil.png")
+    reference = tmp_path / "reference.jpg"
+    Image.fromarray(np.full((30, 60, 3), (200, 40, 90), np.uint8)).save(reference)
+    return folder, reference
+
+
+def test_all_kinds_of_sketch_show_the_same_lines(pictures):
+    folder, _ = pictures
+    expected = user._lines(folder / "grey.png")
+    assert expected[11, 5] == 0
+    assert expected[0, 0] == 255
+    for name in ("negative", "alpha", "white-on-nothing", "pencil"):
+        assert np.abs(user._lines(folder / f"{name}.png").astype(int) - expected).max() <= 2, name
+
+
+def test_a_folder_after_one_reference(weights, pictures, tmp_path):
+    folder, reference = pictures
+    user.run(folder, reference, weights, tmp_path / "out")
+    assert {p.stem for p in (tmp_path / "out").iterdir()} == {p.stem for p in folder.iterdir()}
+    assert Image.open(tmp_path / "out/grey.png").size == (16, 16)
+
+
+def test_an_answer_at_the_sketchs_own_size_carries_its_lines(weights, pictures, tmp_path):
+    folder, reference = pictures
+    user.run(folder / "grey.png", reference, weights, tmp_path / "c.png", fit="sketch")
+    answer = np.asarray(Image.open(tmp_path / "c.png"))
+    assert answer.shape == (40, 25, 3)
+    assert answer[11, 5].max() == 0
+
+
+def test_steps_and_sampler_can_be_chosen(weights, pictures, tmp_path):
+    folder, reference = pictures
+    for name, options in (("a", {}), ("b", {"steps": 4, "sampler": "heun"})):
+        user.run(folder / "grey.png", reference, weights, tmp_path / f"{name}.png", **options)
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_mistakes_are_named(weights, pictures, tmp_path):
+    folder, reference = pictures
+    sketch, out = folder / "grey.png", tmp_path / "c.png"
+    (tmp_path / "text.png").write_text("no picture")
+    cases = [
+        ((tmp_path / "none.png", reference, weights, out), {}, "none.png"),
+        ((tmp_path / "text.png", reference, weights, out), {}, "text.png"),
+        ((sketch, folder, weights, out), {}, "--reference"),
+        ((sketch, reference, tmp_path / "w.safetensors", out), {}, "no such weights"),
+        ((sketch, reference, weights, tmp_path / "c.jpg"), {}, ".png"),
+        ((sketch, reference, weights, out), {"fit": "page"}, "--fit"),
+        ((sketch, reference, weights, out), {"sampler": "eular"}, "--sampler"),
+        ((sketch, reference, weights, out), {"steps": 0}, "--steps"),
+        ((tmp_path / "out", reference, weights, out), {}, "out"),
+    ]
+    for arguments, options, named in cases:
+        with pytest.raises(UserError) as caught:
+            user.run(*arguments, **options)
+        assert named in str(caught.value)
+    assert not out.exists()
+
+
+def test_folders_are_paired_by_name(weights, pictures, tmp_path):
+    folder, reference = pictures
+    references = tmp_path / "references"
+    references.mkdir()
+    Image.open(reference).save(references / "grey.jpg")
+    with pytest.raises(UserError, match="4 lacking"):
+        user.run(folder, references, weights, tmp_path / "out")
+    with pytest.raises(ParameterError, match="folder"):
+        user.run(folder, reference, weights, tmp_path / "out.png")
+
+
+def test_weights_need_their_json(weights):
+    weights.with_suffix(".json").unlink()
+    with pytest.raises(UserError, match=r"\.json: missing"):
+        load.trained(weights, CPU, False)
+    weights.with_suffix(".json").write_text('{"setup": {"kind": "nothing"}}')
+    with pytest.raises(UserError, match="does not describe a model"):
+        load.trained(weights, CPU, False)

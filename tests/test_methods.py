@@ -1,0 +1,121 @@
+"""Methods: SSIMBaD and EDM share a denoiser and differ in their schedule only."""
+
+import pytest
+import torch
+
+from ssimbad.methods import edm, registry
+from ssimbad.methods.contract import Batch, Plan, Setup
+from ssimbad.params import Method, Network, Noise, Sampler
+from ssimbad.training.feed import Shard, StepDraws
+
+NETWORK = Network(base=8, multipliers=[1, 2], blocks=1, heads=2, embedding=8, groups=4)
+NOISE = Noise(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+RATIONAL = {"form": "rational", "c": 0.3}
+
+
+def setup(kind="ssimbad", phi=RATIONAL, **config):
+    typed = registry.module(kind).Config.model_validate({"phi": phi, **config} if phi else config)
+    return Setup(kind, typed, NETWORK, NOISE, 1e-6, phi)
+
+
+def build(*args, **kwargs):
+    torch.manual_seed(0)
+    return edm.build(setup(*args, **kwargs))
+
+
+def batch(n=4):
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(n, 3, 16, 16, generator=generator) * 2 - 1
+    return Batch(image, image.mean(1, keepdim=True), image.flip(3))
+
+
+def draws(seed=0, n=4, shard=Shard()):  # noqa: B008
+    return StepDraws(seed, n, shard, torch.device("cpu"))
+
+
+def test_registry_finds_the_method_files():
+    assert {"edm", "ssimbad"} <= set(registry.kinds())
+    with pytest.raises(ValueError, match="known: .*ssimbad"):
+        registry.module("ssimbat")
+
+
+def test_setup_survives_its_json():
+    made = setup()
+    assert Setup.from_json(made.to_json()) == made
+
+
+def test_ssimbad_draws_sigma_uniformly_in_phi():
+    """papers.md §1.2: ln sigma is logistic around ln 0.3; P(sigma < 0.1) = 0.246, P(sigma < 1) = 0.771."""
+    sigma = edm.draw_sigma(build(), torch.linspace(0, 1, 100_001, dtype=torch.float64))
+    for edge, share in ((0.01, 0.026), (0.1, 0.246), (0.3, 0.499), (1, 0.771), (3, 0.912), (10, 0.974)):
+        assert (sigma < edge).double().mean().item() == pytest.approx(share, abs=1.5e-3)
+    assert sigma.min() >= 0.002
+    assert sigma.max() <= 80
+
+
+def test_edm_draws_sigma_log_normally():
+    """methods.md F.2: median 0.30, P(sigma > 1) = 16 %, P(sigma < 0.05) = 7 %."""
+    sigma = edm.draw_sigma(build("edm", None), torch.linspace(0, 1, 100_001, dtype=torch.float64))
+    assert sigma.median().item() == pytest.approx(0.301, abs=1e-3)
+    assert (sigma > 1).double().mean().item() == pytest.approx(0.16, abs=0.005)
+    assert (sigma < 0.05).double().mean().item() == pytest.approx(0.07, abs=0.005)
+
+
+def test_sampling_grids():
+    """The rho = 7 grid of EDM eq. 5 and the phi grid of papers.md §1.2, both from 80 to 0.002 and then 0."""
+    n = 18
+    rho = [(80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(n)]
+    assert edm.levels(build("edm", None), n).tolist() == pytest.approx([*rho, 0], rel=1e-9)
+    assert edm.levels(build(), 10)[:5].tolist() == pytest.approx([80, 2.34, 1.04, 0.600, 0.376], rel=5e-3)
+
+
+def test_noise_embedding_is_scaled_unless_as_published():
+    sigma = torch.tensor([0.002, 0.3, 80.0])
+    assert build().embed(sigma).tolist() == pytest.approx([0, 498.5, 1000], abs=2)
+    published = build(as_published=True).embed(sigma)
+    assert published.tolist() == pytest.approx([0.0066225, 0.5, 0.9962640], abs=1e-5)
+    assert build("edm", None).embed(sigma).tolist() == pytest.approx([float(s.log() / 4) for s in sigma], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ssimbad", "edm"])
+@pytest.mark.parametrize("objective", ["denoising", "trajectory"])
+def test_a_few_steps_lower_the_loss(kind, objective):
+    model = build(kind, RATIONAL if kind == "ssimbad" else None)
+    module = registry.module(kind)
+    plan = Plan(objective, module.OBJECTIVES[objective](), Sampler(name="euler", steps=2))
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        result = module.training_step(model, batch(), plan, draws())
+        optimiser.zero_grad()
+        result.loss.backward()
+        optimiser.step()
+        losses.append(result.loss.item())
+        assert result.per_image.shape == (4,)
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_edm_weights_the_loss_and_ssimbad_does_not():
+    plan = Plan("denoising", edm.Denoising(), Sampler(name="euler", steps=2))
+    plain = edm.training_step(build(), batch(), plan, draws())
+    assert plain.loss.item() == pytest.approx(plain.per_image.mean().item(), rel=1e-6)
+    weighted = edm.training_step(build("edm", None), batch(), plan, draws())
+    weight = (weighted.sigma**2 + 0.25) / (weighted.sigma * 0.5) ** 2
+    assert weighted.loss.item() == pytest.approx((weight * weighted.per_image).mean().item(), rel=1e-5)
+
+
+def test_ladder_rungs_are_parameters():
+    mixed = setup("edm", RATIONAL, sigma_density="phi")
+    assert mixed.config.sampling_grid == "rho"
+    with pytest.raises(ValueError, match="phi"):
+        registry.config(Method(kind="edm", label="x", config={"sampling_grid": "phi"}))
+
+
+def test_colours_lie_in_range_and_depend_on_the_reference():
+    model, given = build(), batch()
+    noise = torch.randn(4, 3, 16, 16)
+    sampler = Sampler(name="heun", steps=3)
+    image = edm.colorize(model, given.sketch, given.reference, noise, sampler)
+    assert image.shape == given.target.shape
+    assert image.abs().max() <= 1
+    assert not torch.equal(image, edm.colorize(model, given.sketch, -given.reference, noise, sampler))

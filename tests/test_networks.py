@@ -1,0 +1,73 @@
+"""The shared U-Net and EDM's preconditioning against known facts."""
+
+import pytest
+import torch
+
+from ssimbad.networks.denoiser import Denoiser, preconditioning
+from ssimbad.networks.unet import UNet, sinusoid
+
+SMALL = {"base": 8, "multipliers": [1, 2], "blocks": 1, "heads": 2, "embedding": 8, "groups": 4}
+
+
+def test_paper_scale_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        network = UNet(7, 3, base=64, multipliers=[1, 2, 4, 8], blocks=2, heads=4, embedding=64, groups=32)
+    assert sum(p.numel() for p in network.parameters()) == 52_301_251
+
+
+def test_every_parameter_takes_part():
+    network = UNet(7, 3, **SMALL)
+    network(torch.randn(2, 7, 16, 16), torch.tensor([0.0, 1000.0])).square().sum().backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+
+
+def test_the_noise_level_and_every_input_channel_reach_the_output():
+    torch.manual_seed(0)
+    network = UNet(7, 3, **SMALL)
+    x, t = torch.randn(1, 7, 16, 16), torch.tensor([100.0])
+    base = network(x, t)
+    assert not torch.allclose(base, network(x, t + 500))
+    for channel in range(7):
+        changed = x.clone()
+        changed[:, channel] += 1
+        assert not torch.allclose(base, network(changed, t))
+
+
+def test_embedding_of_scaled_noise_levels_is_rich():
+    """D15: with c_noise in [0, 1] the sinusoid hardly varies; scaled by 1000 it must."""
+    u = torch.linspace(0, 1, 200)
+    spread = [torch.linalg.svdvals((e := sinusoid(u * s, 64)) - e.mean(0)) for s in (1, 1000)]
+    assert spread[0][2] / spread[0][0] < 0.01
+    assert spread[1][2] / spread[1][0] > 0.3
+
+
+def test_preconditioning_at_known_points():
+    skip, out, scale = preconditioning(torch.tensor([0.5]), 0.5)
+    assert (skip, out, scale) == (pytest.approx(0.5), pytest.approx(0.5 / 2**0.5), pytest.approx(2**0.5))
+    skip, out, scale = preconditioning(torch.tensor([1e-6, 1e6]), 0.5)
+    assert skip.tolist() == pytest.approx([1, 0], abs=1e-9)
+    assert out.tolist() == pytest.approx([0, 0.5], abs=1e-5)
+
+
+def test_edm_weight_times_c_out_squared_is_one():
+    sigma = torch.logspace(-2.5, 1.9, 30)
+    _, c_out, _ = preconditioning(sigma, 0.5)
+    weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+    assert torch.allclose(weight * c_out**2, torch.ones(30))
+
+
+def test_conditions_are_not_scaled():
+    seen = {}
+
+    class Spy(torch.nn.Module):
+        def forward(self, x, noise):
+            seen["x"], seen["noise"] = x, noise
+            return torch.zeros_like(x[:, :3])
+
+    denoiser = Denoiser(Spy(), 0.5, lambda sigma: sigma * 10)
+    x, sketch, reference = torch.ones(1, 3, 4, 4), torch.full((1, 1, 4, 4), 0.7), torch.full((1, 3, 4, 4), -0.2)
+    answer = denoiser(x, torch.tensor([2.0]), sketch, reference)
+    assert torch.allclose(seen["x"][:, :3], x / (4 + 0.25) ** 0.5)
+    assert torch.equal(seen["x"][:, 3:4], sketch)
+    assert torch.equal(seen["x"][:, 4:], reference)
+    assert torch.allclose(answer, x * 0.25 / 4.25)

@@ -1,0 +1,155 @@
+"""Stages sketches and references on a handful of faces."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from ssimbad import artifacts, params
+from ssimbad.errors import UserError
+from ssimbad.job import Job
+from ssimbad.pairing import references, resize, stages, tps, xdog
+
+SIDE = 32
+COUNTS = {"train": 5, "val": 0, "test": 6}
+DECLARED = ("sketches", "references", "data.native_size", "data.source", "data.max_pixels")
+
+
+@pytest.fixture
+def view() -> params.View:
+    tree = params.load(Path("presets/demo.yaml"))
+    small = tree.data.model_copy(update={"native_size": SIDE, "size": SIDE})
+    return params.View(tree.model_copy(update={"data": small}), DECLARED)
+
+
+def _faces(count: int, first: int) -> np.ndarray:
+    picture = data.astronaut()
+    return np.stack([picture[9 * i : 9 * i + SIDE, 200 : 200 + SIDE] for i in range(first, first + count)])
+
+
+@pytest.fixture
+def inputs(tmp_path) -> dict[str, Path]:
+    _manifest(tmp_path / "manifest.csv", {})
+    paths = {"manifest": tmp_path / "manifest.csv"}
+    for n, (split, count) in enumerate(COUNTS.items()):
+        paths[split] = tmp_path / "faces" / f"{split}.npy"
+        faces = _faces(count, 10 * n) if count else np.empty((0, SIDE, SIDE, 3), np.uint8)
+        artifacts.write_array(paths[split], faces)
+    return paths
+
+
+def _ids(split: str) -> list[str]:
+    return [f"{split}-{i}" for i in range(COUNTS[split])]
+
+
+def _manifest(path: Path, given: dict[str, str]) -> None:
+    rows = [f"{i},{split},{i}.png,0,9,9,{given.get(i, '')}" for split in COUNTS for i in _ids(split)]
+    path.write_text("\n".join(["id,split,source,sha256,width,height,sketch", *rows]) + "\n", encoding="utf-8")
+
+
+def _outputs(folder: Path, *names: str) -> dict[str, Path]:
+    return {name: folder / (f"{name}.csv" if name == "pairing" else f"{name}.npy") for name in names}
+
+
+def _job(folder: Path, threads: int = 1) -> Job:
+    return Job("pairing", folder, threads=threads)
+
+
+def _bytes(paths: dict[str, Path]) -> dict[str, bytes]:
+    return {name: path.read_bytes() for name, path in paths.items()}
+
+
+def test_sketches_are_the_xdog_of_the_faces_whatever_the_threads(view, inputs, tmp_path, monkeypatch):
+    one, many = _outputs(tmp_path / "one", *COUNTS), _outputs(tmp_path / "many", *COUNTS)
+    stages.run_sketches(view, inputs, one, _job(tmp_path))
+    monkeypatch.setattr(stages, "_CHUNK", 2)
+    stages.run_sketches(view, inputs, many, _job(tmp_path, threads=3))
+    assert _bytes(one) == _bytes(many)
+    constants = view.sketches
+    law = xdog.XDoG(constants.sigmas, constants.k, constants.p, constants.epsilon, constants.phi)
+    for split, count in COUNTS.items():
+        drawn = artifacts.read_array(one[split])
+        assert drawn.shape == (count, SIDE, SIDE) and drawn.dtype == np.uint8
+        for i, (id_, face) in enumerate(zip(_ids(split), artifacts.read_array(inputs[split]), strict=True)):
+            sigma = xdog.draw_sigma([id_], constants.seed, law)
+            np.testing.assert_array_equal(drawn[i], xdog.sketch(face[None], sigma, law)[0])
+
+
+def test_given_sketches_are_used_as_they_are(view, inputs, tmp_path):
+    lines = np.full((SIDE, SIDE), 255, np.uint8)
+    lines[3:9, 5] = 40
+    folder = tmp_path / "mine"
+    (folder / "sketch").mkdir(parents=True)
+    (folder / "sketch" / "a.png").write_bytes(artifacts.png_bytes(lines))
+    _manifest(inputs["manifest"], {"test-2": "sketch/a.png"})
+    outputs = _outputs(tmp_path, *COUNTS)
+    stages.run_sketches(view, {**inputs, "raw": folder}, outputs, _job(tmp_path))
+    drawn = artifacts.read_array(outputs["test"])
+    np.testing.assert_array_equal(drawn[2], lines)
+    assert (drawn[3] != lines).any()
+    (folder / "sketch" / "a.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"sketch/a\.png.*run stage faces again"):
+        stages.run_sketches(view, {**inputs, "raw": folder}, outputs, _job(tmp_path))
+    assert not list(tmp_path.glob(".*tmp"))
+
+
+def _zip_answers(path: Path, names: list[str]) -> None:
+    colours = ((name, np.full((50, 50, 3), 7 * i, np.uint8)) for i, name in enumerate(names))
+    artifacts.write_zip(path, [(name, artifacts.png_bytes(image)) for name, image in colours])
+
+
+def test_references_are_the_seeded_warps_and_pairs(view, inputs, tmp_path, monkeypatch):
+    ids, seed = _ids("test"), view.references.seed
+    cross = references.derangement(ids, seed)
+    names = [f"{i}__{cross[i]}.png" for i in ids]
+    inputs["answers"] = tmp_path / "answers.zip"
+    _zip_answers(inputs["answers"], names[::-1])
+    written = ("same", "cross", "other", "pairing", "true")
+    one, many = _outputs(tmp_path / "one", *written), _outputs(tmp_path / "many", *written)
+    stages.run_references(view, inputs, one, _job(tmp_path))
+    monkeypatch.setattr(stages, "_CHUNK", 4)
+    stages.run_references(view, inputs, many, _job(tmp_path, threads=3))
+    assert _bytes(one) == _bytes(many)
+
+    rows = list(csv.DictReader(io.StringIO(one["pairing"].read_text(encoding="utf-8"))))
+    assert [row["id"] for row in rows] == ids
+    assert {row["id"]: row["cross"] for row in rows} == cross
+    assert all(row["other"] not in (row["id"], row["cross"]) for row in rows)
+    same = artifacts.read_array(one["same"])
+    law = tps.Law(*(getattr(view.references, name) for name in ("low", "high", "shift", "decimals")))
+    images = resize.to_unit(artifacts.read_array(inputs["test"])).double()
+    np.testing.assert_array_equal(same, resize.to_bytes(tps.warp(images, tps.draw(seed, ids, law))))
+    for name in ("cross", "other"):
+        shown = artifacts.read_array(one[name])
+        for i, row in enumerate(rows):
+            np.testing.assert_array_equal(shown[i], same[ids.index(row[name])])
+    true = artifacts.read_array(one["true"])
+    assert true.shape == (6, SIDE, SIDE, 3)
+    assert [int(t.min()) for t in true] == [int(t.max()) for t in true] == [35, 28, 21, 14, 7, 0]
+
+
+def test_faces_of_a_folder_have_no_true_answers(view, inputs, tmp_path):
+    outputs = _outputs(tmp_path, "same", "cross", "other", "pairing")
+    stages.run_references(view, inputs, outputs, _job(tmp_path))
+    assert Image.fromarray(artifacts.read_array(outputs["same"])[0]).size == (SIDE, SIDE)
+
+
+def test_a_missing_answer_names_it_and_the_remedy(view, inputs, tmp_path):
+    inputs["answers"] = tmp_path / "answers.zip"
+    _zip_answers(inputs["answers"], ["test-0__test-0.png"])
+    with pytest.raises(UserError, match=r"answers\.zip.*test-0__.*run stage raw again"):
+        stages.run_references(
+            view, inputs, _outputs(tmp_path, "same", "cross", "other", "pairing", "true"), _job(tmp_path)
+        )
+
+
+def test_a_manifest_of_other_faces_is_noticed(view, inputs, tmp_path):
+    artifacts.write_array(inputs["test"], np.zeros((2, SIDE, SIDE, 3), np.uint8))
+    with pytest.raises(UserError, match=r"test\.npy: 2 faces, but the manifest has 6"):
+        stages.run_references(
+            view, inputs, _outputs(tmp_path, "same", "cross", "other", "pairing"), _job(tmp_path)
+        )
