@@ -10,47 +10,15 @@ include: "workflow/rules/schedule.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/results.smk"
 include: "workflow/rules/reports.smk"
+include: "workflow/rules/targets.smk"
 
 
 report: "workflow/report/workflow.rst"
 
 
-localrules:
-    all,
-    all_data,
-    all_schedule,
-    all_models,
-    all_results,
-    all_tables,
+onsuccess:
+    shell("ssimbad sync --status FINISHED")
 
 
-# Targets, from the whole to its parts.
-rule all:
-    default_target: True
-    input:
-        markers("tables", "figures"),
-
-
-rule all_data:
-    input:
-        markers("faces", "sketches", "references"),
-
-
-rule all_schedule:
-    input:
-        markers("select_phi"),
-
-
-rule all_models:
-    input:
-        markers("pretrain", "finetune"),
-
-
-rule all_results:
-    input:
-        markers("evaluate", "baselines"),
-
-
-rule all_tables:
-    input:
-        markers("tables"),
+onerror:
+    shell("ssimbad sync --status FAILED")

@@ -81,16 +81,10 @@ def main() -> None:
 
     means = np.stack([expected.mean(axis=1), found.mean(axis=1)], axis=1)
     rows = [(make(spec).label, a, b, b - a) for spec, (a, b) in zip(PUBLISHED, means, strict=True)]
-    print(
-        tabulate(
-            rows, ["mean R² of", "direct R²", "shared R²", "difference"], floatfmt=("", ".5f", ".5f", ".1e")
-        )
-    )
+    print(tabulate(rows, ["mean R² of", "direct R²", "shared R²", "difference"], floatfmt=("", ".5f", ".5f", ".1e")))
     print(f"{arguments.images} faces at {arguments.size} px, {SIGMAS} shared sigmas, one thread")
     print(f"worst difference of mean R²: {np.abs(means[:, 1] - means[:, 0]).max():.1e} (allowed 5e-4)")
-    print(
-        f"direct {slow:.2f} s per image, shared {fast * 1e3:.1f} ms per image: {slow / fast:.0f} times less"
-    )
+    print(f"direct {slow:.2f} s per image, shared {fast * 1e3:.1f} ms per image: {slow / fast:.0f} times less")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,14 @@ def miniature() -> dict:
     tree["data"] |= {"native_size": 32, "size": 16, "train": 16, "val": 4, "test": 4}
     tree["embedded"]["size"] = 32
     tree["schedule"] |= {"images": 4, "size": 16, "sigmas": 16, "points": 10, "bootstrap": 100}
-    tree["network"] |= {"base": 8, "multipliers": [1, 2], "blocks": 1, "heads": 2, "embedding": 8, "groups": 4}
+    tree["network"] |= {
+        "base": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "heads": 2,
+        "embedding": 8,
+        "groups": 4,
+    }
     tree["training"] |= {"threads": 1, "log_images": 8, "state_images": 8}
     for method in tree["methods"].values():
         for stage in ("pretrain", "finetune"):

@@ -153,9 +153,7 @@ def test_palette_reaches_every_part_and_only_colours():
 )
 def test_colours_that_the_style_fixes_follow_the_palette(part, variant, colour):
     palette = draw_palette(np.random.default_rng(3))
-    assert (
-        area(pixels(render(STYLE, PLAIN | {part: variant}, palette, 256)), all_colours(palette)[colour]) > 20
-    )
+    assert area(pixels(render(STYLE, PLAIN | {part: variant}, palette, 256)), all_colours(palette)[colour]) > 20
 
 
 def test_every_face_shows_every_free_colour(faces):

@@ -128,9 +128,7 @@ def test_first_frame_of_an_animation():
         assert (read(data) == ORANGE).all(), kind
 
 
-@pytest.mark.parametrize(
-    ("orientation", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0)), (2, (0, 1))]
-)
+@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0)), (2, (0, 1))])
 def test_exif_rotation(orientation, corner):
     """A mark in the stored top left corner must appear where the camera's orientation puts it."""
     image = Image.new("RGB", (48, 32), "white")
@@ -205,9 +203,7 @@ def test_flipped_bytes_never_escape_as_another_exception():
     assert outcomes == {"read", "refused"}
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>"]
-)
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
 def test_not_an_image(data):
     with pytest.raises(Unreadable, match=r"empty|not an image|truncated"):
         normalise(data, SIZE, LIMIT)

@@ -23,9 +23,7 @@ def test_disjoint_exact_and_independent_of_order(order, train, val, test):
 
 def test_train_null_takes_all_that_are_left():
     splits = split_ids(IDS, None, 10, 20, seed=0)
-    assert len(splits["train"]) == 170 and sorted(id_ for ids in splits.values() for id_ in ids) == sorted(
-        IDS
-    )
+    assert len(splits["train"]) == 170 and sorted(id_ for ids in splits.values() for id_ in ids) == sorted(IDS)
 
 
 def test_the_seed_changes_the_split():

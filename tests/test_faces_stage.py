@@ -55,8 +55,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 FILES = {
-    f"{n:02}.{kind.lower()}": image_bytes(n, kind)
-    for n, kind in enumerate(["PNG", "JPEG", "WEBP", "BMP", "GIF"] * 3)
+    f"{n:02}.{kind.lower()}": image_bytes(n, kind) for n, kind in enumerate(["PNG", "JPEG", "WEBP", "BMP", "GIF"] * 3)
 }
 
 
@@ -130,10 +129,7 @@ def test_given_sketches(tmp_path):
     }
     reasons = {row["source"]: row["reason"] for row in table(outputs["quarantine"])}
     assert set(reasons) == {"reference/0.png", "reference/1.png"}
-    assert (
-        "sketch/0.png: not an image" in reasons["reference/0.png"]
-        and "proportions" in reasons["reference/1.png"]
-    )
+    assert "sketch/0.png: not an image" in reasons["reference/0.png"] and "proportions" in reasons["reference/1.png"]
 
 
 def test_given_test_list(tmp_path):

@@ -35,7 +35,7 @@ def draws(seed=0, n=4, shard=Shard()):  # noqa: B008
 
 def test_registry_finds_the_method_files():
     assert {"edm", "ssimbad"} <= set(registry.kinds())
-    with pytest.raises(ValueError, match="known: .*ssimbad"):
+    with pytest.raises(ValueError, match=r"known: .*ssimbad"):
         registry.module("ssimbat")
 
 

@@ -98,9 +98,7 @@ def test_ms_ssim_with_one_scale_is_ssim_with_a_gaussian_window():
     a = faces(1, 20)
     b = worse(a, 20)
     kwargs = {"gaussian_weights": True, "sigma": 1.5, "win_size": 11, "use_sample_covariance": False}
-    _, image = structural_similarity(
-        a[0] / 255, b[0] / 255, channel_axis=2, data_range=1, full=True, **kwargs
-    )
+    _, image = structural_similarity(a[0] / 255, b[0] / 255, channel_axis=2, data_range=1, full=True, **kwargs)
     assert ms_ssim(a, b)[0] == pytest.approx(image[5:-5, 5:-5].mean(), abs=1e-4)
 
 
@@ -145,9 +143,7 @@ def test_paired_difference_is_narrow_where_images_vary_more_than_methods():
     gap = bootstrap.difference(a, b, resamples=500, confidence=0.95, seed=0)
     assert gap.value == pytest.approx(1, abs=0.1)
     assert gap.high - gap.low < 0.2
-    assert bootstrap.difference(b, a, resamples=500, confidence=0.95, seed=0).value == pytest.approx(
-        -gap.value
-    )
+    assert bootstrap.difference(b, a, resamples=500, confidence=0.95, seed=0).value == pytest.approx(-gap.value)
 
 
 def test_one_value_has_no_interval_and_none_is_an_error():

@@ -31,9 +31,7 @@ def server(tmp_path: Path):
         http.shutdown()
 
 
-def run(
-    tmp_path: Path, url: str = "http://127.0.0.1:1/", path: str | None = None, sha256: str | None = None
-) -> Path:
+def run(tmp_path: Path, url: str = "http://127.0.0.1:1/", path: str | None = None, sha256: str | None = None) -> Path:
     entry = SimpleNamespace(url=url, path=path, sha256=sha256 or hashlib.sha256(DATA).hexdigest())
     target = tmp_path / "data" / "weights" / "inception.pth"
     params = SimpleNamespace(weights=SimpleNamespace(inception=entry))

@@ -65,7 +65,11 @@ def test_conditions_are_not_scaled():
             return torch.zeros_like(x[:, :3])
 
     denoiser = Denoiser(Spy(), 0.5, lambda sigma: sigma * 10)
-    x, sketch, reference = torch.ones(1, 3, 4, 4), torch.full((1, 1, 4, 4), 0.7), torch.full((1, 3, 4, 4), -0.2)
+    x, sketch, reference = (
+        torch.ones(1, 3, 4, 4),
+        torch.full((1, 1, 4, 4), 0.7),
+        torch.full((1, 3, 4, 4), -0.2),
+    )
     answer = denoiser(x, torch.tensor([2.0]), sketch, reference)
     assert torch.allclose(seen["x"][:, :3], x / (4 + 0.25) ** 0.5)
     assert torch.equal(seen["x"][:, 3:4], sketch)

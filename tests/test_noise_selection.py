@@ -216,9 +216,7 @@ def test_phi_star_file_is_usable_for_training(made):
     assert phi_of(found, "selected").form == "rational"
 
 
-@pytest.mark.parametrize(
-    ("changes", "key"), [({"images": 9}, "schedule.images"), ({"size": 24}, "schedule.size: 24")]
-)
+@pytest.mark.parametrize(("changes", "key"), [({"images": 9}, "schedule.images"), ({"size": 24}, "schedule.size: 24")])
 def test_impossible_parameters_name_the_key(inputs, tmp_path, changes, key):
     with pytest.raises(ParameterError, match=key):
         stages.run_curves(view(**changes), inputs, {"curves": tmp_path / "c.csv"}, Job("c", tmp_path))

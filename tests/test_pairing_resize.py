@@ -15,9 +15,7 @@ def _random(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("shape", "size"), [((2, 6, 6, 3), 2), ((3, 8, 8), 4), ((1, 10, 10, 3), 1), ((2, 4, 4, 3), 4)]
-)
+@pytest.mark.parametrize(("shape", "size"), [((2, 6, 6, 3), 2), ((3, 8, 8), 4), ((1, 10, 10, 3), 1), ((2, 4, 4, 3), 4)])
 def test_area_is_the_block_mean_rounded_half_up(shape, size):
     images = _random(*shape)
     k = shape[1] // size
@@ -44,9 +42,7 @@ def test_memory_mapped_chunks_give_the_same(tmp_path, monkeypatch):
     np.testing.assert_array_equal(resize.area(artifacts.read_array(tmp_path / "a.npy"), 4), whole)
 
 
-@pytest.mark.parametrize(
-    "images", [np.zeros((1, 6, 6)), np.zeros((1, 6, 7), np.uint8), np.zeros((1, 6, 6), np.uint8)]
-)
+@pytest.mark.parametrize("images", [np.zeros((1, 6, 6)), np.zeros((1, 6, 7), np.uint8), np.zeros((1, 6, 6), np.uint8)])
 def test_area_refuses_what_it_cannot_do(images):
     with pytest.raises(ValueError, match="area resizing"):
         resize.area(images, 4)

@@ -62,9 +62,7 @@ def test_displaced_points_read_the_points():
         places = np.rint(q * 100).astype(int)
         d = tps.displacement(warp[i : i + 1], 101, 101, dtype=torch.float64)[0]
         inside = (places >= 0) & (places <= 100)
-        np.testing.assert_allclose(
-            (q + d[places[inside], places[inside]].numpy())[inside], p[inside], atol=1e-9
-        )
+        np.testing.assert_allclose((q + d[places[inside], places[inside]].numpy())[inside], p[inside], atol=1e-9)
         np.testing.assert_allclose(d[[0, 0, 100, 100], [0, 100, 0, 100]], 0, atol=1e-9)
 
 
@@ -78,10 +76,7 @@ def _cubic(t: np.ndarray) -> np.ndarray:
 
 def test_resampling_is_cubic_on_black():
     height, width = 13, 16
-    images = (
-        torch.rand(3, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
-        - 1
-    )
+    images = torch.rand(3, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     warp = _draw(3, seed=1)
     warped = tps.warp(images, warp)
     for i in range(3):
@@ -113,9 +108,7 @@ def test_black_outside_and_untouched_white_inside():
     inside = ((at > 1) & (at < 94)).all(-1)
     assert outside.any() and inside.any()
     assert (warped.movedim(1, -1)[outside] == -1).all()
-    torch.testing.assert_close(
-        warped.movedim(1, -1)[inside], torch.ones(int(inside.sum()), 3), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(warped.movedim(1, -1)[inside], torch.ones(int(inside.sum()), 3), atol=1e-5, rtol=0)
     assert warped.min() >= -1 and warped.max() <= 1
 
 

@@ -15,9 +15,7 @@ LAW = xdog.XDoG(sigmas=[0.3, 0.4, 0.5], k=3.5, p=10.0, epsilon=0.01, phi=1.0e9)
 def _literal(image: np.ndarray, sigma: float, law: xdog.XDoG) -> np.ndarray:
     """Pixel by pixel, with the Gaussian as a plain two-dimensional sum over a mirrored picture."""
     height, width, _ = image.shape
-    grey = [
-        [round(float(r * 0.299 + g * 0.587 + b * 0.114)) / 255 for r, g, b in row] for row in image.tolist()
-    ]
+    grey = [[round(float(r * 0.299 + g * 0.587 + b * 0.114)) / 255 for r, g, b in row] for row in image.tolist()]
 
     def mirrored(i: int, n: int) -> int:
         i = abs(i) % (2 * n - 2)
@@ -97,9 +95,7 @@ def test_threads_and_batches_do_not_matter():
 def test_sigma_belongs_to_the_id():
     ids = [f"face-{i}" for i in range(300)]
     sigmas = xdog.draw_sigma(ids, 5, LAW)
-    assert dict(zip(ids, sigmas, strict=True)) == dict(
-        zip(ids[::-1], xdog.draw_sigma(ids[::-1], 5, LAW), strict=True)
-    )
+    assert dict(zip(ids, sigmas, strict=True)) == dict(zip(ids[::-1], xdog.draw_sigma(ids[::-1], 5, LAW), strict=True))
     assert {float(s): True for s in sigmas} == dict.fromkeys(LAW.sigmas, True)
     assert all(70 < (sigmas == s).sum() < 130 for s in LAW.sigmas)
     assert (xdog.draw_sigma(ids, 6, LAW) != sigmas).any()

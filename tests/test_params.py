@@ -66,7 +66,8 @@ def test_number_that_yaml_reads_as_text(tree):
         ("data", "train", None, "data.train"),
         ("noise", "sigma_min", 90.0, "noise.sigma_min"),
         ("network", "groups", 3, "network.groups"),
-        ("data", "test", 1, "data.test"),
+        ("data", "test", 2, "data.test"),
+        ("schedule", "size", 24, "schedule.size"),
         ("training", "precision", "fp16", "training.precision"),
         ("data", "size", "16", "data.size"),
     ],
@@ -123,7 +124,9 @@ def test_command_line_reports_in_one_line_with_status_2(house):
     text = (house / "params.yaml").read_text().replace("precision:", "precison:")
     (house / "params.yaml").write_text(text)
     run = subprocess.run(
-        [sys.executable, "-c", "from ssimbad.cli import main; main()", "stage", "faces"], capture_output=True, text=True
+        [sys.executable, "-c", "from ssimbad.cli import main; main()", "stage", "faces"],
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 2
     assert run.stderr.count("\n") == 1

@@ -33,10 +33,7 @@ def measured(tmp_path: Path, *lines: dict) -> Path:
 
 def test_cost_table_in_three_forms(tmp_path):
     out = tmp_path / "tables"
-    assert (
-        cost.write(measured(tmp_path, COLORIZE, TRAIN), out, {"ssimbad": "SSIMBaD"}, "demo")
-        == out / "cost.csv"
-    )
+    assert cost.write(measured(tmp_path, COLORIZE, TRAIN), out, {"ssimbad": "SSIMBaD"}, "demo") == out / "cost.csv"
     with (out / "cost.csv").open(newline="") as file:
         train, colorize = csv.DictReader(file)
     assert (train["phase"], train["device_hours"], train["nfe"]) == ("train", "0.5", "")

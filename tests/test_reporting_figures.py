@@ -47,9 +47,7 @@ def curve(path: Path, sigma: bool, validated: bool) -> None:
         for k in range(4 if sigma else 0):
             lines.append(f"{images},train,loss_sigma_{k},{loss * 4**k / 20 * generator.uniform(0.7, 1.3)}")
     if validated:
-        lines += [
-            f"{images},val,psnr,{12 + 4 * (1 - np.exp(-images / 2000))}" for images in range(1000, 5001, 1000)
-        ]
+        lines += [f"{images},val,psnr,{12 + 4 * (1 - np.exp(-images / 2000))}" for images in range(1000, 5001, 1000)]
     artifacts.write_text(path, "\n".join(lines) + "\n")
 
 
@@ -65,9 +63,7 @@ def inputs(tmp_path: Path) -> dict:
     manifest.write_text("\n".join(["id,split", "t,train", *(f"{i},test" for i in IDS)]) + "\n")
     pairing = tmp_path / "pairing.csv"
     partners = [*IDS[1:], IDS[0]]
-    pairing.write_text(
-        "\n".join(["id,cross,other", *(f"{a},{b},x" for a, b in zip(IDS, partners, strict=True))])
-    )
+    pairing.write_text("\n".join(["id,cross,other", *(f"{a},{b},x" for a, b in zip(IDS, partners, strict=True))]))
     images, curves = [], []
     for method, stage in ROWS:
         base = Path(method, stage, "seed-0")
@@ -115,9 +111,7 @@ def test_rows_of_the_grids(inputs):
 
 def test_own_data_has_no_row_with_a_true_answer(inputs):
     del inputs["true"]
-    assert [label for label, _ in figures._grid_rows(PARAMS, inputs, "cross", IDS)][-1].startswith(
-        "Sketch's own"
-    )
+    assert [label for label, _ in figures._grid_rows(PARAMS, inputs, "cross", IDS)][-1].startswith("Sketch's own")
 
 
 def test_columns_name_the_reference(inputs):

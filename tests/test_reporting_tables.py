@@ -156,8 +156,7 @@ def test_several_seeds_get_a_mean_over_seeds(tmp_path):
     chosen = [
         line
         for line in read(outputs["main"])
-        if (line["method"], line["stage"], line["setting"], line["metric"])
-        == ("ssimbad", "pretrain", "same", "psnr")
+        if (line["method"], line["stage"], line["setting"], line["metric"]) == ("ssimbad", "pretrain", "same", "psnr")
     ]
     assert [line["seed"] for line in chosen] == ["0", "1", "2", "mean"]
     mean = chosen[-1]
@@ -227,9 +226,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path):
 
 def test_r2_table_has_dashes_and_headings(tmp_path):
     text = run(tmp_path)["r2_md"].read_text()
-    first, last = (
-        next(x for x in text.splitlines() if x.startswith(s)) for s in ("| s/(s+0.3)", "| continuous")
-    )
+    first, last = (next(x for x in text.splitlines() if x.startswith(s)) for s in ("| s/(s+0.3)", "| continuous"))
     assert "0.9877 [0.9800, 0.9900] | +0.1000 [+0.0500, +0.1500] | ln s | — | — | 0.9965 |" in first
     assert "0.9900 [0.9800, 1.0000] | +0.0024 [+0.0010, +0.0030] | s/(s+0.3) | 0.9890 | — | — |" in last
     assert "| −0.4877 [−0.5000, −0.4000] | s/(s+0.3) | — | 17.3 | — |" in text
@@ -264,9 +261,7 @@ def test_latex_is_balanced_escaped_and_printable(tmp_path):
 
 
 def test_escape_and_pipes():
-    assert escape("a_b & 50% {x} ~^\\") == (
-        r"a\_b \& 50\% \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}"
-    )
+    assert escape("a_b & 50% {x} ~^\\") == (r"a\_b \& 50\% \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}")
     assert r"a\|b" in markdown([Table("t", "t", ["x"], [["a|b"]])])
     assert "{[1, 2]}" in latex([Table("t", "t", ["x"], [["[1, 2]"]])])
 
@@ -280,7 +275,5 @@ def test_footnotes_keep_their_mark():
 def test_summaries_of_the_stage_evaluate_are_read_as_they_are(tmp_path):
     path = write_result(tmp_path, "ssimbad", "pretrain", 0, "same")
     [result] = results.load([path[0]], [path[1]])
-    assert (
-        result.row == ("ssimbad", "pretrain") and result.metrics == json.loads(path[0].read_text())["metrics"]
-    )
+    assert result.row == ("ssimbad", "pretrain") and result.metrics == json.loads(path[0].read_text())["metrics"]
     assert result.images.index.tolist() == IDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_learning_rate_rises_then_falls_once():
     assert max(rates) == pytest.approx(1e-3)
     assert rates.index(max(rates)) == 15
     assert rates[-1] == pytest.approx(1e-8)
-    assert all(a > b for a, b in zip(rates[15:], rates[16:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates))
 
 
 def test_an_epoch_shows_every_image_once_and_the_next_another_order():

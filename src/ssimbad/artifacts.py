@@ -98,4 +98,6 @@ def read_png_zip(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{path}: not there; run the stage that makes it (`ssimbad status` names it)") from None
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path}: not a readable archive of PNGs ({error}); delete it and run its stage again") from None
+        raise UserError(
+            f"{path}: not a readable archive of PNGs ({error}); delete it and run its stage again"
+        ) from None

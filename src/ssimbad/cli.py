@@ -22,7 +22,8 @@ app = typer.Typer(
 def stage(
     name: Annotated[str, typer.Argument(help="a stage of the pipeline, such as faces or colorize")],
     wildcards: Annotated[
-        list[str] | None, typer.Argument(help="method=… stage=… seed=… setting=…, where the stage has instances")
+        list[str] | None,
+        typer.Argument(help="method=… stage=… seed=… setting=…, where the stage has instances"),
     ] = None,
     force: Annotated[bool, typer.Option(help="compute even when the result is fresh or kept")] = False,
 ) -> None:
@@ -55,7 +56,9 @@ def preset(name: Annotated[str, typer.Argument(help="a file in presets/, such as
     source = Path("presets") / f"{name}.yaml"
     known = ", ".join(sorted(p.stem for p in Path("presets").glob("*.yaml")))
     if not source.is_file():
-        raise ParameterError(f"preset {name}: no file {source}; presets are {known or 'missing: run in the repository root'}")
+        raise ParameterError(
+            f"preset {name}: no file {source}; presets are {known or 'missing: run in the repository root'}"
+        )
     text = source.read_text(encoding="utf-8")
     loaded = params.parse(text, str(source))
     artifacts.write_text(Path("params.yaml"), text)
@@ -73,6 +76,17 @@ def dvc_yaml() -> None:
 
 
 @app.command()
+def sync(
+    status: Annotated[str | None, typer.Option(help="how this pipeline execution ended: FINISHED or FAILED")] = None,
+) -> None:
+    """Tell DVC what is fresh and bring the MLflow logbook up to date. Snakemake does it at the end of each run."""
+    from ssimbad import params
+    from ssimbad.pipeline import sync as synchronise
+
+    synchronise.run(params.load(), status)
+
+
+@app.command()
 def results() -> None:
     """Name the tables and figures that are there, and write the cost table."""
     from ssimbad import params
@@ -87,7 +101,9 @@ def colorize(
     reference: Annotated[Path, typer.Option(help="a picture for all sketches, or a folder with equal names")],
     weights: Annotated[Path, typer.Option(help="NAME.safetensors, with NAME.json beside it")],
     out: Annotated[Path, typer.Option(help="a .png, or a folder when the sketches are one")],
-    fit: Annotated[str, typer.Option(help="model: the model's size; sketch: the sketch's own, lines laid over")] = "model",
+    fit: Annotated[
+        str, typer.Option(help="model: the model's size; sketch: the sketch's own, lines laid over")
+    ] = "model",
     steps: Annotated[int | None, typer.Option(help="sampling steps; default: as the weights were made for")] = None,
     sampler: Annotated[str | None, typer.Option(help="euler, heun or dpmpp_2m; default as above")] = None,
     seed: Annotated[int, typer.Option(help="of the initial noise")] = 0,

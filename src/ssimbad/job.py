@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ssimbad import artifacts
+from ssimbad.tracking.spool import Spool
 
 COST = Path("work/cost")
 
@@ -29,6 +30,7 @@ class Job:
     of: str | None = None
     seed: int | None = None
     setting: str | None = None
+    log: Spool | None = None
 
     @property
     def name(self) -> str:
@@ -40,9 +42,23 @@ class Job:
         """One line in the log."""
         print(text, flush=True)
 
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Values for the logbook; they are no outputs."""
+        if self.log:
+            self.log.metrics(step, values)
+
+    def tags(self, **values: object) -> None:
+        if self.log:
+            self.log.tags(**values)
+
     def note_cost(self, **facts: object) -> None:
         """Times and devices, for the cost table: kept outside the outputs, which hold nothing of the kind."""
-        whose = {"method": self.method, "stage": self.of or self.stage, "seed": self.seed, "setting": self.setting}
+        whose = {
+            "method": self.method,
+            "stage": self.of or self.stage,
+            "seed": self.seed,
+            "setting": self.setting,
+        }
         artifacts.write_json(COST / f"{self.name}.json", {**whose, **facts})
 
     @contextmanager

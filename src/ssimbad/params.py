@@ -33,10 +33,14 @@ class Data(Strict):
     path: str | None = Field(description="folder or .zip of your own images; only for source folder")
     test_list: str | None = Field(description="text file, one file name a line, of the given test set; or null")
     native_size: Annotated[int, Field(ge=32, le=2048)] = Field(description="side of the stored square faces, pixels")
-    size: Annotated[int, Field(ge=16, le=1024)] = Field(description="side the networks see, pixels; native_size divides")
+    size: Annotated[int, Field(ge=16, le=1024)] = Field(
+        description="side the networks see, pixels; native_size divides"
+    )
     train: Positive | None = Field(description="training images; null: all that are left")
     val: Annotated[int, Field(ge=0)] = Field(description="validation images")
-    test: Annotated[int, Field(ge=2)] = Field(description="test images (cross pairing needs two)")
+    test: Annotated[int, Field(ge=3)] = Field(
+        description="test images; three, so that each can have two other references"
+    )
     seed: int = Field(description="of the split")
     max_pixels: Positive = Field(description="a larger image is quarantined as a decompression bomb, pixels")
 
@@ -260,6 +264,8 @@ class Params(Strict):
             raise ValueError("seeds: each seed once")
         if self.schedule.images > (self.data.train or self.schedule.images):
             raise ValueError("schedule.images: more than data.train")
+        if self.data.native_size % self.schedule.size:
+            raise ValueError(f"schedule.size: {self.schedule.size} does not divide data.native_size")
         depth = 2 ** (len(self.network.multipliers) - 1)
         if self.data.size % depth:
             raise ValueError(f"data.size: {self.data.size} is not divisible by {depth}, the network's downsampling")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import piq
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -34,6 +33,8 @@ def mse(image: Tensor, target: Tensor) -> Tensor:
 
 def ssim_l1(image: Tensor, target: Tensor) -> Tensor:
     """(B,) 1 - SSIM (11×11 Gaussian window) plus the mean absolute error, on the [0, 1] scale."""
+    import piq  # slow to import, and only this loss needs it
+
     similarity = piq.ssim(_unit(image).clamp(0, 1), _unit(target), data_range=1.0, reduction="none", downsample=False)
     return 1 - similarity + (_unit(image) - _unit(target)).abs().mean(dim=(1, 2, 3))
 

@@ -7,6 +7,7 @@ image at sigma = 0, (B, C, H, W) float32, unclipped. All are deterministic: the 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 
@@ -19,7 +20,7 @@ Sampler = Callable[[Denoiser, Tensor, Tensor], Tensor]
 
 def _pairs(levels: Tensor) -> Iterable[tuple[float, float]]:
     values = levels.tolist()
-    return zip(values[:-1], values[1:], strict=True)
+    return itertools.pairwise(values)
 
 
 def _at(sigma: float, x: Tensor) -> Tensor:

@@ -2,7 +2,10 @@
 #
 # Whether a stage must run is decided by content records (docs/engines.md), not by file times: for each fresh instance
 # there is a marker .state/<instance>.ok, each rule makes its own, and every input is `ancient`.
+import os
 import sys
+
+import psutil
 
 from ssimbad import params as parameters
 from ssimbad.errors import UserError
@@ -11,6 +14,9 @@ from ssimbad.pipeline import records, table
 try:
     P = parameters.load()
     if workflow.is_main_process:
+        os.environ["SSIMBAD_PIPELINE"] = (
+            f"snakemake-{int(psutil.Process().create_time())}-{os.getpid()}"
+        )
         records.reconcile(P)
 except UserError as error:
     print(f"ssimbad: {error}", file=sys.stderr)
@@ -18,7 +24,9 @@ except UserError as error:
 
 EMBEDDED = P.data.source == "embedded"
 METHODS = list(P.methods)
-INSTANCES = {(i.stage.name, *map(str, i.wildcards.values())): i for i in table.instances(P)}
+INSTANCES = {
+    (i.stage.name, *map(str, i.wildcards.values())): i for i in table.instances(P)
+}
 BY_NAME = {i.name: i for i in INSTANCES.values()}
 
 

@@ -12,12 +12,12 @@ if EMBEDDED:
             touch(".state/raw.ok"),
         log:
             "logs/raw.log",
+        conda:
+            "../../environment.yml"
         threads: 2
         resources:
             mem_mb=2000,
             runtime=30,
-        conda:
-            "../../environment.yml"
         message:
             "raw: rendering the embedded faces"
         shell:
@@ -39,12 +39,12 @@ rule faces:
         touch(".state/faces.ok"),
     log:
         "logs/faces.log",
+    conda:
+        "../../environment.yml"
     threads: 2
     resources:
         mem_mb=8000,
         runtime=60,
-    conda:
-        "../../environment.yml"
     message:
         "faces: reading, cropping and splitting the raw images"
     shell:
@@ -67,12 +67,12 @@ rule sketches:
         touch(".state/sketches.ok"),
     log:
         "logs/sketches.log",
+    conda:
+        "../../environment.yml"
     threads: 2
     resources:
         mem_mb=4000,
         runtime=60,
-    conda:
-        "../../environment.yml"
     message:
         "sketches: XDoG of every face"
     shell:
@@ -95,12 +95,12 @@ rule references:
         touch(".state/references.ok"),
     log:
         "logs/references.log",
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-    conda:
-        "../../environment.yml"
     message:
         "references: warps and pairing of the test faces"
     shell:
@@ -121,12 +121,12 @@ if P.weights.enabled:
             touch(".state/weights.ok"),
         log:
             "logs/weights.log",
+        conda:
+            "../../environment.yml"
         threads: 1
         resources:
             mem_mb=1000,
             runtime=60,
-        conda:
-            "../../environment.yml"
         message:
             "weights: the feature networks of FID, KID and LPIPS"
         shell:

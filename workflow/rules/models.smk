@@ -18,13 +18,13 @@ rule pretrain:
         touch(".state/pretrain-{method}-seed-{seed}.ok"),
     log:
         "logs/pretrain/{method}-seed-{seed}.log",
+    conda:
+        "../../environment.yml"
     threads: P.training.threads
     resources:
         mem_mb=16000,
         runtime=1440,
         gpu=1,
-    conda:
-        "../../environment.yml"
     message:
         "pretrain: {wildcards.method}, seed {wildcards.seed}"
     shell:
@@ -50,13 +50,13 @@ rule finetune:
         touch(".state/finetune-{method}-seed-{seed}.ok"),
     log:
         "logs/finetune/{method}-seed-{seed}.log",
+    conda:
+        "../../environment.yml"
     threads: P.training.threads
     resources:
         mem_mb=16000,
         runtime=1440,
         gpu=1,
-    conda:
-        "../../environment.yml"
     message:
         "finetune: {wildcards.method}, seed {wildcards.seed}"
     shell:

@@ -10,13 +10,23 @@ rule tables:
         ancient("reports/metrics/baselines.json"),
         ancient("reports/tables/r2.csv"),
     output:
-        report("reports/tables/main.csv", category="Tables", caption="../report/main.rst"),
+        report(
+            "reports/tables/main.csv", category="Tables", caption="../report/main.rst"
+        ),
         "reports/tables/main.md",
         "reports/tables/main.tex",
-        report("reports/tables/reference_use.csv", category="Tables", caption="../report/reference_use.rst"),
+        report(
+            "reports/tables/reference_use.csv",
+            category="Tables",
+            caption="../report/reference_use.rst",
+        ),
         "reports/tables/reference_use.md",
         "reports/tables/reference_use.tex",
-        report("reports/tables/differences.csv", category="Tables", caption="../report/differences.rst"),
+        report(
+            "reports/tables/differences.csv",
+            category="Tables",
+            caption="../report/differences.rst",
+        ),
         "reports/tables/differences.md",
         "reports/tables/differences.tex",
         "reports/tables/r2.md",
@@ -25,12 +35,12 @@ rule tables:
         touch(".state/tables.ok"),
     log:
         "logs/tables.log",
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-    conda:
-        "../../environment.yml"
     message:
         "tables: published beside reproduced"
     shell:
@@ -50,22 +60,34 @@ rule figures:
         of("figures", "images"),
         of("figures", "curves"),
     output:
-        report("reports/figures/qualitative_same.png", category="Pictures", caption="../report/qualitative.rst"),
+        report(
+            "reports/figures/qualitative_same.png",
+            category="Pictures",
+            caption="../report/qualitative.rst",
+        ),
         "reports/figures/qualitative_same.pdf",
-        report("reports/figures/qualitative_cross.png", category="Pictures", caption="../report/qualitative.rst"),
+        report(
+            "reports/figures/qualitative_cross.png",
+            category="Pictures",
+            caption="../report/qualitative.rst",
+        ),
         "reports/figures/qualitative_cross.pdf",
-        report("reports/figures/training_curves.png", category="Training", caption="../report/training.rst"),
+        report(
+            "reports/figures/training_curves.png",
+            category="Training",
+            caption="../report/training.rst",
+        ),
         "reports/figures/training_curves.pdf",
         "records/figures.json",
         touch(".state/figures.ok"),
     log:
         "logs/figures.log",
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-    conda:
-        "../../environment.yml"
     message:
         "figures: pictures and curves"
     shell:

@@ -13,13 +13,13 @@ rule colorize:
         touch(".state/colorize-{method}-{stage}-seed-{seed}-{setting}.ok"),
     log:
         "logs/colorize/{method}-{stage}-seed-{seed}-{setting}.log",
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=8000,
         runtime=240,
         gpu=1,
-    conda:
-        "../../environment.yml"
     message:
         "colorize: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, {wildcards.setting} reference"
     shell:
@@ -34,7 +34,9 @@ rule evaluate:
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
         of("evaluate", "true"),
-        only(P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"),
+        only(
+            P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"
+        ),
     output:
         "reports/metrics/{method}/{stage}/seed-{seed}/{setting}.csv",
         "reports/metrics/{method}/{stage}/seed-{seed}/{setting}.json",
@@ -42,12 +44,12 @@ rule evaluate:
         touch(".state/evaluate-{method}-{stage}-seed-{seed}-{setting}.ok"),
     log:
         "logs/evaluate/{method}-{stage}-seed-{seed}-{setting}.log",
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=8000,
         runtime=60,
-    conda:
-        "../../environment.yml"
     message:
         "evaluate: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, {wildcards.setting}"
     shell:
@@ -64,19 +66,21 @@ rule baselines:
         ancient("data/references/same.npy"),
         ancient("data/references/cross.npy"),
         only(EMBEDDED, "data/references/cross_true.npy"),
-        only(P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"),
+        only(
+            P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"
+        ),
     output:
         "reports/metrics/baselines.json",
         "records/baselines.json",
         touch(".state/baselines.ok"),
     log:
         "logs/baselines.log",
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=8000,
         runtime=60,
-    conda:
-        "../../environment.yml"
     message:
         "baselines: the bare reference and the mean colour"
     shell:

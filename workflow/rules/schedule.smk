@@ -10,12 +10,12 @@ rule ssim_curves:
         touch(".state/ssim_curves.ok"),
     log:
         "logs/ssim_curves.log",
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
-    conda:
-        "../../environment.yml"
     message:
         "ssim_curves: similarity of noisy faces"
     shell:
@@ -30,7 +30,11 @@ rule select_phi:
         ancient("data/faces/manifest.csv"),
     output:
         "reports/schedule/phi_star.json",
-        report("reports/tables/r2.csv", category="Noise schedule", caption="../report/r2.rst"),
+        report(
+            "reports/tables/r2.csv",
+            category="Noise schedule",
+            caption="../report/r2.rst",
+        ),
         report(
             "reports/figures/ssim_degradation.png",
             category="Noise schedule",
@@ -43,18 +47,22 @@ rule select_phi:
             caption="../report/noisy_grid.rst",
         ),
         "reports/figures/noisy_grid.pdf",
-        report("reports/figures/r2.png", category="Noise schedule", caption="../report/r2.rst"),
+        report(
+            "reports/figures/r2.png",
+            category="Noise schedule",
+            caption="../report/r2.rst",
+        ),
         "reports/figures/r2.pdf",
         "records/select_phi.json",
         touch(".state/select_phi.ok"),
     log:
         "logs/select_phi.log",
+    conda:
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
-    conda:
-        "../../environment.yml"
     message:
         "select_phi: which schedule is linear in SSIM"
     shell:

@@ -54,7 +54,9 @@ def colour(
         names = ids[start : start + chunk]
         rows = [start + min(i, len(names) - 1) for i in range(chunk)]
         start_noise = torch.stack([noise(seed, ids[row], sketches.shape[-1]) for row in rows])
-        inputs = (t.to(device).contiguous(memory_format=memory) for t in (sketches[rows], references[rows], start_noise))
+        inputs = (
+            t.to(device).contiguous(memory_format=memory) for t in (sketches[rows], references[rows], start_noise)
+        )
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             images = colorize(*inputs, sampler)
         done.append(resize.to_bytes(images[: len(names)]))

@@ -31,7 +31,9 @@ def trained(weights: Path, device: torch.device, channels_last: bool) -> tuple[n
     try:
         setup = Setup.from_json(made["setup"])
     except (KeyError, TypeError, ValueError, ValidationError):
-        raise UserError(f"{beside}: does not describe a model; copy the one that was written with the weights") from None
+        raise UserError(
+            f"{beside}: does not describe a model; copy the one that was written with the weights"
+        ) from None
     model = registry.module(setup.kind).build(setup)
     tensors, _ = checkpoints.read_tensors(weights)
     checkpoints.load_into(model, tensors, weights)

@@ -30,9 +30,7 @@ def run(params: View, inputs: dict, outputs: dict[str, Path], job: Job) -> None:
 
     data, style, size = params.data, params.embedded.style, params.embedded.size
     if data.train is None:
-        raise UserError(
-            "data.train: null means all that are left, but embedded faces are made; give a number", code=2
-        )
+        raise UserError("data.train: null means all that are left, but embedded faces are made; give a number", code=2)
     ids = face_ids(data.train + data.val + data.test)
     faces = draw_faces(ids, style, params.embedded.seed)
     tests = split_ids(ids, data.train, data.val, data.test, data.seed)["test"]

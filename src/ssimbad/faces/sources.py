@@ -182,9 +182,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     for member in archive.infolist():
         name = member.filename.replace("\\", "/")
         if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
-            raise UserError(
-                f"{path}: member {name!r} points outside the archive; pack it again without such paths"
-            )
+            raise UserError(f"{path}: member {name!r} points outside the archive; pack it again without such paths")
         if member.is_dir() or not _wanted(name):
             continue
         if member.flag_bits & 1:
@@ -206,9 +204,7 @@ def _layout(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     used = set(pairs.values()) - {""}
     if not used:
         return dict.fromkeys(names, ""), {}
-    reason = (
-        "not used: the source has the layout reference/ + sketch/, and this belongs to no image of reference/"
-    )
+    reason = "not used: the source has the layout reference/ + sketch/, and this belongs to no image of reference/"
     return pairs, {name: reason for name in names if name not in pairs and name not in used}
 
 

@@ -57,9 +57,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
         pictures, quarantine = source.pictures()
         examined = _examine_all(source, pictures, data, job)
         listed = _listed(data.test_list, pictures)
-        faults = {
-            picture.name: examined[picture.id].fault for picture in pictures if examined[picture.id].fault
-        }
+        faults = {picture.name: examined[picture.id].fault for picture in pictures if examined[picture.id].fault}
         faults |= _duplicates([p for p in pictures if p.name not in faults], examined, set(listed or ()))
         quarantine |= faults
         usable = {picture.id: picture for picture in pictures if picture.name not in faults}
@@ -133,8 +131,7 @@ def _check_listed(
     for id_ in listed or ():
         if names[id_] in faults:
             raise UserError(
-                f"{test_list}: {names[id_]} cannot be used ({faults[names[id_]]}); "
-                "mend the image or take its line out"
+                f"{test_list}: {names[id_]} cannot be used ({faults[names[id_]]}); mend the image or take its line out"
             )
 
 
@@ -193,9 +190,7 @@ def _csv(columns: tuple[str, ...], rows: Iterable[tuple]) -> str:
 
 def _nothing_usable(source: Source, quarantine: dict[str, str]) -> str:
     if not quarantine:
-        return (
-            f"{source.where}: holds no image; put PNG, JPEG, WebP, BMP or GIF files there or change data.path"
-        )
+        return f"{source.where}: holds no image; put PNG, JPEG, WebP, BMP or GIF files there or change data.path"
     first = "; ".join(f"{name}: {reason}" for name, reason in sorted(quarantine.items())[:3])
     return f"{source.where}: none of {len(quarantine)} files is a usable image ({first}); check data.path"
 

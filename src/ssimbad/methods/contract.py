@@ -1,11 +1,11 @@
 """What a method is given and what it answers; every method module offers these three verbs.
 
-    build(setup) -> nn.Module
-        The networks, freshly initialised (the caller seeds torch's generator around it).
-    training_step(model, batch, plan, draws, perceptual) -> Losses
-        The loss of one batch under the plan's objective, with gradients attached.
-    colorize(model, sketch, reference, noise, sampler) -> Tensor
-        (B, 3, H, W) in [-1, 1] from sketch (B, 1, H, W), reference (B, 3, H, W) and noise (B, 3, H, W) ~ N(0, 1).
+build(setup) -> nn.Module
+    The networks, freshly initialised (the caller seeds torch's generator around it).
+training_step(model, batch, plan, draws, perceptual) -> Losses
+    The loss of one batch under the plan's objective, with gradients attached.
+colorize(model, sketch, reference, noise, sampler) -> Tensor
+    (B, 3, H, W) in [-1, 1] from sketch (B, 1, H, W), reference (B, 3, H, W) and noise (B, 3, H, W) ~ N(0, 1).
 """
 
 from __future__ import annotations

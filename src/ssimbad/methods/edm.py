@@ -22,7 +22,8 @@ class Schedule(Strict):
     """What every method on EDM's preconditioning can be told about phi."""
 
     phi: Literal["selected"] | dict[str, Any] | None = Field(
-        default=None, description="noise schedule: the selected one, or a literal such as {form: rational, c: 0.3}"
+        default=None,
+        description="noise schedule: the selected one, or a literal such as {form: rational, c: 0.3}",
     )
     as_published: bool = Field(default=False, description="c_noise = phi unscaled, barely visible to the network")
 
@@ -125,9 +126,7 @@ def training_step(
     return Losses((weight * per_image).mean(), per_image.detach(), sigma)
 
 
-def _trajectory_step(
-    model: nn.Module, batch: Batch, plan: Plan, draws: Draws, perceptual: Perceptual | None
-) -> Losses:
+def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, perceptual: Perceptual | None) -> Losses:
     from ssimbad import refinement
     from ssimbad.samplers import SAMPLERS
 

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from ssimbad import artifacts
+from ssimbad.faces import manifest
 from ssimbad.job import Job
 from ssimbad.metrics import measure
-from ssimbad.metrics.evaluate import at_size, test_ids
+from ssimbad.metrics.test_set import at_size
 
 CHUNK = 256
 
@@ -25,7 +26,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
         UserError: an array does not hold one image per test id.
     """
     torch.set_num_threads(job.threads)
-    ids = test_ids(inputs["manifest"])
+    ids = manifest.ids(inputs["manifest"], "test")
     size = params.data.size
     networks = measure.load_networks(inputs)
     color = mean_color(artifacts.read_array(inputs["train"]))
@@ -53,8 +54,6 @@ def _settings(inputs: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
 
 def mean_color(images: np.ndarray) -> np.ndarray:
     """(3,) uint8: mean over all pixels of (N, H, W, 3) uint8 images, rounded half up; summed in integers."""
-    total = sum(
-        images[i : i + CHUNK].sum(axis=(0, 1, 2), dtype=np.int64) for i in range(0, len(images), CHUNK)
-    )
+    total = sum(images[i : i + CHUNK].sum(axis=(0, 1, 2), dtype=np.int64) for i in range(0, len(images), CHUNK))
     count = images.shape[0] * images.shape[1] * images.shape[2]
     return ((2 * total + count) // (2 * count)).astype(np.uint8)

@@ -33,7 +33,7 @@ def mean(values: np.ndarray, *, resamples: int, confidence: float, seed: int) ->
     if n == 1:
         return Estimate(float(values[0]), None, None, 1)
     generator = np.random.default_rng(derive(seed, "bootstrap", n))
-    means = np.array([values[generator.integers(n, size=n)].mean() for _ in range(resamples)])
+    means = values[generator.integers(n, size=(resamples, n))].mean(axis=1)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(float(values.mean()), float(low), float(high), n)

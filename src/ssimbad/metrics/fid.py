@@ -40,9 +40,7 @@ def read_state(path: Path, key: str) -> dict[str, torch.Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a file that is none of its own
         kind = type(error).__name__
-        raise UserError(
-            f"{path}: no PyTorch weights ({kind}); delete it and check {key} in params.yaml"
-        ) from None
+        raise UserError(f"{path}: no PyTorch weights ({kind}); delete it and check {key} in params.yaml") from None
 
 
 def _with_weights(state: dict[str, torch.Tensor], path: Path) -> nn.Module:
@@ -51,9 +49,7 @@ def _with_weights(state: dict[str, torch.Tensor], path: Path) -> nn.Module:
         try:
             return inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]]).eval()
         except (RuntimeError, TypeError):
-            raise UserError(
-                f"{path}: not pytorch-fid's Inception; check weights.inception in params.yaml"
-            ) from None
+            raise UserError(f"{path}: not pytorch-fid's Inception; check weights.inception in params.yaml") from None
 
 
 @torch.inference_mode()

@@ -1,16 +1,21 @@
 """All metrics of one set of images against their targets: values with intervals, or why there is none."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
-from ssimbad.metrics import bootstrap, fid, lpips
+from ssimbad.metrics import bootstrap
 from ssimbad.metrics.ms_ssim import ms_ssim, scales
 from ssimbad.metrics.psnr import psnr
+
+# lpips and pytorch-fid are imported where their networks are in use: they take seconds to load.
+if TYPE_CHECKING:
+    from torch import nn
 
 DIGITS = 5
 """Decimals of stored values: beyond them single precision depends on the machine."""
@@ -42,6 +47,8 @@ def load_networks(inputs: Mapping[str, Path]) -> Networks:
     absent = [path.name for path in given if not path.is_file()]
     if not given or absent:
         return Networks(reason=f"weights file not there: {', '.join(absent)}" if absent else SWITCHED_OFF)
+    from ssimbad.metrics import fid, lpips
+
     return Networks(
         fid.load_network(inputs["inception"]) if "inception" in inputs else None,
         lpips.load_network(inputs["alexnet"]) if "alexnet" in inputs else None,
@@ -52,13 +59,13 @@ def per_image(images: np.ndarray, targets: np.ndarray, networks: Networks) -> di
     """{metric: (N,) float64} of (N, H, W, 3) uint8 images and targets, paired by position."""
     values = {"psnr": psnr(images, targets), "ms_ssim": ms_ssim(images, targets)}
     if networks.alexnet is not None:
+        from ssimbad.metrics import lpips
+
         values["lpips"] = lpips.lpips(images, targets, networks.alexnet)
     return {name: value.round(DIGITS) for name, value in values.items()}
 
 
-def summarise(
-    values: dict[str, np.ndarray], size: int, networks: Networks, evaluation: Any
-) -> dict[str, Metric]:
+def summarise(values: dict[str, np.ndarray], size: int, networks: Networks, evaluation: Any) -> dict[str, Metric]:
     """{metric: {value, ci_low, ci_high, n[, scales][, reason]}} of per-image values.
 
     Args:
@@ -79,6 +86,8 @@ def distribution(images: np.ndarray, targets: np.ndarray, networks: Networks, se
     n = len(images)
     if networks.inception is None:
         return {name: missing(n, networks.reason) for name in ("fid", "kid")}
+    from ssimbad.metrics import fid
+
     a, b = (fid.features(x, networks.inception) for x in (images, targets))
     try:
         distance = _metric(fid.frechet_distance(a, b), n)

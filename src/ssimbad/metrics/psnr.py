@@ -23,9 +23,7 @@ def psnr(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """
     if images.shape != targets.shape:
         raise ValueError(f"images {images.shape} and targets {targets.shape} differ in shape")
-    return np.array(
-        [_one(image, target) for image, target in zip(images, targets, strict=True)], dtype=np.float64
-    )
+    return np.array([_one(image, target) for image, target in zip(images, targets, strict=True)], dtype=np.float64)
 
 
 def _one(image: np.ndarray, target: np.ndarray) -> float:

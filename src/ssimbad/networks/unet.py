@@ -96,9 +96,7 @@ class UNet(nn.Module):
             self.down.append(stage)
             if level < len(widths) - 1:
                 skips.append(width)  # the pooled map is a skip of its own
-        self.middle = nn.ModuleList(
-            [residual(width, width), Attention(width, heads, groups), residual(width, width)]
-        )
+        self.middle = nn.ModuleList([residual(width, width), Attention(width, heads, groups), residual(width, width)])
         self.up = nn.ModuleList()
         for level, channels in reversed(list(enumerate(widths))):
             stage = nn.ModuleList()

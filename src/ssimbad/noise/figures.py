@@ -169,9 +169,7 @@ def r2_bars(table: list[dict[str, str]], size: int, images: int, png: Path, pdf:
         ends = [[float(row[key] or row["r2"]) for row in rows] for key in ("ci_low", "ci_high")]
         spread = np.abs(value - ends)
         axis.barh(range(len(rows)), value, color=[groups[row["group"]][1] for row in rows], height=0.72)
-        axis.errorbar(
-            value, range(len(rows)), xerr=spread, fmt="none", ecolor="black", elinewidth=0.9, capsize=2
-        )
+        axis.errorbar(value, range(len(rows)), xerr=spread, fmt="none", ecolor="black", elinewidth=0.9, capsize=2)
         paper = [(float(row["published"]), y) for y, row in enumerate(rows) if row["published"]]
         diamond = {"marker": "D", "ms": 6, "mfc": "white", "mec": PALETTE[1], "mew": 1.5, "ls": ""}
         (mark,) = axis.plot(*zip(*paper, strict=True), **diamond, label="published value")
@@ -183,9 +181,7 @@ def r2_bars(table: list[dict[str, str]], size: int, images: int, png: Path, pdf:
         axis.grid(axis="y", visible=False)
         axis.set_title(f"{images} faces at {size} px; whiskers: bootstrap interval of the mean")
         handles = [Patch(color=colour, label=text) for text, colour in groups.values()]
-        axis.legend(
-            handles=[*handles, mark], loc="upper center", bbox_to_anchor=(0.4, -0.07), ncols=4, fontsize=8
-        )
+        axis.legend(handles=[*handles, mark], loc="upper center", bbox_to_anchor=(0.4, -0.07), ncols=4, fontsize=8)
         save(fig, png, pdf)
 
 

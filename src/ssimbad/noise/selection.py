@@ -142,9 +142,7 @@ def family_rows(sigma: Curves, criterion: Criterion, c_low: float, c_high: float
     return rows
 
 
-def _cross_fitted(
-    curves: Curves, choose: Callable[[Curves], Spec], criterion: Criterion, seed: int
-) -> np.ndarray:
+def _cross_fitted(curves: Curves, choose: Callable[[Curves], Spec], criterion: Criterion, seed: int) -> np.ndarray:
     """(N,) R² of each image under the choice made on the half of the images that it does not belong to."""
     order = sorted(range(len(curves.ids)), key=lambda i: derive(seed, "half", curves.ids[i]))
     halves = np.array(order[::2]), np.array(order[1::2])
@@ -158,9 +156,7 @@ def _name(spec: Spec) -> str:
     return "-".join(str(value) for value in spec.values())
 
 
-def phi_star(
-    families: list[Row], select_from: str, criterion: Criterion, images: int, size: int
-) -> dict[str, Any]:
+def phi_star(families: list[Row], select_from: str, criterion: Criterion, images: int, size: int) -> dict[str, Any]:
     """The JSON-like result of the search: the selected literal under `phi`, and what every family found."""
     found = {
         row.name: {
@@ -194,13 +190,9 @@ def phi_of(phi_star: Mapping[str, Any], wanted: str | Mapping[str, Any]) -> Phi:
     saturation = phi_star.get("saturation", PUBLISHED_SATURATION)
     if wanted != "selected":
         if not isinstance(wanted, Mapping):
-            raise ValueError(
-                f"phi: {wanted!r} is neither selected nor a literal such as {{form: rational, c: 0.3}}"
-            )
+            raise ValueError(f"phi: {wanted!r} is neither selected nor a literal such as {{form: rational, c: 0.3}}")
         return make(wanted, saturation)
     try:
         return make(phi_star["phi"], saturation)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"phi_star.json: no usable phi in it ({error!r}); run the stage select_phi again"
-        ) from None
+        raise UserError(f"phi_star.json: no usable phi in it ({error!r}); run the stage select_phi again") from None

@@ -75,9 +75,7 @@ def run_select(params: View, inputs: dict[str, Path], outputs: dict[str, Path], 
     """
     schedule = params.schedule
     sigma, ddpm_curves = _read_curves(inputs["curves"])
-    criterion = Criterion(
-        schedule.points, params.noise.sigma_min, params.noise.sigma_max, schedule.saturation
-    )
+    criterion = Criterion(schedule.points, params.noise.sigma_min, params.noise.sigma_max, schedule.saturation)
     rows = candidate_rows(sigma, ddpm_curves, criterion)
     families = family_rows(sigma, criterion, schedule.c_low, schedule.c_high, schedule.seed)
     star = phi_star(families, schedule.select_from, criterion, len(sigma.ids), schedule.size)

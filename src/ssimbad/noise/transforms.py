@@ -31,9 +31,7 @@ class _Form:
     label: str
     forward: Callable[..., Tensor]
     inverse: Callable[..., Tensor]
-    parameters: Mapping[str, float | None] = field(
-        default_factory=dict
-    )  # name -> default; None: must be given
+    parameters: Mapping[str, float | None] = field(default_factory=dict)  # name -> default; None: must be given
     saturates: bool = False  # tends to 1 so fast that float64 cannot tell sigma_max from infinity
 
 

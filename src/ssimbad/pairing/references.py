@@ -35,9 +35,7 @@ def _ordered(ids: Iterable[str], least: int) -> list[str]:
     if len(set(ordered)) != len(ordered):
         raise ValueError("the same id twice: a pairing needs distinct ids")
     if len(ordered) < least:
-        raise UserError(
-            f"data.test: {len(ordered)} test faces cannot be paired crosswise; give at least {least}"
-        )
+        raise UserError(f"data.test: {len(ordered)} test faces cannot be paired crosswise; give at least {least}")
     return ordered
 
 

@@ -1,7 +1,13 @@
 """Area resizing of image arrays, and the one way between bytes and the networks' range."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 _CHUNK_BYTES = 32 << 20
 
@@ -51,6 +57,8 @@ def _add_slices(values: np.ndarray, axis: int, k: int) -> np.ndarray:
 
 def to_unit(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """(N, H, W, 3) or (N, H, W) uint8 → (N, 3 or 1, H, W) float32, x / 127.5 - 1, on the same device."""
+    import torch
+
     images = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images)
     channels_first = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return channels_first.to(torch.float32).div_(127.5).sub_(1).contiguous()
@@ -61,5 +69,7 @@ def to_bytes(images: torch.Tensor) -> np.ndarray:
 
     Values outside [-1, 1] are clamped; halves are rounded to even.
     """
+    import torch
+
     values = images.detach().to(torch.float32).add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     return (values[:, 0] if values.shape[1] == 1 else values.permute(0, 2, 3, 1)).contiguous().cpu().numpy()

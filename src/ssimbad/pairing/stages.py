@@ -6,15 +6,18 @@ import csv
 import io
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.job import Job
-from ssimbad.pairing import references, resize, tps, xdog
+from ssimbad.pairing import references, resize, xdog
 from ssimbad.params import View
+
+if TYPE_CHECKING:
+    from ssimbad.pairing import tps
 
 SPLITS = ("train", "val", "test")
 _CHUNK = 64  # faces drawn or warped between two updates of the progress bar
@@ -30,9 +33,7 @@ def run_sketches(params: View, inputs: dict[str, Path], outputs: dict[str, Path]
     Raises:
         UserError: the manifest does not belong to the arrays, or a given sketch cannot be read.
     """
-    law = xdog.XDoG(
-        **{name: getattr(params.sketches, name) for name in ("sigmas", "k", "p", "epsilon", "phi")}
-    )
+    law = xdog.XDoG(**{name: getattr(params.sketches, name) for name in ("sigmas", "k", "p", "epsilon", "phi")})
     rows = _manifest(inputs["manifest"])
     for split in SPLITS:
         mine = [row for row in rows if row["split"] == split]
@@ -85,6 +86,8 @@ def run_references(params: View, inputs: dict[str, Path], outputs: dict[str, Pat
         UserError: the manifest does not belong to the faces, they are fewer than three, or an answer is
         missing.
     """
+    from ssimbad.pairing import tps  # torch: slow to import, and stage sketches does without
+
     law = tps.Law(**{name: getattr(params.references, name) for name in ("low", "high", "shift", "decimals")})
     seed = params.references.seed
     rows = [row for row in _manifest(inputs["manifest"]) if row["split"] == "test"]
@@ -106,11 +109,13 @@ def run_references(params: View, inputs: dict[str, Path], outputs: dict[str, Pat
 
 def _warped(faces: np.ndarray, warps: tps.Warp, job: Job) -> np.ndarray:
     """In float64, whose bytes do not depend on the machine's instruction set or its number of threads."""
+    from ssimbad.pairing import tps
+
     same = np.empty(faces.shape, np.uint8)
     with job.progress(len(faces), "references") as bar:
         for start in range(0, len(faces), _CHUNK):
             part = slice(start, start + _CHUNK)
-            images = resize.to_unit(faces[part]).to(torch.float64)
+            images = resize.to_unit(faces[part]).double()
             same[part] = resize.to_bytes(tps.warp(images, warps[part]))
             bar.update(len(images))
     return same
@@ -130,10 +135,7 @@ def _answers(path: Path, names: list[str], params: View) -> np.ndarray:
     try:
         with zipfile.ZipFile(path) as archive:
             return np.stack(
-                [
-                    normalise(archive.read(n), params.data.native_size, params.data.max_pixels)[0]
-                    for n in names
-                ]
+                [normalise(archive.read(n), params.data.native_size, params.data.max_pixels)[0] for n in names]
             )
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}; run stage raw again") from None
@@ -152,7 +154,5 @@ def _manifest(path: Path) -> list[dict[str, str]]:
 def _faces(path: Path, rows: list[dict[str, str]]) -> np.ndarray:
     faces = artifacts.read_array(path)
     if len(faces) != len(rows):
-        raise UserError(
-            f"{path}: {len(faces)} faces, but the manifest has {len(rows)}; run stage faces again"
-        )
+        raise UserError(f"{path}: {len(faces)} faces, but the manifest has {len(rows)}; run stage faces again")
     return faces

@@ -113,9 +113,7 @@ def _draw_one(generator: torch.Generator | np.random.Generator, law: Law) -> np.
         # A centre used twice makes the system singular; with the published law only the inner two can meet.
         if len({0.0, 1.0, *displaced.tolist()}) == 4:
             return np.concatenate([points, shifts])
-    raise UserError(
-        "references.decimals: low, high and shift leave no two distinct points; give more decimals"
-    )
+    raise UserError("references.decimals: low, high and shift leave no two distinct points; give more decimals")
 
 
 def _uniform4(generator: torch.Generator | np.random.Generator) -> np.ndarray:
@@ -158,9 +156,7 @@ def displacement(
 
 
 @lru_cache(maxsize=8)
-def _axes(
-    height: int, width: int, device: torch.device, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _axes(height: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """u along y (H,) and along x (W,): 0 and 1 at the outermost pixel centres."""
     return tuple(torch.linspace(0, 1, n, dtype=torch.float64).to(dtype).to(device) for n in (height, width))
 

@@ -88,9 +88,7 @@ def _sharpened(picture: np.ndarray, narrow: float, wide: float, p: float) -> np.
     """
     height, width = picture.shape
     margin = max(_radius(narrow), _radius(wide))
-    padding = [
-        (margin, margin + -side % _BLOCK) for side in picture.shape
-    ]  # whole blocks; the rest is cut off
+    padding = [(margin, margin + -side % _BLOCK) for side in picture.shape]  # whole blocks; the rest is cut off
     padded = np.pad(picture, padding, mode="reflect")
     near, far = _band(narrow, margin), _band(wide, margin)
     sharpened = _filter_columns(_filter_rows(padded, near), (1 + p) * near)
@@ -108,9 +106,7 @@ def _filter_columns(values: np.ndarray, band: np.ndarray) -> np.ndarray:
     """Across columns: (H, W + 2·margin) → (H, W), W a multiple of _BLOCK."""
     windows = sliding_window_view(values, band.shape[1], axis=1)[:, ::_BLOCK]
     return (
-        np.matmul(windows.transpose(1, 0, 2), np.ascontiguousarray(band.T))
-        .transpose(1, 0, 2)
-        .reshape(len(values), -1)
+        np.matmul(windows.transpose(1, 0, 2), np.ascontiguousarray(band.T)).transpose(1, 0, 2).reshape(len(values), -1)
     )
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import shutil
+import uuid
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.job import Job
 from ssimbad.params import Params, View
 from ssimbad.pipeline import records
 from ssimbad.pipeline.table import STAGES, Instance, instances
+from ssimbad.tracking import live, spool, system
 
 WORK = Path("work")
 _KEPT = "kept"
+_SHOWN = {".png", ".md", ".csv", ".json"}
 
 
 def find(params: Params, stage: str, wildcards: dict[str, str]) -> Instance:
@@ -53,7 +59,7 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
         if not force and _restore(instance, scratch / _KEPT):
             print(f"{instance.name}: restored from {scratch / _KEPT}, nothing computed", flush=True)
         else:
-            _compute(params, instance, scratch)
+            _compute(params, instance, scratch, basis)
             if instance.stage.expensive:
                 _keep(instance, scratch / _KEPT)
         if records.made_from(instance, params, hashed) != basis:
@@ -61,7 +67,7 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
         records.write(instance, basis, hashed)
 
 
-def _compute(params: Params, instance: Instance, scratch: Path) -> None:
+def _compute(params: Params, instance: Instance, scratch: Path, basis: dict[str, Any]) -> None:
     module, function = instance.stage.run.split(":")
     stage = getattr(importlib.import_module(module), function)
     w = dict(instance.wildcards)
@@ -76,10 +82,29 @@ def _compute(params: Params, instance: Instance, scratch: Path) -> None:
     )
     inputs = {k: Path(v) if isinstance(v, str) else [Path(f) for f in v] for k, v in instance.inputs.items()}
     outputs = {k: Path(v) for k, v in instance.outputs.items()}
-    stage(View(params, instance.params), inputs, outputs, job)
+    spool_id = f"{instance.name}-{uuid.uuid4().hex[:12]}"
+    tags = {"stage": job.stage, **{k: str(v) for k, v in w.items() if k != "stage"}}
+    with (
+        spool.opened(spool_id, instance.name, tags, basis["params"], basis["inputs"], live.sinks(spool_id)) as log,
+        system.sampled(log),
+    ):
+        stage(View(params, instance.params), inputs, outputs, replace(job, log=log))
+        _show(instance, log)
     missing = [str(p) for p in outputs.values() if not p.exists()]
     if missing:
         raise RuntimeError(f"{instance.name} ended without writing {missing}")
+
+
+def _show(instance: Instance, log: spool.Spool) -> None:
+    """Small results into the logbook; of weights only where they are and their digest."""
+    for path in instance.outputs.values():
+        if path.endswith(".safetensors"):
+            digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            log.tags(model_path=path, model_sha256=digest)
+        elif path.startswith("reports/") and Path(path).suffix in _SHOWN:
+            log.artifact(path, Path(path).parent.name)
+        elif path.endswith(".csv") and path.startswith("models/"):
+            log.artifact(path, "curves")
 
 
 def _copy(source: Path, target: Path) -> None:

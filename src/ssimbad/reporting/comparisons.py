@@ -95,14 +95,10 @@ def use_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], note: str
         "Target: the sketch's shape in the right reference's colours. Ignoring the reference would show 0.",
         _bootstrap_note(confidence),
     ]
-    return Table(
-        f"Is the reference used? — {note}", "reference-use", columns, rows, notes if lines else empty, words=2
-    )
+    return Table(f"Is the reference used? — {note}", "reference-use", columns, rows, notes if lines else empty, words=2)
 
 
-def differences_table(
-    lines: list[dict[str, Any]], labels: dict[res.Row, str], note: str, confidence: float
-) -> Table:
+def differences_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], note: str, confidence: float) -> Table:
     """`differences` for print, grouped by setting."""
     rows: list[list[str] | str] = []
     for setting, words in SETTINGS.items():

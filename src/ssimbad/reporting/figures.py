@@ -10,8 +10,9 @@ import pandas as pd
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
+from ssimbad.faces import manifest
 from ssimbad.job import Job
-from ssimbad.metrics.evaluate import by_id, test_ids
+from ssimbad.metrics.test_set import by_id
 from ssimbad.pairing import resize
 from ssimbad.reporting.curves import training_curves
 from ssimbad.reporting.grids import picture_grid
@@ -34,7 +35,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     Raises:
         UserError: an input is missing or does not fit the test ids.
     """
-    ids = test_ids(inputs["manifest"])
+    ids = manifest.ids(inputs["manifest"], "test")
     scale = "demo-scale, " if params.preset == "demo" else ""
     note = f"{scale}{params.data.size}×{params.data.size}"
     for setting in ("same", "cross"):
@@ -50,25 +51,19 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     job.say(f"figures: {len(curves)} rows of methods -> {outputs['training_curves_png'].parent}")
 
 
-def _grid_rows(
-    params: Any, inputs: Mapping[str, Any], setting: str, ids: list[str]
-) -> list[tuple[str, np.ndarray]]:
+def _grid_rows(params: Any, inputs: Mapping[str, Any], setting: str, ids: list[str]) -> list[tuple[str, np.ndarray]]:
     count, size = params.report.grid_images, params.data.size
 
     def stored(name: str) -> np.ndarray:
         array = artifacts.read_array(inputs[name])
         if len(array) != len(ids):
-            raise UserError(
-                f"{inputs[name]}: {len(array)} images for {len(ids)} test ids; run its stage again"
-            )
+            raise UserError(f"{inputs[name]}: {len(array)} images for {len(ids)} test ids; run its stage again")
         return resize.area(array[:count], size)
 
     made = _files([path for path in inputs["images"] if path.stem == setting])
     names = labels(made, params.methods)
     rows = [("Sketch", stored("sketches")), ("Reference", stored(setting))]
-    rows += [
-        (names[row], by_id(next(iter(seeds.values())), ids, size)[:count]) for row, seeds in made.items()
-    ]
+    rows += [(names[row], by_id(next(iter(seeds.values())), ids, size)[:count]) for row, seeds in made.items()]
     if setting == "same":
         return [*rows, ("Target", stored("test"))]
     rows.append(("Sketch's own face (published target)", stored("test")))

@@ -43,9 +43,7 @@ def picture_grid(title: str, rows: list[tuple[str, np.ndarray]], columns: list[s
             text = "\n".join(textwrap.wrap(label, LABEL_WIDTH))
             axes.text(-0.08 * side, i * step + side / 2, text, ha="right", va="center", fontsize=8)
         for j, name in enumerate(columns):
-            axes.text(
-                j * step + side / 2, -0.04 * side, name, ha="center", va="bottom", fontsize=5, color="0.4"
-            )
+            axes.text(j * step + side / 2, -0.04 * side, name, ha="center", va="bottom", fontsize=5, color="0.4")
         axes.text(0, -0.22 * side, title, ha="left", va="bottom", fontsize=10)
     return fig
 

@@ -21,9 +21,7 @@ def long_form(results: list[Result], confidence: float) -> list[dict[str, Any]]:
     lines = []
     for result in results:
         if result.setting in SETTINGS:
-            lines += [
-                _line(result, metric, result.seed, result.metrics[metric]) for metric in _metrics([result])
-            ]
+            lines += [_line(result, metric, result.seed, result.metrics[metric]) for metric in _metrics([result])]
     for row in res.rows(results):
         for setting in SETTINGS:
             seeds = _of(results, row, setting)
@@ -38,11 +36,7 @@ def long_form(results: list[Result], confidence: float) -> list[dict[str, Any]]:
 def _line(result: Result, metric: str, seed: int | str, entry: dict[str, Any]) -> dict[str, Any]:
     about = {"method": result.method, "stage": result.stage, "setting": result.setting, "seed": seed}
     known = published(result.method, result.stage, result.setting, metric)
-    return (
-        about
-        | {"metric": metric, "published": known}
-        | {k: entry[k] for k in ("value", "ci_low", "ci_high", "n")}
-    )
+    return about | {"metric": metric, "published": known} | {k: entry[k] for k in ("value", "ci_low", "ci_high", "n")}
 
 
 def _of(results: list[Result], row: res.Row, setting: str) -> list[Result]:
@@ -78,9 +72,7 @@ def layout(
         rows.append("Without any method")
         for name, label in BASELINES.items():
             entries = baselines["rows"][name][setting]
-            rows.append(
-                [label, "measured", *(_cell(entries[metric], metric, notes) for metric in metrics), DASH]
-            )
+            rows.append([label, "measured", *(_cell(entries[metric], metric, notes) for metric in metrics), DASH])
         title = f"Main table, {words} — {res.scale_note(preset, here[0].size, here[0].n)}"
         footnotes = notes.lines() + _notes(here, confidence, embedded)
         tables.append(Table(title, f"main-{setting}", _head(here, metrics), rows, footnotes, words=2))
@@ -134,9 +126,7 @@ def _notes(here: list[Result], confidence: float, embedded: bool) -> list[str]:
         )
     count = here[0].metrics["ms_ssim"]["scales"]
     if count < 5:
-        lines.append(
-            f"MS-SSIM with its first {count} scales, weights renormalised: five need a side above 160 pixels."
-        )
+        lines.append(f"MS-SSIM with its first {count} scales, weights renormalised: five need a side above 160 pixels.")
     if "fid" in here[0].metrics:
         lines.append("FID is biased upwards at small n: compare it at equal n only. KID is unbiased.")
     if embedded:

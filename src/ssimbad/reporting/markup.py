@@ -104,9 +104,7 @@ def _latex(table: Table) -> str:
         return " & ".join("{" + escape(cell) + "}" for cell in cells) + r" \\"
 
     def heading(text: str, first: bool) -> str:
-        return (
-            "" if first else "\\midrule\n"
-        ) + rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(text)}}}}} \\"
+        return ("" if first else "\\midrule\n") + rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(text)}}}}} \\"
 
     width = len(table.columns)
     body = [heading(row, i == 0) if isinstance(row, str) else line(row) for i, row in enumerate(table.rows)]

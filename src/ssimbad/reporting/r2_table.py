@@ -38,9 +38,7 @@ def layout(path: Path, preset: str) -> Table:
         rows += [heading] if len(here) else []
         rows += [_row(line, names) for _, line in here.iterrows()]
     scale = "demo-scale, " if preset == "demo" else ""
-    title = (
-        f"Noise schedules: how straight SSIM falls along φ ({scale}{int(frame['n'].max())} training faces)"
-    )
+    title = f"Noise schedules: how straight SSIM falls along φ ({scale}{int(frame['n'].max())} training faces)"
     columns = ["φ(σ)", "Axis", "R²", "Difference", "to", "Held-out R²", "Saturates at σ", "Published R²"]
     notes = [
         "R²: least-squares line of SSIM against the axis, per face, averaged; brackets: bootstrap interval.",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
@@ -89,7 +89,7 @@ def over_seeds(results: list[Result], metric: str, confidence: float) -> dict[st
     if len(entries) == 1 or len(values) < len(entries):
         absent = [entry for entry in entries if entry["value"] is None]
         return {**(absent or entries)[0], "seeds": len(entries)}
-    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = stdtrit(len(values) - 1, 0.5 + confidence / 2) * values.std(ddof=1) / np.sqrt(len(values))
     mean = values.mean()
     return {
         "value": round(float(mean), 5),

@@ -48,7 +48,5 @@ def save(fig: Figure, png: Path, pdf: Path) -> None:
         with replacing(png) as temporary:
             fig.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
         with replacing(pdf) as temporary:
-            fig.savefig(
-                temporary, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None}
-            )
+            fig.savefig(temporary, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
     plt.close(fig)

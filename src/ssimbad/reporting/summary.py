@@ -6,22 +6,22 @@ from pathlib import Path
 
 from ssimbad.errors import UserError
 from ssimbad.params import Params
-from ssimbad.pipeline.table import instances
+from ssimbad.reporting import cost
 
-_SHOWN = ("tables", "figures", "select_phi")
+TABLES, FIGURES = Path("reports/tables"), Path("reports/figures")
 
 
 def show(params: Params) -> None:
-    """Print the main table and the paths of all tables and figures.
+    """Write the cost table, print the main table, and name all tables and figures on the last lines.
 
     Raises:
         UserError: nothing has been made yet.
     """
-    main = Path("reports/tables/main.md")
+    main = TABLES / "main.md"
     if not main.exists():
         raise UserError(f"{main}: not there yet; run `snakemake --cores all all` (or `make demo`)")
+    labels = {name: method.label for name, method in params.methods.items()}
+    cost.write(tables=TABLES, labels=labels, preset=params.preset)
     print(main.read_text(encoding="utf-8"))
-    made = [p for i in instances(params) if i.stage.name in _SHOWN for p in i.outputs.values() if Path(p).exists()]
-    for kind, folder in (("tables", "reports/tables/"), ("figures", "reports/figures/")):
-        files = sorted(p for p in made if p.startswith(folder) and not p.endswith((".tex", ".pdf")))
-        print(f"{kind}: {' '.join(files)}")
+    print("tables: ", *sorted(map(str, TABLES.glob("*.md"))))
+    print("figures:", *sorted(map(str, FIGURES.glob("*.png"))))

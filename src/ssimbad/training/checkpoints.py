@@ -49,7 +49,9 @@ def load_into(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 def write_state(folder: Path, seen: int, groups: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
     """Save {group: {name: tensor}} and JSON-like facts after `seen` images; the two newest states are kept."""
     tensors = {f"{g}/{k}": v.detach().cpu().contiguous() for g, ts in groups.items() for k, v in ts.items()}
-    artifacts.write_bytes(folder / f"state-{seen:012d}.safetensors", save(tensors, metadata={"facts": json.dumps(facts)}))
+    artifacts.write_bytes(
+        folder / f"state-{seen:012d}.safetensors", save(tensors, metadata={"facts": json.dumps(facts)})
+    )
     for old in _states(folder)[:-_KEPT_STATES]:
         old.unlink()
 

@@ -155,7 +155,9 @@ def fit(
     train, common = run.train, run.common
     if run.resume(job.scratch, key):
         job.say(f"{job.name}: resumed at {run.seen} of {train.images} images")
+        job.tags(resumed=run.seen)
     device = next(run.model.parameters()).device
+    logged = len(run.rows)
     started, first = time.perf_counter(), run.seen
     with job.progress(train.images, "images", done=run.seen) as bar:
         while run.seen < train.images:
@@ -168,6 +170,10 @@ def fit(
             bar.update(train.batch)
             if validate and (_due(run.seen, train.validate_images, train.batch) or run.seen >= train.images):
                 run.judge(validate(run.ema))
+            if len(run.rows) > logged:
+                rate = {"images_per_second": (run.seen - first) / (time.perf_counter() - started)}
+                job.metrics(run.seen, {f"{split}/{name}": v for _, split, name, v in run.rows[logged:]} | rate)
+                logged = len(run.rows)
             if _due(run.seen, common.state_images, train.batch) and run.seen < train.images:
                 run.save(job.scratch, key)
     return time.perf_counter() - started, run.seen - first

@@ -23,7 +23,7 @@ from ssimbad.pairing import resize, tps
 from ssimbad.params import Train, View
 from ssimbad.seeding import derive
 from ssimbad.training import checkpoints, loop
-from ssimbad.training.feed import Feed, shrink
+from ssimbad.training.feed import Feed
 
 Paths = dict[str, Path]
 
@@ -88,9 +88,10 @@ def _model(
 def _perceptual(train: Train, inputs: Paths, device: torch.device) -> Any:
     if "alexnet" not in inputs:
         return None
-    from ssimbad.metrics.lpips import distance
+    from ssimbad.metrics import lpips
 
-    return distance(inputs["alexnet"], device)
+    network = lpips.load_network(inputs["alexnet"]).to(device)
+    return lambda image, target: network(image, target).flatten()
 
 
 def _validator(
@@ -101,8 +102,9 @@ def _validator(
     ids = manifest.ids(inputs["manifest"], "val")
     if len(ids) != len(faces):
         raise UserError(f"{inputs['val']}: {len(faces)} faces for {len(ids)} ids; run stage faces again")
-    warped = tps.warp(resize.to_unit(faces), tps.draw(params.references.seed, ids, law))
-    references = shrink(warped, params.data.size)
+    # In float64, as the stage references warps, and through bytes: what the test set will look like.
+    warped = tps.warp(resize.to_unit(faces).double(), tps.draw(params.references.seed, ids, law))
+    references = resize.to_unit(resize.area(resize.to_bytes(warped), params.data.size))
     sketches = resize.to_unit(resize.area(artifacts.read_array(inputs["val_sketches"]), params.data.size))
     target = resize.area(faces, params.data.size)
     module = registry.module(setup.kind)

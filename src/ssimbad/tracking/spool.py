@@ -1,0 +1,166 @@
+"""Event spool: what a stage instance reports while it runs, as lines of JSON that nothing can block.
+
+Jobs never talk to the logbook's database. They append to a file of their own under work/spool; the head node imports
+it (`ssimbad sync`). Where a tracking server answers, the same events also go there live (tracking/live.py). Whatever
+fails here is said once on stderr and never reaches the stage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path("work/spool")
+Event = dict[str, Any]
+Sink = Callable[[Event], None]
+
+
+class Spool:
+    """One run's events, appended line by line; `sinks` get each event as well."""
+
+    def __init__(self, path: Path, sinks: tuple[Sink, ...] = ()) -> None:
+        self.path, self._sinks = path, list(sinks)
+        self._broken = False
+
+    def write(self, kind: str, **facts: Any) -> None:
+        """Append one event; a full disk or a failing sink is told once and otherwise ignored."""
+        event = {"event": kind, "time": int(time.time() * 1000), **facts}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+        except (OSError, ValueError) as error:
+            self._tell(f"{self.path}: {error}")
+        for sink in list(self._sinks):
+            try:
+                sink(event)
+            except Exception as error:  # a logbook must never fail a stage, whatever it raises
+                self._sinks.remove(sink)
+                self._tell(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'failed'}")
+
+    def _tell(self, problem: str) -> None:
+        if not self._broken:
+            print(
+                f"ssimbad: the logbook is incomplete, the stage goes on ({problem})",
+                file=sys.stderr,
+                flush=True,
+            )
+        self._broken = True
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.write("metrics", step=step, values=values)
+
+    def artifact(self, path: str, folder: str) -> None:
+        """A file to be shown in the logbook: curves, grids, tables; never weights."""
+        self.write("artifact", path=str(Path(path).resolve()), folder=folder)
+
+    def tags(self, **values: Any) -> None:
+        self.write("tags", values={k: str(v) for k, v in values.items()})
+
+
+@contextmanager
+def opened(
+    spool_id: str,
+    name: str,
+    tags: dict[str, str],
+    params: dict[str, Any],
+    inputs: dict[str, str],
+    sinks: tuple[Sink, ...] = (),
+) -> Iterator[Spool]:
+    """A run from its start to its true end: FINISHED, FAILED, or KILLED when it was told to stop.
+
+    Args:
+        inputs: {path: md5} of what the run reads.
+    """
+    spool = Spool(ROOT / f"{spool_id}.jsonl", sinks)
+    where = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    spool.write("start", name=name, tags={**origin(), **tags}, params=params, inputs=inputs, where=where)
+    status = "FAILED"
+    try:
+        yield spool
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        spool.write("end", status=status)
+
+
+def origin() -> dict[str, str]:
+    """Where the code and the call came from: git revision, dirty or not, engine, pipeline run, SLURM job."""
+    engine, pipeline = _engine()
+    tags = {"engine": engine, "pipeline_id": pipeline}
+    tags |= {key: value for key, value in _git().items() if value}
+    if job := os.environ.get("SLURM_JOB_ID"):
+        tags["slurm_job_id"] = job
+        tags["slurm_restart_count"] = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return tags
+
+
+def _git() -> dict[str, str]:
+    def ask(*arguments: str) -> str | None:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        revision = ask("rev-parse", "HEAD")
+        changed = ask("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {
+        "git_revision": revision or "",
+        "git_dirty": "" if changed is None else str(bool(changed)).lower(),
+    }
+
+
+def _engine() -> tuple[str, str]:
+    """Snakemake says its run in the environment; DVC is found among the parents; else a person at a shell."""
+    if run := os.environ.get("SSIMBAD_PIPELINE"):
+        return "snakemake", run
+    try:
+        for parent in psutil.Process().parents():
+            if any(Path(word).name == "dvc" for word in parent.cmdline()[:3]):
+                return "dvc", f"dvc-{int(parent.create_time())}-{parent.pid}"
+    except psutil.Error:
+        pass
+    return "shell", f"shell-{int(psutil.Process().create_time())}-{os.getpid()}"
+
+
+def read(path: Path) -> list[Event]:
+    """The events of a spool so far; a line cut short by a kill is left out."""
+    events = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return events
+
+
+def alive(where: dict[str, Any]) -> bool | None:
+    """Whether the process that writes a spool still runs; None when it is on another host and cannot be asked."""
+    if where["host"] != socket.gethostname():
+        return None
+    try:
+        return abs(psutil.Process(where["pid"]).create_time() - where["started"]) < 1
+    except psutil.Error:
+        return False
+
+
+def pipeline_alive(pipeline: str) -> bool:
+    """Whether the process behind a pipeline id (`engine-<start>-<pid>`) still runs on this host."""
+    _, started, pid = pipeline.rsplit("-", 2)
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - int(started)) < 2
+    except (psutil.Error, ValueError):
+        return False

@@ -1,0 +1,208 @@
+"""A miniature of the whole pipeline through Snakemake, from nothing to tables and figures."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import make_house, miniature, write_params
+
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "SSIMBAD_DEVICE": "cpu",
+    "COLUMNS": "200",
+}
+
+
+def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command, cwd=folder, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=900
+    )
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    done = run(folder, "snakemake", "--cores", "2", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def jobs_planned(folder: Path) -> list[str]:
+    """Rules of a dry run, besides the targets."""
+    text = snakemake(folder, "-n", "all", "--quiet", "rules")
+    lines = text.split("Job stats:")[-1].splitlines() if "Job stats:" in text else []
+    return [line.split()[0] for line in lines if len(line.split()) == 2 and line.split()[1].isdigit()][:-1]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A finished miniature run."""
+    folder = make_house(tmp_path_factory.mktemp("house"))
+    snakemake(folder, "all")
+    return folder
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_tables_and_figures_are_there(house):
+    for name in (
+        "main.csv",
+        "main.md",
+        "main.tex",
+        "r2.csv",
+        "r2.md",
+        "r2.tex",
+        "reference_use.csv",
+        "differences.csv",
+    ):
+        assert (house / "reports/tables" / name).stat().st_size > 50, name
+    for name in (
+        "ssim_degradation",
+        "noisy_grid",
+        "r2",
+        "qualitative_same",
+        "qualitative_cross",
+        "training_curves",
+    ):
+        assert (house / f"reports/figures/{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (house / f"reports/figures/{name}.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_main_table_has_every_row(house):
+    rows = list(csv.DictReader((house / "reports/tables/main.csv").open()))
+    columns = ["method", "stage", "setting", "seed", "metric", "value", "ci_low", "ci_high", "n", "published"]
+    assert list(rows[0]) == columns
+    seen = {(r["method"], r["stage"], r["setting"]) for r in rows}
+    expected = {("ssimbad", "pretrain"), ("ssimbad", "finetune"), ("ssimbad-control", "finetune")}
+    assert seen == {(*row, setting) for row in expected for setting in ("same", "cross", "cross-true")}
+    fid = [r for r in rows if r["metric"] == "fid"]
+    assert fid
+    assert all(r["value"] == "" for r in fid)
+    psnr = [float(r["value"]) for r in rows if r["metric"] == "psnr"]
+    assert all(3 < value < 60 for value in psnr)
+
+
+def test_nothing_to_do_right_after(house):
+    assert "Nothing to be done" in snakemake(house, "-n", "all")
+
+
+def test_one_parameter_reruns_only_what_uses_it(house):
+    text = (house / "params.yaml").read_text()
+    tree = yaml.safe_load(text)
+    tree["report"]["grid_images"] = 3
+    write_params(house, tree)
+    try:
+        assert jobs_planned(house) == ["figures"]
+    finally:
+        (house / "params.yaml").write_text(text)
+    assert "Nothing to be done" in snakemake(house, "-n", "all")
+
+
+def test_outputs_are_png_archives_named_by_id(house):
+    ids = [r["id"] for r in csv.DictReader((house / "data/faces/manifest.csv").open()) if r["split"] == "test"]
+    with zipfile.ZipFile(house / "outputs/ssimbad/finetune/seed-0/cross.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(f"{i}.png" for i in ids)
+        assert all(m.compress_type == zipfile.ZIP_STORED and m.date_time[0] == 1980 for m in archive.infolist())
+
+
+def test_computed_again_with_other_threads_the_images_are_bit_equal(house):
+    path = house / "outputs/ssimbad/pretrain/seed-0/same.zip"
+    before = md5(path)
+    command = (
+        "ssimbad",
+        "stage",
+        "colorize",
+        "method=ssimbad",
+        "stage=pretrain",
+        "seed=0",
+        "setting=same",
+        "--force",
+    )
+    done = run(house, *command, SSIMBAD_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    assert md5(path) == before
+
+
+def test_data_are_the_same_in_another_house_with_other_threads(house, tmp_path):
+    other = make_house(tmp_path)
+    for stage in ("raw", "faces", "sketches", "references"):
+        done = run(other, "ssimbad", "stage", stage, SSIMBAD_THREADS="2")
+        assert done.returncode == 0, done.stderr
+    made = [p.relative_to(other) for p in (other / "data").rglob("*") if p.is_file()]
+    assert len(made) > 10
+    assert [str(p) for p in made if md5(other / p) != md5(house / p)] == []
+
+
+def test_status_and_results_name_what_there_is(house):
+    status = run(house, "ssimbad", "status").stdout.splitlines()
+    assert len(status) == 33
+    assert all(line.split()[-1] == "fresh" for line in status)
+    shown = run(house, "ssimbad", "results")
+    assert shown.returncode == 0, shown.stderr
+    assert "reports/tables/main.md" in shown.stdout
+    assert "reports/figures/qualitative_same.png" in shown.stdout
+    assert (house / "reports/tables/cost.csv").exists()
+
+
+def test_the_trained_weights_colour_a_users_sketch(house, tmp_path):
+    with zipfile.ZipFile(house / "data/raw/embedded.zip") as archive:
+        face = next(n for n in archive.namelist() if n.endswith(".png"))
+        (tmp_path / "face.png").write_bytes(archive.read(face))
+    done = run(
+        house, "ssimbad", "colorize", "--sketch", str(tmp_path / "face.png"), "--reference", str(tmp_path / "face.png"),
+        "--weights", "models/ssimbad/finetune/seed-0.safetensors", "--out", str(tmp_path / "out.png"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.png").exists()
+
+
+def test_how_the_weights_were_made_is_told_without_times_or_hosts(house):
+    made = json.loads((house / "models/ssimbad/finetune/seed-0.json").read_text())
+    assert made["setup"]["phi"]["form"] == "rational"
+    assert made["images"] == 16
+    assert made["validation_psnr"] is not None
+    text = "".join(p.read_text() for p in (house / "records").iterdir())
+    assert os.uname().nodename not in text.split('"')
+    assert "2026-" not in text
+
+
+def test_a_users_own_folder_goes_the_same_way(tmp_path, house):
+    """Two test faces fewer stages: raw is gone, the true cross answers do not exist."""
+    tree = miniature()
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    with zipfile.ZipFile(house / "data/raw/embedded.zip") as archive:
+        for name in [n for n in archive.namelist() if n.endswith(".png")]:
+            (folder / name).write_bytes(archive.read(name))
+    (folder / "broken.jpg").write_bytes(b"not a picture")
+    tree["data"] |= {"source": "folder", "path": str(folder)}
+    other = make_house(tmp_path, tree)
+    snakemake(other, "all_data")
+    assert "broken.jpg" in (other / "data/faces/quarantine.csv").read_text()
+    assert not (other / "data/references/cross_true.npy").exists()
+    assert sorted(set(jobs_planned(other))) == [
+        "baselines", "colorize", "evaluate", "figures", "finetune", "pretrain", "select_phi", "ssim_curves", "tables",
+    ]  # fmt: skip
+
+
+def test_a_wrong_parameter_stops_before_any_job(tmp_path):
+    tree = miniature()
+    tree["data"]["sizes"] = 3
+    folder = make_house(tmp_path, tree)
+    done = run(folder, "snakemake", "--cores", "1", "all")
+    assert done.returncode == 2
+    assert "did you mean 'size'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "data").exists()

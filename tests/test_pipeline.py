@@ -1,0 +1,280 @@
+"""The stage table, the content records and the runner, without any heavy stage."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from ssimbad import params as parameters
+from ssimbad.errors import ParameterError, UserError
+from ssimbad.pipeline import code, dvcfile, records, runner, table
+from ssimbad.pipeline.table import Stage, instances
+
+from .conftest import ROOT
+
+
+def load(tree, monkeypatch=None):
+    return parameters.Params.model_validate(tree)
+
+
+def test_names_and_outputs_are_unique(tree):
+    found = instances(load(tree))
+    names = [i.name for i in found]
+    outputs = [o for i in found for o in i.outputs.values()]
+    assert len(set(names)) == len(names)
+    assert len(set(outputs)) == len(outputs)
+
+
+def test_everything_read_is_made_upstream_or_comes_from_outside(tree):
+    found = instances(load(tree))
+    made = {o for i in found for o in i.outputs.values()}
+    for instance in found:
+        assert set(instance.files) <= made, instance.name
+
+
+@pytest.mark.parametrize(
+    ("key", "stages"),
+    [
+        ("sketches.p", {"sketches"}),
+        ("references.seed", {"raw", "references", "pretrain", "finetune"}),
+        ("schedule.points", {"ssim_curves", "select_phi"}),
+        ("methods.ssimbad.finetune.learning_rate", {"finetune"}),
+        ("methods.ssimbad.finetune.sampler", {"finetune", "colorize"}),
+        ("methods.ssimbad.label", {"tables", "figures"}),
+        ("colorize.seed", {"colorize"}),
+        ("evaluation.seed", {"evaluate", "baselines", "tables"}),
+        ("report.grid_images", {"figures"}),
+        ("data.test", {"raw", "faces"}),
+        ("network.base", {"pretrain", "finetune"}),
+    ],
+)
+def test_a_parameter_reaches_only_the_stages_that_use_it(tree, key, stages):
+    found = instances(load(tree))
+    used = {
+        i.stage.name for i in found for p in i.params if key == p or key.startswith(p + ".") or p.startswith(key + ".")
+    }
+    assert used == stages
+
+
+def test_own_folder_leaves_out_what_only_embedded_faces_have(tree):
+    tree["data"] |= {"source": "folder", "path": "my-faces"}
+    found = instances(load(tree))
+    assert not [i for i in found if i.stage.name == "raw"]
+    assert {i.wildcards["setting"] for i in found if i.stage.name == "evaluate"} == {"same", "cross"}
+    assert next(i for i in found if i.stage.name == "faces").inputs["raw"] == "my-faces"
+
+
+def test_feature_weights_are_a_stage_only_when_switched_on(tree):
+    tree["weights"]["enabled"] = True
+    found = instances(load(tree))
+    assert [i for i in found if i.stage.name == "weights"]
+    evaluate = next(i for i in found if i.stage.name == "evaluate")
+    assert "weights" in evaluate.upstream
+
+
+def test_dvc_yaml_is_generated_from_the_table(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = dvcfile.text(parameters.load(ROOT / "params.yaml"))
+    assert (ROOT / "dvc.yaml").read_text() == text, "run `ssimbad dvc-yaml`"
+
+
+def snakemake_dag(folder: Path):
+    """{command: (inputs, outputs)} of every job for a full run, without markers and log redirection."""
+    from snakemake.api import SnakemakeApi
+    from snakemake.settings.types import DAGSettings, OutputSettings, Quietness, ResourceSettings
+
+    def data(files):
+        return {str(f) for f in files if not str(f).startswith(".state/")}
+
+    with (
+        SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        flow = api.workflow(resource_settings=ResourceSettings(cores=1), snakefile=folder / "Snakefile", workdir=folder)
+        flow.dag(DAGSettings(targets={"all"}, forceall=True)).summary()  # summary() builds the graph
+        jobs = [j for j in flow._workflow.dag.jobs if j.shellcmd]
+        return {j.shellcmd.split(" 2>&1")[0]: (data(j.input), data(j.output)) for j in jobs}
+
+
+@pytest.mark.parametrize("change", ["demo", "folder", "weights"])
+def test_snakemake_rules_are_the_table(house, tree, change):
+    from .conftest import write_params
+
+    if change == "folder":
+        tree["data"] |= {"source": "folder", "path": "my-faces", "test_list": "test.txt"}
+        (house / "my-faces").mkdir()
+        (house / "test.txt").touch()
+    if change == "weights":
+        tree["weights"]["enabled"] = True
+        tree["methods"]["ssimbad"]["finetune"]["options"]["loss"] = "lpips"
+    write_params(house, tree)
+    found = instances(load(tree))
+    expected = {i.command: (set(i.files), {*i.outputs.values(), i.record}) for i in found}
+    assert snakemake_dag(house) == expected
+
+
+def test_source_files_of_a_stage_are_the_closure_of_its_imports():
+    files = code.closure("ssimbad.pairing.stages:run_sketches")
+    assert "src/ssimbad/pairing/xdog.py" in files
+    assert "src/ssimbad/faces/reading.py" in files  # imported inside a function
+    assert "src/ssimbad/artifacts.py" in files
+    assert "src/ssimbad/training/loop.py" not in files
+    for stage in table.STAGES:
+        assert code.closure(stage.run), stage.name
+
+
+# A pipeline of two stages that costs nothing: `cheap` copies a file, `dear` counts how often it was computed.
+
+
+def run_cheap(params, inputs, outputs, job):
+    outputs["copy"].write_text(inputs["raw"].read_text())
+
+
+def run_dear(params, inputs, outputs, job):
+    counter = Path("computed.txt")
+    counter.write_text(counter.read_text() + "x" if counter.exists() else "x")
+    outputs["weights"].write_text(inputs["copy"].read_text() + str(params.colorize.seed))
+
+
+@pytest.fixture
+def toy(house, monkeypatch):
+    stages = (
+        Stage(
+            "cheap", "tests.test_pipeline:run_cheap", lambda p, w: {"raw": "raw.txt"},
+            lambda p, w: {"copy": "copy.txt"}, lambda p, w: ("data.seed",),
+        ),
+        Stage(
+            "dear", "tests.test_pipeline:run_dear", lambda p, w: {"copy": "copy.txt"},
+            lambda p, w: {"weights": "weights.txt"}, lambda p, w: ("colorize.seed",), expensive=True,
+        ),
+    )  # fmt: skip
+    monkeypatch.setattr(table, "STAGES", stages)
+    monkeypatch.setattr(runner, "STAGES", stages)
+    monkeypatch.setattr(records, "version", lambda stage: toy_version["dear"])
+    monkeypatch.setattr(code, "closure", lambda entry: ("code.py",))
+    (house / "raw.txt").write_text("face")
+    (house / "code.py").write_text("# first\n")
+    return house
+
+
+toy_version = {"dear": 1}
+
+
+@pytest.fixture(autouse=True)
+def _version_one():
+    toy_version["dear"] = 1
+
+
+def bring(tree):
+    p = load(tree)
+    for instance in table.instances(p):
+        runner.run(p, instance)
+    return p
+
+
+def computed():
+    return len(Path("computed.txt").read_text())
+
+
+def test_a_fresh_stage_is_left_alone(toy, tree):
+    assert set(records.survey(load(tree)).values()) != {None}
+    p = bring(tree)
+    assert records.survey(p) == {"cheap": None, "dear": None}
+    bring(tree)
+    assert computed() == 1
+
+
+def test_reasons_are_told(toy, tree):
+    p = bring(tree)
+    (toy / "raw.txt").write_text("other")
+    assert records.survey(p)["cheap"] == "input raw.txt changed"
+    assert records.survey(p)["dear"] == "upstream cheap is not fresh"
+    (toy / "raw.txt").write_text("face")
+    (toy / "weights.txt").write_text("tampered")
+    assert records.survey(p) == {"cheap": None, "dear": "output weights.txt changed"}
+    (toy / "weights.txt").unlink()
+    assert records.survey(p)["dear"] == "output weights.txt is missing"
+
+
+def test_a_changed_parameter_is_named(toy, tree):
+    bring(tree)
+    tree["colorize"]["seed"] = 7
+    assert records.survey(load(tree))["dear"] == "parameter colorize.seed changed"
+
+
+def test_a_comment_retrains_nothing(toy, tree):
+    p = bring(tree)
+    (toy / "code.py").write_text("# second\n")
+    assert records.survey(p) == {"cheap": "code code.py changed", "dear": "upstream cheap is not fresh"}
+    bring(tree)
+    assert records.survey(p) == {"cheap": None, "dear": None}
+    assert computed() == 1
+
+
+def test_going_back_restores_instead_of_computing(toy, tree):
+    bring(tree)
+    tree["colorize"]["seed"] = 7
+    bring(tree)
+    assert (toy / "weights.txt").read_text() == "face7"
+    tree["colorize"]["seed"] = 0
+    bring(tree)
+    assert (toy / "weights.txt").read_text() == "face0"
+    assert computed() == 2
+
+
+def test_a_lost_output_is_restored(toy, tree):
+    bring(tree)
+    (toy / "weights.txt").unlink()
+    (toy / "records/dear.json").unlink()
+    bring(tree)
+    assert computed() == 1
+
+
+def test_a_raised_version_computes_anew(toy, tree):
+    bring(tree)
+    toy_version["dear"] = 2
+    assert records.survey(load(tree))["dear"] == "stage version changed"
+    bring(tree)
+    assert computed() == 2
+
+
+def test_records_hold_no_times_and_are_the_same_twice(toy, tree):
+    bring(tree)
+    first = (toy / "records/dear.json").read_bytes()
+    p = load(tree)
+    runner.run(p, table.instances(p)[1], force=True)
+    assert (toy / "records/dear.json").read_bytes() == first
+    assert set(json.loads(first)) == {"command", "params", "inputs", "version", "outputs"}
+
+
+def test_markers_tell_the_truth(toy, tree):
+    p = bring(tree)
+    records.reconcile(p)
+    assert {m.name for m in Path(".state").glob("*.ok")} == {"cheap.ok", "dear.ok"}
+    (toy / "raw.txt").write_text("other")
+    records.reconcile(p)
+    assert not list(Path(".state").glob("*.ok"))
+
+
+def test_a_missing_input_is_named(toy, tree):
+    (toy / "raw.txt").unlink()
+    with pytest.raises(UserError, match=r"input raw\.txt is missing"):
+        bring(tree)
+
+
+@pytest.mark.parametrize(
+    ("stage", "wildcards", "named"),
+    [
+        ("fases", {}, "stages are"),
+        ("pretrain", {}, "for example: stage pretrain method=ssimbad seed=0"),
+        ("pretrain", {"method": "ssimbad", "seed": "9"}, "seed=0"),
+        ("weights", {}, "not part of the pipeline"),
+    ],
+)
+def test_wrong_stage_names(tree, stage, wildcards, named):
+    with pytest.raises(ParameterError, match=named):
+        runner.find(load(tree), stage, wildcards)

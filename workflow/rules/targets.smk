@@ -1,0 +1,39 @@
+# What can be asked for, from the whole to its parts.
+localrules:
+    all,
+    all_data,
+    all_schedule,
+    all_models,
+    all_results,
+    all_tables,
+
+
+rule all:
+    default_target: True
+    input:
+        markers("tables", "figures"),
+
+
+rule all_data:
+    input:
+        markers("faces", "sketches", "references"),
+
+
+rule all_schedule:
+    input:
+        markers("select_phi"),
+
+
+rule all_models:
+    input:
+        markers("pretrain", "finetune"),
+
+
+rule all_results:
+    input:
+        markers("evaluate", "baselines"),
+
+
+rule all_tables:
+    input:
+        markers("tables"),
