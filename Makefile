@@ -8,7 +8,7 @@ CORES ?= $(shell nproc)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install demo test lint format status clean-work clean-results clean-env
+.PHONY: help install demo test test-engines test-browser lint format plots report ui status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,6 +29,12 @@ demo: install ## the whole chain on embedded faces, to tables and figures (about
 test: install ## fast tests, with a miniature run of the whole pipeline
 	python -m pytest -m "not engines and not slurm and not browser and not gpu and not slow"
 
+test-engines: install ## Snakemake, DVC and the logbook on a miniature pipeline
+	python -m pytest -m "engines"
+
+test-browser: install ## the logbook in headless Chromium
+	python -m pytest -m "browser"
+
 lint: install ## ruff, snakefmt and snakemake --lint
 	ruff check .
 	ruff format --check .
@@ -39,6 +45,19 @@ format: install ## put the sources into their form
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
+
+plots: install ## DVC's plots as one page that needs no network: plots/index.html
+	dvc plots show --out plots
+	mkdir -p plots/vega
+	for name in vega vega-lite vega-embed; do \
+	  cp "$$(python -c 'import snakemake, pathlib; print(pathlib.Path(snakemake.__file__).parent)')/assets/data/$$name/$$name.js" plots/vega/; \
+	done
+
+report: install ## Snakemake's report with tables, figures and statistics: report.html
+	snakemake --report report.html all
+
+ui: install ## the MLflow logbook in a browser
+	ssimbad ui
 
 status: install ## which stages are fresh, and why the others are not
 	ssimbad status

@@ -43,7 +43,8 @@ def miniature() -> dict:
 
 def make_house(folder: Path, tree: dict | None = None) -> Path:
     """A working copy of the pipeline in `folder`, with the miniature's parameters."""
-    for name in ("Snakefile", "environment.yml", ".dvcignore"):
+    folder.mkdir(exist_ok=True)
+    for name in ("Snakefile", "environment.yml", ".dvcignore", ".gitignore"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, folder / name)
     for name in ("workflow", "profiles", "presets"):

@@ -28,7 +28,7 @@ def sinusoid(t: Tensor, channels: int, max_period: float = 1000.0) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """GN-SiLU-conv3×3, plus the noise level's bias, GN-SiLU-conv3×3, plus the input (1×1 conv where channels change)."""
+    """GN-SiLU-conv3×3, plus the noise level's bias, GN-SiLU-conv3×3; plus the input (by 1×1 conv if widths differ)."""
 
     def __init__(self, channels_in: int, channels_out: int, features: int, groups: int) -> None:
         super().__init__()

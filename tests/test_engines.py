@@ -1,0 +1,300 @@
+"""Snakemake and DVC on one miniature pipeline: neither ever calls stale what is fresh, or fresh what is stale.
+
+The checks tell one story, in order, in one repository; each test is a chapter.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+from .conftest import ROOT, make_house, miniature, write_params
+
+pytestmark = pytest.mark.engines
+
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "SSIMBAD_DEVICE": "cpu",
+    "DVC_NO_ANALYTICS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.invalid",
+    "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.invalid",
+    "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "advice.detachedHead", "GIT_CONFIG_VALUE_0": "false",
+}  # fmt: skip
+
+# sketches, then everything that is made from them
+AFTER_SKETCHES = {"sketches": 1, "pretrain": 1, "finetune": 1, "colorize": 4, "evaluate": 4, "tables": 1, "figures": 1}
+AFTER_FINETUNE = {"finetune": 1, "colorize": 2, "evaluate": 2, "tables": 1, "figures": 1}
+
+
+class House:
+    """A checkout, its engines, and what they computed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str, check: bool = True) -> str:
+        done = subprocess.run(
+            command, cwd=self.folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert not check or done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout + done.stderr
+
+    def snakemake(self, *arguments: str) -> str:
+        return self.run("snakemake", "--cores", "2", *arguments, "all")
+
+    def planned(self) -> dict[str, int]:
+        """Jobs that Snakemake would run, by rule."""
+        text = self.snakemake("-n")
+        if "Nothing to be done" in text:
+            return {}
+        rows = (line.split() for line in text.split("Job stats:")[-1].splitlines())
+        jobs = {r[0]: int(r[1]) for r in rows if len(r) == 2 and r[1].isdigit()}
+        return {k: v for k, v in jobs.items() if k not in ("all", "total")}
+
+    def dvc_clean(self) -> bool:
+        return "up to date" in self.run("dvc", "status")
+
+    def computed(self) -> dict[str, int]:
+        """Stage instances computed since the last call, by stage: each leaves a spool."""
+        spools = {p.name for p in (self.folder / "work/spool").rglob("*.jsonl")}
+        new = spools - getattr(self, "_known", set())
+        self._known = spools
+        stages = [name.split("-")[0] for name in new]
+        return {stage: stages.count(stage) for stage in set(stages)}
+
+    def change(self, key: str, value: object) -> None:
+        tree = yaml.safe_load((self.folder / "params.yaml").read_text())
+        node = tree
+        *path, last = key.split(".")
+        for part in path:
+            node = node[part]
+        node[last] = value
+        write_params(self.folder, tree)
+
+    def commit(self, tag: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", tag)
+        self.run("git", "tag", tag)
+
+    def checkout(self, tag: str) -> None:
+        self.run("git", "checkout", "-q", tag)
+        self.run("dvc", "checkout", "-q")
+
+
+def draw_faces(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for i in range(count):
+        colours = [tuple(int(v) for v in generator.integers(0, 256, 3)) for _ in range(3)]
+        image = Image.new("RGB", (32, 32), colours[0])
+        pen = ImageDraw.Draw(image)
+        pen.ellipse((6, 4 + i % 5, 26, 28), fill=colours[1], outline="black")
+        pen.rectangle((10, 12, 13 + i % 4, 16), fill=colours[2], outline="black")
+        image.save(folder / f"{i:02d}.png")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A git and DVC repository with faces under a .dvc pointer, nothing computed yet."""
+    tree = miniature()
+    tree["data"] |= {"source": "folder", "path": "data/raw/faces"}
+    del tree["methods"]["ssimbad-control"]
+    folder = make_house(tmp_path_factory.mktemp("engines") / "house", tree)
+    draw_faces(folder / "data/raw/faces", 26)
+    made = House(folder)
+    made.run("git", "init", "-q", "-b", "main")
+    made.run("dvc", "init", "-q")
+    shutil.copy(ROOT / ".dvc/config", folder / ".dvc/config")
+    shutil.copy(ROOT / ".dvc/plots_page.html", folder / ".dvc/plots_page.html")
+    made.run("dvc", "config", "core.autostage", "false")
+    made.run("ssimbad", "dvc-yaml")
+    made.run("dvc", "add", "-q", "data/raw/faces")
+    made.commit("v0")
+    return made
+
+
+def test_01_snakemake_all_leaves_dvc_clean(house):
+    house.snakemake()
+    assert sum(house.computed().values()) == 18
+    assert house.dvc_clean()
+
+
+def test_02_dvc_repro_then_runs_nothing(house):
+    house.run("dvc", "repro", "-q")
+    assert house.computed() == {}
+    assert house.planned() == {}
+    house.commit("v1")
+
+
+def test_03_a_changed_parameter_is_seen_by_both(house):
+    house.change("sketches.p", 8.0)
+    assert house.planned() == AFTER_SKETCHES
+    house.run("dvc", "repro", "-q")
+    assert house.computed() == AFTER_SKETCHES
+    assert house.planned() == {}
+    house.commit("v2")
+
+
+def test_04_parameters_back_without_checkout_are_no_trap(house):
+    house.change("sketches.p", 10.0)
+    assert house.planned() == AFTER_SKETCHES
+    assert not house.dvc_clean()
+    house.run("git", "checkout", "-q", "params.yaml")
+
+
+def test_05_an_old_commit_comes_with_its_bytes(house):
+    for tag in ("v1", "v2"):
+        house.checkout(tag)
+        assert house.planned() == {}, tag
+        assert house.dvc_clean(), tag
+    house.run("git", "checkout", "-q", "main")
+
+
+@pytest.fixture(scope="module")
+def remote(house, tmp_path_factory):
+    store = tmp_path_factory.mktemp("remote")
+    house.run("dvc", "remote", "add", "-q", "-d", "store", str(store))
+    house.run("git", "commit", "-qam", "remote")
+    house.run("dvc", "push", "-q")
+    return store
+
+
+def clone(house, folder: Path, kind: str) -> House:
+    subprocess.run(["git", "clone", "-q", str(house.folder), str(folder)], env=ENVIRONMENT, check=True)
+    copy = House(folder)
+    copy.run("dvc", "config", "-q", "--local", "cache.type", kind)
+    copy.run("dvc", "config", "-q", "--local", "core.autostage", "false")
+    copy.run("dvc", "pull", "-q")
+    return copy
+
+
+@pytest.mark.parametrize("kind", ["copy", "hardlink", "symlink"])
+def test_06_a_clone_pulls_and_has_nothing_to_do(house, remote, tmp_path, kind):
+    copy = clone(house, tmp_path / "clone", kind)
+    assert copy.planned() == {}
+    assert copy.dvc_clean()
+
+
+def test_07_work_in_a_clone_arrives_at_the_same_lock(house, remote, tmp_path):
+    copy = clone(house, tmp_path / "clone", "copy")
+    copy.change("methods.ssimbad.finetune.learning_rate", 2.0e-4)
+    assert copy.planned() == AFTER_FINETUNE
+    copy.snakemake()
+    assert copy.computed() == AFTER_FINETUNE
+    assert copy.dvc_clean()
+    house.change("methods.ssimbad.finetune.learning_rate", 2.0e-4)
+    house.run("dvc", "repro", "-q")
+    assert house.computed() == AFTER_FINETUNE
+    assert (copy.folder / "dvc.lock").read_bytes() == (house.folder / "dvc.lock").read_bytes()
+    assert house.planned() == {}
+
+
+def test_08_back_to_old_parameters_trains_nothing(house):
+    house.run("git", "checkout", "-q", "params.yaml")
+    house.run("dvc", "repro", "-q")
+    done = house.computed()
+    assert not {"pretrain", "finetune", "colorize"} & set(done)
+    assert house.planned() == {}
+    assert house.run("git", "diff", "--stat", "v2", "--", "dvc.lock") == ""
+
+
+def test_09_a_comment_retrains_nothing(house):
+    file = house.folder / "src/ssimbad/pairing/xdog.py"
+    text = file.read_text()
+    file.write_text("# a comment\n" + text)
+    assert house.planned()["sketches"] == 1
+    house.snakemake()
+    assert house.computed() == {"sketches": 1}
+    assert house.dvc_clean()
+    assert house.planned() == {}
+    file.write_text(text)
+    house.snakemake()
+    assert house.computed() == {"sketches": 1}
+
+
+def test_10_a_deleted_model_is_noticed_and_restored(house):
+    (house.folder / "models/ssimbad/finetune/seed-0.safetensors").unlink()
+    assert house.planned() == AFTER_FINETUNE
+    house.run("dvc", "checkout", "-q")
+    assert house.planned() == {}
+    (house.folder / "models/ssimbad/finetune/seed-0.safetensors").unlink()
+    house.snakemake()
+    assert house.computed() == {}
+    assert house.planned() == {}
+
+
+def test_11_a_tampered_output_is_noticed(house):
+    path = house.folder / "reports/schedule/phi_star.json"
+    path.write_text(path.read_text().replace("rational", "atan", 1))
+    assert "select_phi" in house.planned()
+    assert not house.dvc_clean()
+    house.run("dvc", "checkout", "-q", "--force", "reports/schedule/phi_star.json")
+    assert house.planned() == {}
+
+
+def test_12_metrics_params_and_plots_of_dvc(house, tmp_path):
+    assert "reports/metrics/ssimbad/finetune/seed-0/same.json" in house.run("dvc", "metrics", "show", "--md")
+    assert "sketches.p" in house.run("dvc", "params", "diff", "v1", "v2", "--md")
+    assert "psnr" in house.run("dvc", "metrics", "diff", "v1", "v2", "--md")
+    house.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
+    page = (tmp_path / "plots/index.html").read_text()
+    assert "://" not in page.split("<body>")[0]
+    assert "training" in page
+
+
+def test_13_the_report_of_snakemake_is_one_page(house, tmp_path):
+    house.run("snakemake", "--report", str(tmp_path / "report.html"), "all")
+    page = (tmp_path / "report.html").read_text()
+    assert "qualitative_same.png" in page
+    assert "main.csv" in page
+
+
+def wait_for(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.2)
+
+
+def kill_in_training(house, *command: str) -> None:
+    """Start an engine, wait for the first resumable state of pretrain, kill -9 engine and jobs."""
+    before = set((house.folder / "work").glob("pretrain-*/*/state-*"))
+    engine = subprocess.Popen(
+        command, cwd=house.folder, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    wait_for(lambda: set((house.folder / "work").glob("pretrain-*/*/state-*")) - before, 120)
+    os.killpg(engine.pid, signal.SIGKILL)
+    engine.wait()
+
+
+@pytest.mark.parametrize("first", ["snakemake", "dvc"])
+def test_14_one_engine_killed_the_other_finishes(house, first):
+    house.change("methods.ssimbad.pretrain.images", 4096 if first == "snakemake" else 4160)
+    house.computed()
+    if first == "snakemake":
+        kill_in_training(house, "snakemake", "--cores", "2", "all")
+        house.computed()
+        house.run("ssimbad", "sync")
+        house.run("dvc", "repro", "-q")
+    else:
+        kill_in_training(house, "dvc", "repro", "-q")
+        house.computed()
+        house.run("snakemake", "--unlock", "all")
+        house.snakemake()
+    assert not {"faces", "sketches", "select_phi"} & set(house.computed())
+    assert house.planned() == {}
+    log = max((house.folder / "work/spool").rglob("pretrain-*.jsonl"), key=lambda p: p.stat().st_mtime).read_text()
+    assert '"resumed"' in log
