@@ -273,7 +273,12 @@ def kill_in_training(house, *command: str) -> None:
     """Start an engine, wait for the first resumable state of pretrain, kill -9 engine and jobs."""
     before = set((house.folder / "work").glob("pretrain-*/*/state-*"))
     engine = subprocess.Popen(
-        command, cwd=house.folder, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        command,
+        cwd=house.folder,
+        env=ENVIRONMENT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
     )
     wait_for(lambda: set((house.folder / "work").glob("pretrain-*/*/state-*")) - before, 120)
     os.killpg(engine.pid, signal.SIGKILL)

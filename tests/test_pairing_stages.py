@@ -149,5 +149,5 @@ def test_a_missing_answer_names_it_and_the_remedy(view, inputs, tmp_path):
 
 def test_a_manifest_of_other_faces_is_noticed(view, inputs, tmp_path):
     artifacts.write_array(inputs["test"], np.zeros((2, SIDE, SIDE, 3), np.uint8))
-    with pytest.raises(UserError, match=r"test\.npy: 2 faces, but the manifest has 6"):
+    with pytest.raises(UserError, match=r"test\.npy: 2 images for 6 ids"):
         stages.run_references(view, inputs, _outputs(tmp_path, "same", "cross", "other", "pairing"), _job(tmp_path))

@@ -131,7 +131,9 @@ def test_four_processes_log_at_once(logbook):
         "    for step in range(200):\n        log.metrics(step, {'loss': 1.0, 'rate': 2.0})\n"
         "store.import_all()\n"
     )
-    jobs = [subprocess.Popen([sys.executable, "-c", code, str(i)], cwd=logbook, stderr=subprocess.PIPE) for i in range(4)]
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", code, str(i)], cwd=logbook, stderr=subprocess.PIPE) for i in range(4)
+    ]
     for job in jobs:
         _, errors = job.communicate(timeout=120)
         assert job.returncode == 0, errors.decode()
@@ -173,7 +175,7 @@ def test_a_locked_database_leaves_the_spool_for_the_next_sync(logbook, capsys):
     write()
     locked = sqlite3.connect(logbook / "mlflow.db", isolation_level=None)
     locked.execute("BEGIN EXCLUSIVE")
-    sync._import_spools(None)
+    sync.import_spools()
     assert "logbook not updated" in capsys.readouterr().err
     locked.rollback()
     locked.close()

@@ -87,6 +87,18 @@ def sync(
 
 
 @app.command()
+def ui(port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000) -> None:
+    """Open the MLflow logbook at the page of this project's runs."""
+    from ssimbad import params
+    from ssimbad.pipeline import sync as synchronise
+    from ssimbad.tracking import ui as browser
+
+    params.load()
+    synchronise.import_spools()
+    sys.exit(browser.serve(port))
+
+
+@app.command()
 def results() -> None:
     """Name the tables and figures that are there, and write the cost table."""
     from ssimbad import params

@@ -157,7 +157,9 @@ class Network(Strict):
 class Training(Strict):
     """What every training stage shares (SPEC §4)."""
 
-    threads: Positive = Field(description="CPU threads: sums, and so the last bits of the weights, depend on them")
+    threads: Positive = Field(
+        description="shares of a batch computed side by side on a CPU; the last bits of the weights depend on it"
+    )
     precision: Literal["fp32", "bf16"] = Field(description="autocast of the network's forward and backward")
     channels_last: bool = Field(description="memory format of images and weights")
     weight_decay: Annotated[float, Field(ge=0)] = Field(description="AdamW")
@@ -295,6 +297,8 @@ class Params(Strict):
             key = f"methods.{name}.{stage}"
             if train and train.images % train.batch:
                 raise ValueError(f"{key}.images: {train.images} is no multiple of {key}.batch {train.batch}")
+            if train and train.batch % self.training.threads:
+                raise ValueError(f"training.threads: {self.training.threads} does not divide {key}.batch {train.batch}")
             if train and train.validate_images and not self.data.val:
                 raise ValueError(f"{key}.validate_images: there is no validation split; set data.val or this to 0")
             if train and self.training.state_images % train.batch:

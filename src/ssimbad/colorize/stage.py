@@ -10,7 +10,6 @@ import torch
 
 from ssimbad import artifacts, devices
 from ssimbad.colorize import chunks, load
-from ssimbad.errors import UserError
 from ssimbad.faces import manifest
 from ssimbad.job import Job
 from ssimbad.methods import registry
@@ -53,7 +52,4 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
 
 
 def _test_set(path: Path, size: int, ids: list[str]) -> torch.Tensor:
-    array = artifacts.read_array(path)
-    if len(array) != len(ids):
-        raise UserError(f"{path}: {len(array)} images for {len(ids)} test ids; run the stage that makes it again")
-    return resize.to_unit(resize.area(array, size))
+    return resize.to_unit(resize.area(manifest.images(path, ids), size))

@@ -28,24 +28,29 @@ _SHADES = {
     "leaves": ("eyes", 0.6),
 }
 
-# Lightness stays clear of the white of eyes and paper, luma (ITU-R BT.601; a full blue has only 0.11) of
-# the black outlines, and saturation of grey.
-_LIGHTNESS = (0.4, 0.8)
-_SATURATION = (0.5, 1.0)
+# Ranges of (hue, lightness, saturation). Hair, background and eyes take any hue; skin the warm ones, from pale to dark,
+# so that faces look like faces. Lightness stays clear of the white of eyes and paper, luma (ITU-R BT.601; a full blue
+# has only 0.11) of the black outlines, saturation of grey.
+_RANGES = {
+    "background": ((0.0, 1.0), (0.5, 0.85), (0.3, 0.8)),
+    "hair": ((0.0, 1.0), (0.4, 0.75), (0.35, 0.9)),
+    "skin": ((0.02, 0.12), (0.45, 0.88), (0.3, 0.8)),
+    "eyes": ((0.0, 1.0), (0.4, 0.75), (0.4, 1.0)),
+}
 _LUMA = (0.299, 0.587, 0.114)
 _LEAST_LUMA = 0.3
-_LEAST_DISTANCE = 0.4
+_LEAST_DISTANCE = 0.25
 
 
 def draw_palette(rng: np.random.Generator) -> dict[str, str]:
-    """Four colours `#rrggbb` of uniform hue, drawn again until all six pairs differ.
+    """Four independent colours `#rrggbb`, all drawn again until every two differ.
 
     Returns:
-        The colours of `FREE`; any two are at least 0.4 apart in the RGB unit cube, and none is darker than
+        The colours of `FREE`; any two are at least 0.25 apart in the RGB unit cube, and none is darker than
         luma 0.3.
     """
     while True:
-        colours = [_draw_colour(rng) for _ in FREE]
+        colours = [_draw_colour(rng, name) for name in FREE]
         if min(math.dist(a, b) for a, b in itertools.combinations(colours, 2)) >= _LEAST_DISTANCE:
             return {name: _hex(colour) for name, colour in zip(FREE, colours, strict=True)}
 
@@ -56,11 +61,9 @@ def all_colours(palette: dict[str, str]) -> dict[str, str]:
     return {**palette, **shades}
 
 
-def _draw_colour(rng: np.random.Generator) -> tuple[float, float, float]:
-    hue = rng.random()
+def _draw_colour(rng: np.random.Generator, name: str) -> tuple[float, float, float]:
     while True:
-        lightness = _LIGHTNESS[0] + rng.random() * (_LIGHTNESS[1] - _LIGHTNESS[0])
-        saturation = _SATURATION[0] + rng.random() * (_SATURATION[1] - _SATURATION[0])
+        hue, lightness, saturation = (low + rng.random() * (high - low) for low, high in _RANGES[name])
         colour = colorsys.hls_to_rgb(hue, lightness, saturation)
         if sum(w * c for w, c in zip(_LUMA, colour, strict=True)) >= _LEAST_LUMA:
             return colour

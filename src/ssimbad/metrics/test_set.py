@@ -8,6 +8,7 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
+from ssimbad.faces import manifest
 from ssimbad.pairing import resize
 
 
@@ -17,10 +18,7 @@ def at_size(path: Path, size: int, ids: list[str]) -> np.ndarray:
     Raises:
         UserError: the array does not hold one image per test id.
     """
-    array = artifacts.read_array(path)
-    if len(array) != len(ids):
-        raise UserError(f"{path}: {len(array)} images for {len(ids)} test ids; run the stage that makes it again")
-    return resize.area(array, size)
+    return resize.area(manifest.images(path, ids), size)
 
 
 def by_id(path: Path, ids: list[str], size: int) -> np.ndarray:

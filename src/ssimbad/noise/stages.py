@@ -11,6 +11,7 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.faces import manifest
 from ssimbad.job import Job
 from ssimbad.metrics import bootstrap
 from ssimbad.noise import ddpm, figures
@@ -104,14 +105,8 @@ def _alpha_bar(params: View) -> np.ndarray:
 
 def _sampled_faces(params: View, inputs: dict[str, Path]) -> tuple[tuple[str, ...], np.ndarray]:
     """Ids and (N, size, size, 3) uint8 faces of the seeded sample of the training set."""
-    with inputs["manifest"].open(encoding="utf-8", newline="") as file:
-        train_ids = [row["id"] for row in csv.DictReader(file) if row["split"] == "train"]
-    faces = artifacts.read_array(inputs["train"])
-    if len(train_ids) != len(faces):
-        raise UserError(
-            f"{inputs['manifest']}: {len(train_ids)} training faces but {len(faces)} in {inputs['train']}; "
-            "run the stage faces again"
-        )
+    train_ids = manifest.ids(inputs["manifest"], "train")
+    faces = manifest.images(inputs["train"], train_ids)
     wanted, size = params.schedule.images, params.schedule.size
     if wanted > len(faces):
         raise ParameterError(f"schedule.images: {wanted} asked, the training set has {len(faces)}; lower it")

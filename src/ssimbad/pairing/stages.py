@@ -12,6 +12,7 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
+from ssimbad.faces import manifest
 from ssimbad.job import Job
 from ssimbad.pairing import references, resize, xdog
 from ssimbad.params import View
@@ -34,14 +35,14 @@ def run_sketches(params: View, inputs: dict[str, Path], outputs: dict[str, Path]
         UserError: the manifest does not belong to the arrays, or a given sketch cannot be read.
     """
     law = xdog.XDoG(**{name: getattr(params.sketches, name) for name in ("sigmas", "k", "p", "epsilon", "phi")})
-    rows = _manifest(inputs["manifest"])
     for split in SPLITS:
-        mine = [row for row in rows if row["split"] == split]
-        faces = _faces(inputs[split], mine)
+        mine = manifest.rows(inputs["manifest"], split)
+        ids = [row["id"] for row in mine]
+        faces = manifest.images(inputs[split], ids)
         given = {i: row["sketch"] for i, row in enumerate(mine) if row["sketch"]}
         with artifacts.replacing(outputs[split]) as temporary:
             sheet = np.lib.format.open_memmap(temporary, "w+", np.uint8, faces.shape[:3])
-            _draw(faces, [row["id"] for row in mine], params.sketches.seed, law, sheet, job, split)
+            _draw(faces, ids, params.sketches.seed, law, sheet, job, split)
             if given:
                 _put_given(given, inputs["raw"], sheet, params.data.max_pixels, job)
             sheet.flush()
@@ -90,9 +91,8 @@ def run_references(params: View, inputs: dict[str, Path], outputs: dict[str, Pat
 
     law = tps.Law(**{name: getattr(params.references, name) for name in ("low", "high", "shift", "decimals")})
     seed = params.references.seed
-    rows = [row for row in _manifest(inputs["manifest"]) if row["split"] == "test"]
-    ids = [row["id"] for row in rows]
-    faces = _faces(inputs["test"], rows)
+    ids = manifest.ids(inputs["manifest"], "test")
+    faces = manifest.images(inputs["test"], ids)
     cross = references.derangement(ids, seed)
     other = references.second(ids, seed, cross)
     same = _warped(faces, tps.draw(seed, ids, law), job)
@@ -141,18 +141,3 @@ def _answers(path: Path, names: list[str], params: View) -> np.ndarray:
         raise UserError(f"{path}: {error.args[0]}; run stage raw again") from None
     except (OSError, zipfile.BadZipFile, Unreadable) as error:
         raise UserError(f"{path}: not a readable archive of PNGs ({error}); run stage raw again") from None
-
-
-def _manifest(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; run stage faces") from None
-
-
-def _faces(path: Path, rows: list[dict[str, str]]) -> np.ndarray:
-    faces = artifacts.read_array(path)
-    if len(faces) != len(rows):
-        raise UserError(f"{path}: {len(faces)} faces, but the manifest has {len(rows)}; run stage faces again")
-    return faces

@@ -23,7 +23,7 @@ def run(params: Params, status: str | None = None) -> None:
     Raises:
         UserError: DVC refused; the message tells what to do.
     """
-    _import_spools(status)
+    import_spools(status)
     fresh = [name for name, reason in records.survey(params).items() if reason is None]
     if not (fresh and Path(".dvc").is_dir() and Path("dvc.yaml").exists()):
         return
@@ -39,7 +39,8 @@ def run(params: Params, status: str | None = None) -> None:
     print(f"sync: {len(fresh)} fresh stages -> dvc.lock", flush=True)
 
 
-def _import_spools(status: str | None) -> None:
+def import_spools(status: str | None = None) -> None:
+    """Bring the logbook up to date; a failure is told in one line and stops nothing."""
     try:
         from ssimbad.tracking import spool, store
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import manifest
 from ssimbad.job import Job
@@ -55,10 +54,7 @@ def _grid_rows(params: Any, inputs: Mapping[str, Any], setting: str, ids: list[s
     count, size = params.report.grid_images, params.data.size
 
     def stored(name: str) -> np.ndarray:
-        array = artifacts.read_array(inputs[name])
-        if len(array) != len(ids):
-            raise UserError(f"{inputs[name]}: {len(array)} images for {len(ids)} test ids; run its stage again")
-        return resize.area(array[:count], size)
+        return resize.area(manifest.images(inputs[name], ids)[:count], size)
 
     made = _files([path for path in inputs["images"] if path.stem == setting])
     names = labels(made, params.methods)

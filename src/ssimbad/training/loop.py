@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,7 @@ class Window:
 
     def add(self, losses: Losses, norm: float) -> None:
         values = losses.per_image.double().cpu()
-        self._add("loss", float(losses.loss.detach()))
+        self._add("loss", float(losses.loss))
         self._add("gradient_norm", norm)
         if losses.sigma is not None:
             edges = torch.tensor(self.buckets, dtype=torch.float64)
@@ -82,11 +84,9 @@ class Run:
         self.window = Window(common.buckets)
 
     def optimise(self, losses: Losses) -> None:
-        """One AdamW step on the true gradient, clipped by its norm, then the EMA."""
-        if not math.isfinite(float(losses.loss.detach())):
+        """One AdamW step on the true gradient in `.grad`, clipped by its norm, then the EMA."""
+        if not math.isfinite(float(losses.loss)):
             raise UserError(f"the loss is not finite after {self.seen} images; lower the learning_rate of this stage")
-        self.optimiser.zero_grad(set_to_none=True)
-        losses.loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.common.clip)
         self.seen += self.train.batch
         rate = learning_rate(self.seen, self.train, self.common.minimum_rate)
@@ -141,6 +141,44 @@ class Run:
         return True
 
 
+class Workers:
+    """Equal shares of every batch, computed side by side: threads on a CPU, the one process on a GPU.
+
+    A CPU thread computes with one core, so that the sums, and the last bits of the weights, depend on the number of
+    shares alone and not on the machine's cores; it is also faster than sharing each operation of a small batch.
+    """
+
+    def __init__(self, count: int, pool: ThreadPoolExecutor) -> None:
+        self._shards = [Shard(rank, count) for rank in range(count)]
+        self._map = pool.map if count > 1 else map
+
+    def gradients(self, model: nn.Module, work: Callable[[Shard], Losses]) -> Losses:
+        """Run `work` on every shard; leave the mean gradient in `.grad` and return the joined losses, detached."""
+        parameters = list(model.parameters())
+
+        def share(shard: Shard) -> tuple[Losses, tuple[Tensor, ...]]:
+            losses = work(shard)
+            return losses, torch.autograd.grad(losses.loss, parameters, materialize_grads=True)
+
+        done = list(self._map(share, self._shards))
+        for parameter, *parts in zip(parameters, *(gradients for _, gradients in done), strict=True):
+            parameter.grad = sum(parts[1:], parts[0]) / len(parts)
+        return _joined([losses for losses, _ in done])
+
+
+@contextmanager
+def workers(count: int) -> Iterator[Workers]:
+    """`count` shares of every batch for as long as the block lasts."""
+    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield Workers(count, pool)
+
+
+def _joined(parts: list[Losses]) -> Losses:
+    loss = torch.stack([p.loss.detach() for p in parts]).mean()
+    sigma = None if parts[0].sigma is None else torch.cat([p.sigma for p in parts])
+    return Losses(loss, torch.cat([p.per_image for p in parts]), sigma)
+
+
 def fit(
     run: Run,
     step: Step,
@@ -149,7 +187,6 @@ def fit(
     seed: int,
     job: Job,
     key: str,
-    shard: Shard = Shard(),  # noqa: B008 - frozen
 ) -> tuple[float, int]:
     """Train until `train.images` are seen, saving state in `job.scratch`; returns (seconds, images) of this process."""
     train, common = run.train, run.common
@@ -157,16 +194,22 @@ def fit(
         job.say(f"{job.name}: resumed at {run.seen} of {train.images} images")
         job.tags(resumed=run.seen)
     device = next(run.model.parameters()).device
-    logged = len(run.rows)
-    started, first = time.perf_counter(), run.seen
-    with job.progress(train.images, "images", done=run.seen) as bar:
+
+    def work(shard: Shard) -> Losses:
+        batch = feed.batch(run.seen, train.batch, shard)
+        draws = StepDraws(derive(seed, "noise", run.seen), train.batch, shard, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=common.precision == "bf16"):
+            return step(run.model, batch, draws)
+
+    started, first, logged = time.perf_counter(), run.seen, len(run.rows)
+    with (
+        job.progress(train.images, "images", done=run.seen) as bar,
+        workers(common.threads if device.type == "cpu" else 1) as crew,
+    ):
         while run.seen < train.images:
-            batch = feed.batch(run.seen, train.batch, shard)
-            draws = StepDraws(derive(seed, "noise", run.seen), train.batch, shard, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=common.precision == "bf16"):
-                losses = step(run.model, batch, draws)
+            losses = crew.gradients(run.model, work)
             run.optimise(losses)
-            bar.set_postfix(loss=f"{float(losses.loss.detach()):.4f}", refresh=False)
+            bar.set_postfix(loss=f"{float(losses.loss):.4f}", refresh=False)
             bar.update(train.batch)
             if validate and (_due(run.seen, train.validate_images, train.batch) or run.seen >= train.images):
                 run.judge(validate(run.ema))

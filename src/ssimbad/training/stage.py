@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ssimbad import artifacts, devices
 from ssimbad.colorize import chunks
-from ssimbad.errors import UserError
 from ssimbad.faces import manifest
 from ssimbad.job import Job
 from ssimbad.methods import registry
@@ -98,10 +97,8 @@ def _validator(
     params: View, inputs: Paths, setup: Setup, train: Train, law: tps.Law, job: Job, device: torch.device
 ) -> Any:
     """A function weights → mean PSNR of the validation faces, coloured from their own warps by the row's sampler."""
-    faces = artifacts.read_array(inputs["val"])
     ids = manifest.ids(inputs["manifest"], "val")
-    if len(ids) != len(faces):
-        raise UserError(f"{inputs['val']}: {len(faces)} faces for {len(ids)} ids; run stage faces again")
+    faces = manifest.images(inputs["val"], ids)
     # In float64, as the stage references warps, and through bytes: what the test set will look like.
     warped = tps.warp(resize.to_unit(faces).double(), tps.draw(params.references.seed, ids, law))
     references = resize.to_unit(resize.area(resize.to_bytes(warped), params.data.size))
