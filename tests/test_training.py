@@ -222,3 +222,15 @@ def test_weights_of_another_network_are_refused(tmp_path):
     weights, _ = checkpoints.read_tensors(tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="another network"):
         checkpoints.load_into(build(), weights, tmp_path / "w.safetensors")
+
+
+def test_near_the_time_limit_a_state_is_saved_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    whole = trained(tmp_path / "whole")
+    monkeypatch.setenv("SSIMBAD_DEADLINE", "1")
+    for _ in range(3):
+        with pytest.raises(SystemExit) as caught:
+            trained(tmp_path / "cut")
+        assert caught.value.code == 75
+    monkeypatch.delenv("SSIMBAD_DEADLINE")
+    resumed = trained(tmp_path / "cut")
+    assert all(torch.equal(whole.ema[k], resumed.ema[k]) for k in whole.ema)

@@ -28,9 +28,10 @@ def stage(
     force: Annotated[bool, typer.Option(help="compute even when the result is fresh or kept")] = False,
 ) -> None:
     """Run one stage instance, as Snakemake and DVC do. Fresh results are left alone, kept ones restored."""
-    from ssimbad import params
+    from ssimbad import interrupt, params
     from ssimbad.pipeline import runner
 
+    interrupt.install()
     loaded = params.load()
     runner.run(loaded, runner.find(loaded, name, _pairs(wildcards or [])), force)
 

@@ -14,7 +14,7 @@ from typing import Any
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.job import Job
 from ssimbad.params import Params, View
-from ssimbad.pipeline import records
+from ssimbad.pipeline import lock, records
 from ssimbad.pipeline.table import STAGES, Instance, instances
 from ssimbad.tracking import live, spool, system
 
@@ -48,9 +48,10 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
     """Bring one instance up to date.
 
     Raises:
-        UserError: an input is missing, or the stage met a user's mistake; existing outputs are left as they were.
+        UserError: an input is missing, another process works on this instance, or the stage met a user's mistake;
+            existing outputs are left as they were.
     """
-    with records.hashes() as hashed:
+    with lock.held(WORK / instance.name, instance.name), records.hashes() as hashed:
         if not force and records.stale(instance, params, hashed) is None:
             print(f"{instance.name}: up to date", flush=True)
             return

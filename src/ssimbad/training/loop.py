@@ -5,6 +5,7 @@ the last state. To resume, run the same command again.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssimbad import interrupt
 from ssimbad.errors import UserError
 from ssimbad.job import Job
 from ssimbad.methods.contract import Batch, Draws, Losses
@@ -205,6 +207,7 @@ def fit(
     with (
         job.progress(train.images, "images", done=run.seen) as bar,
         workers(common.threads if device.type == "cpu" else 1) as crew,
+        interrupt.Watch() as watch,
     ):
         while run.seen < train.images:
             losses = crew.gradients(run.model, work)
@@ -217,8 +220,16 @@ def fit(
                 rate = {"images_per_second": (run.seen - first) / (time.perf_counter() - started)}
                 job.metrics(run.seen, {f"{split}/{name}": v for _, split, name, v in run.rows[logged:]} | rate)
                 logged = len(run.rows)
-            if _due(run.seen, common.state_images, train.batch) and run.seen < train.images:
+            if run.seen >= train.images:
+                break
+            if _due(run.seen, common.state_images, train.batch):
                 run.save(job.scratch, key)
+            if reason := watch.due:
+                run.save(job.scratch, key)
+                job.say(
+                    f"{job.name}: {reason}; {run.seen} of {train.images} images are saved, the same command goes on"
+                )
+                sys.exit(interrupt.EXIT)
     return time.perf_counter() - started, run.seen - first
 
 

@@ -1,0 +1,67 @@
+"""Stopping in time: SIGTERM and the job's time limit become a flag that a training looks at between two steps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from types import FrameType
+
+EXIT = 75  # "temporary failure": run the same command again and it goes on
+MARGIN = 60.0  # seconds before the time limit in which a state is written
+_flag = {"graceful": False, "asked": False}
+
+
+def install() -> None:
+    """Let SIGTERM end this process in order: at the next step in a training, at once (exit 143) elsewhere."""
+    signal.signal(signal.SIGTERM, _on_term)
+
+
+def _on_term(number: int, frame: FrameType | None) -> None:
+    if _flag["graceful"]:
+        _flag["asked"] = True
+    else:
+        sys.exit(128 + number)
+
+
+class Watch:
+    """Between `with` and its end, SIGTERM only sets a flag; `due` says whether to stop now."""
+
+    def __init__(self) -> None:
+        self._deadline = deadline()
+
+    def __enter__(self) -> Watch:
+        _flag["graceful"] = True
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _flag["graceful"] = False
+
+    @property
+    def due(self) -> str | None:
+        """Why to stop, or None."""
+        if _flag["asked"]:
+            return "asked to stop (SIGTERM)"
+        if self._deadline is not None and time.time() > self._deadline - MARGIN:
+            return "the time limit is near"
+        return None
+
+
+def deadline() -> float | None:
+    """When this job will be killed (seconds since 1970), from `SSIMBAD_DEADLINE` or from SLURM; None: never."""
+    if given := os.environ.get("SSIMBAD_DEADLINE") or os.environ.get("SLURM_JOB_END_TIME"):
+        return float(given)
+    job = os.environ.get("SLURM_JOB_ID")
+    if not (job and shutil.which("squeue")):
+        return None
+    done = subprocess.run(
+        ["squeue", "-h", "-j", job, "-o", "%e"], capture_output=True, text=True, timeout=30, check=False
+    )
+    try:
+        return datetime.fromisoformat(done.stdout.strip()).timestamp()
+    except ValueError:
+        return None
