@@ -1,22 +1,18 @@
-# What every rule file shares: validated parameters and the freshness of the stages.
+# Shared by all files beside this one - validated parameters and the freshness of the stages.
 #
 # Whether a stage must run is decided by content records (docs/engines.md), not by file times: for each fresh instance
 # there is a marker .state/<instance>.ok, each rule makes its own, and every input is `ancient`.
-import os
 import sys
-
-import psutil
 
 from ssimbad import params as parameters
 from ssimbad.errors import UserError
 from ssimbad.pipeline import records, table
+from ssimbad.tracking import spool
 
 try:
     P = parameters.load()
     if workflow.is_main_process:
-        os.environ["SSIMBAD_PIPELINE"] = (
-            f"snakemake-{int(psutil.Process().create_time())}-{os.getpid()}"
-        )
+        spool.name_pipeline("snakemake")
         records.reconcile(P)
 except UserError as error:
     print(f"ssimbad: {error}", file=sys.stderr)

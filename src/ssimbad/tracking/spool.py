@@ -123,6 +123,11 @@ def _git() -> dict[str, str]:
     }
 
 
+def name_pipeline(engine: str) -> None:
+    """Let all stages that this process starts, on any node, know which pipeline execution they belong to."""
+    os.environ["SSIMBAD_PIPELINE"] = f"{engine}-{int(psutil.Process().create_time())}-{os.getpid()}"
+
+
 def _engine() -> tuple[str, str]:
     """Snakemake says its run in the environment; DVC is found among the parents; else a person at a shell."""
     if run := os.environ.get("SSIMBAD_PIPELINE"):
