@@ -5,6 +5,15 @@ min_version("9.27")
 
 
 include: "workflow/rules/common.smk"
+
+
+# First, and so the default.
+rule all:
+    input:
+        markers("tables", "figures"),
+    localrule: True
+
+
 include: "workflow/rules/data.smk"
 include: "workflow/rules/schedule.smk"
 include: "workflow/rules/models.smk"

@@ -222,9 +222,3 @@ def test_stage_raw(tmp_path):
 
     again = make(tmp_path / "two", 2)
     assert all(again[name].read_bytes() == outputs[name].read_bytes() for name in outputs)
-
-
-def test_embedded_faces_cannot_be_all_that_are_left(tmp_path):
-    with pytest.raises(UserError, match=r"data\.train") as error:
-        raw.run(view(train=None), {}, {}, Job("raw", tmp_path))
-    assert error.value.code == 2

@@ -115,7 +115,7 @@ def test_an_image_of_another_size_is_named(files, tmp_path):
 def test_a_stale_array_is_an_error(files, tmp_path):
     archive(files["images"], dict(zip(IDS, flat(1, 2, 3, size=32), strict=True)))
     artifacts.write_array(files["test"], flat(1, 2))
-    with pytest.raises(UserError, match="2 images for 3 test ids"):
+    with pytest.raises(UserError, match="2 images for 3 ids"):
         run(files, tmp_path)
 
 

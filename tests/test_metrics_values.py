@@ -109,6 +109,17 @@ def test_ms_ssim_has_five_published_scales_at_paper_size():
     assert ms_ssim(a, b)[0] == pytest.approx(piq.multi_scale_ssim(x, y).item(), abs=1e-4)
 
 
+@pytest.mark.parametrize("size", [41, 64, 83, 128, 177, 256])
+def test_ms_ssim_is_that_of_piq_at_every_size(size):
+    rng = np.random.default_rng(size)
+    smooth = np.clip(np.cumsum(rng.normal(0, 6, (2, size, size, 3)), axis=2) + 128, 0, 255).astype(np.uint8)
+    noisy = np.clip(smooth + rng.normal(0, 25, smooth.shape), 0, 255).astype(np.uint8)
+    x, y = (torch.tensor(i).permute(0, 3, 1, 2).double() / 255 for i in (smooth, noisy))
+    weights = torch.tensor(WEIGHTS[: scales(size)], dtype=torch.float64)
+    expected = piq.multi_scale_ssim(x, y, scale_weights=weights / weights.sum(), reduction="none")
+    np.testing.assert_allclose(ms_ssim(smooth, noisy), expected.numpy(), atol=1e-9)
+
+
 def test_ms_ssim_renormalises_the_weights():
     """Weights that summed to less than one would pull a value below one towards one."""
     a = faces(1, 64)

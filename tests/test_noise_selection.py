@@ -245,7 +245,7 @@ def test_a_broken_curves_file_names_the_stage_to_run(inputs, tmp_path, text):
 def test_manifest_and_faces_must_agree(inputs, tmp_path):
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("id,split\na,train\n")
-    with pytest.raises(UserError, match="1 training faces but 8"):
+    with pytest.raises(UserError, match="8 images for 1 ids"):
         stages.run_curves(
             view(),
             {**inputs, "manifest": tmp_path / "manifest.csv"},

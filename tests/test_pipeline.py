@@ -117,6 +117,16 @@ def test_snakemake_rules_are_the_table(house, tree, change):
     assert snakemake_dag(house) == expected
 
 
+def test_without_a_target_everything_is_asked_for(house):
+    from snakemake.api import SnakemakeApi
+    from snakemake.settings.types import DAGSettings, OutputSettings, Quietness, ResourceSettings
+
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api, contextlib.redirect_stdout(io.StringIO()):
+        flow = api.workflow(resource_settings=ResourceSettings(cores=1), snakefile=house / "Snakefile", workdir=house)
+        flow.dag(DAGSettings()).summary()
+        assert "all" in {j.rule.name for j in flow._workflow.dag.jobs}
+
+
 def test_source_files_of_a_stage_are_the_closure_of_its_imports():
     files = code.closure("ssimbad.pairing.stages:run_sketches")
     assert "src/ssimbad/pairing/xdog.py" in files

@@ -1,17 +1,10 @@
-# What can be asked for, from the whole to its parts.
+# Parts of the whole that can be asked for.
 localrules:
-    all,
     all_data,
     all_schedule,
     all_models,
     all_results,
     all_tables,
-
-
-rule all:
-    default_target: True
-    input:
-        markers("tables", "figures"),
 
 
 rule all_data:

@@ -22,7 +22,7 @@ def rows(manifest: Path, split: str) -> list[dict[str, str]]:
             found = list(csv.DictReader(file))
     except FileNotFoundError:
         raise UserError(f"{manifest}: not there; run stage faces") from None
-    if found and not {"id", "split", "sketch"} <= found[0].keys():
+    if found and not {"id", "split"} <= found[0].keys():
         raise UserError(f"{manifest}: not a manifest of faces; delete it and run stage faces again")
     return [row for row in found if row["split"] == split]
 

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError
 from ssimbad.faces.embedded import Palette, Shape, credit, draw_faces, face_ids, render
 from ssimbad.faces.splits import split_ids
 from ssimbad.job import Job
@@ -29,8 +28,6 @@ def run(params: View, inputs: dict, outputs: dict[str, Path], job: Job) -> None:
     from ssimbad.pairing.references import derangement
 
     data, style, size = params.data, params.embedded.style, params.embedded.size
-    if data.train is None:
-        raise UserError("data.train: null means all that are left, but embedded faces are made; give a number", code=2)
     ids = face_ids(data.train + data.val + data.test)
     faces = draw_faces(ids, style, params.embedded.seed)
     tests = split_ids(ids, data.train, data.val, data.test, data.seed)["test"]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ssimbad import artifacts
 from ssimbad.faces import manifest
@@ -25,7 +24,6 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     Raises:
         UserError: an array does not hold one image per test id.
     """
-    torch.set_num_threads(job.threads)
     ids = manifest.ids(inputs["manifest"], "test")
     size = params.data.size
     networks = measure.load_networks(inputs)

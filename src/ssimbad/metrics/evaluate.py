@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ssimbad import artifacts
 from ssimbad.faces import manifest
@@ -28,7 +27,6 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     Raises:
         UserError: the archive's ids are not the manifest's test ids, or an image has another size.
     """
-    torch.set_num_threads(job.threads)
     ids = manifest.ids(inputs["manifest"], "test")
     answers = job.setting in ("cross-true", "cross-other")
     path = inputs["true" if answers else "test"]
