@@ -1,0 +1,74 @@
+"""Training images per second on a CPU: shares of a batch in threads of their own, against one share on all cores.
+
+    python benchmarks/shares.py [--steps 6]
+
+The demo's network, on random faces, denoising and refinement through 8 Euler steps; the best of several steps counts.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from ssimbad import params
+from ssimbad.methods import edm, registry
+from ssimbad.methods.contract import Losses, Plan, Setup
+from ssimbad.pairing.tps import Law
+from ssimbad.params import Sampler
+from ssimbad.training import loop
+from ssimbad.training.feed import Feed, Shard, StepDraws
+
+CPU = torch.device("cpu")
+PHI = {"form": "rational", "c": 0.2}
+
+
+def speed(run: loop.Run, feed: Feed, plan: Plan, batch: int, shares: int, threads: int, steps: int) -> float:
+    """Images per second of the fastest step."""
+    torch.set_num_threads(threads)
+
+    def work(shard: Shard) -> Losses:
+        return edm.training_step(run.model, feed.batch(0, batch, shard), plan, StepDraws(0, batch, shard, CPU))
+
+    best = float("inf")
+    with loop.workers(shares) as crew:
+        for _ in range(steps):
+            started = time.perf_counter()
+            run.optimise(crew.gradients(run.model, work))
+            best = min(best, time.perf_counter() - started)
+    return batch / best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=6)
+    arguments = parser.parse_args()
+    p = params.load(params.Path("presets/demo.yaml"))
+    method = p.methods["ssimbad"]
+    config = registry.module(method.kind).Config.model_validate(method.config)
+    model = edm.build(Setup(method.kind, config, p.network, p.noise, p.schedule.saturation, PHI))
+    faces = np.random.default_rng(0).integers(0, 256, (64, p.data.native_size, p.data.native_size, 3), dtype=np.uint8)
+    feed = Feed(faces, faces[..., 0], p.data.size, Law(0.3, 0.7, 0.25, 2), 0, CPU, True)
+    run = loop.Run(model.to(memory_format=torch.channels_last), method.pretrain, p.training)
+    sampler = Sampler(name="euler", steps=8)
+    denoising = Plan("denoising", edm.Denoising(), sampler)
+    refinement = Plan("trajectory", edm.Trajectory(save_memory=False), sampler)
+    rows = []
+    for name, plan, batch in (
+        ("denoising", denoising, 8),
+        ("denoising", denoising, 16),
+        ("refinement", refinement, 8),
+    ):
+        steps = arguments.steps if plan is denoising else max(2, arguments.steps // 2)
+        two, one = (speed(run, feed, plan, batch, *how, steps) for how in ((2, 1), (1, 2)))
+        rows.append((name, batch, two, one, two / one))
+    print(
+        tabulate(
+            rows, headers=["objective", "batch", "2 shares × 1 thread", "1 share × 2 threads", "ratio"], floatfmt=".2f"
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
