@@ -12,6 +12,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "2"  # the most that is timed; torch reads it when it is imported
 
 import argparse
+import statistics
 import time
 
 import numpy as np
@@ -60,26 +61,31 @@ def main() -> None:
         torch.set_num_threads(threads)
         tps.warp(images, tps.Warp(warp.points, warp.shifts))  # a new one: fitted each time
 
+    # Threads, images a call, calls a round (the first of them warms up), what is called.
     candidates = {
-        ("one by one, float64 (NumPy, SciPy)", 1): (
+        "one by one, float64 (NumPy, SciPy)": (
             1,
+            1,
+            3,
             lambda: straightforward(faces[0], warp.points[0], warp.shifts[0]),
         ),
-        ("batched, float32", 1): (BATCH, lambda: batched(1)),
-        ("batched, float32", 2): (BATCH, lambda: batched(2)),
+        "batched, float32": (1, BATCH, 10, lambda: batched(1)),
+        "batched, float32 ": (2, BATCH, 40, lambda: batched(2)),
     }
-    best = dict.fromkeys(candidates, float("inf"))
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        for name, (count, function) in candidates.items():
-            for _ in range(3):
+        for name, (_, count, calls, function) in candidates.items():
+            for _ in range(calls):
                 start = time.perf_counter()
                 function()
-                best[name] = min(best[name], (time.perf_counter() - start) / count * 1e3)
-    slowest = max(best.values())
-    rows = [(name, threads, ms, slowest / ms) for (name, threads), ms in best.items()]
-    print(f"TPS warp, {SIDE}², 3 channels, bicubic, batch {BATCH}: best repetition in {seconds:g} s")
-    print(tabulate(rows, ["warp", "threads", "ms/image", "times faster"], floatfmt=".2f", tablefmt="github"))
+                times[name].append((time.perf_counter() - start) / count * 1e3)
+    slowest = max(min(t) for t in times.values())
+    rows = [
+        (name.strip(), candidates[name][0], min(t), statistics.median(t), slowest / min(t)) for name, t in times.items()
+    ]
+    print(f"TPS warp, {SIDE}², 3 channels, bicubic, batch {BATCH}, {seconds:g} s; ms per image")
+    print(tabulate(rows, ["warp", "threads", "best", "median", "times faster"], floatfmt=".2f", tablefmt="github"))
 
 
 if __name__ == "__main__":
