@@ -6,8 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,6 +55,28 @@ def make_house(folder: Path, tree: dict | None = None) -> Path:
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     write_params(folder, tree or miniature())
     return folder
+
+
+def make_folder_house(folder: Path) -> Path:
+    """The smallest one: a working copy with a folder of 26 drawn faces as its source, and one method."""
+    tree = miniature()
+    tree["data"] |= {"source": "folder", "path": "data/raw/faces"}
+    del tree["methods"]["ssimbad-control"]
+    made = make_house(folder, tree)
+    _draw_faces(made / "data/raw/faces", 26)
+    return made
+
+
+def _draw_faces(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for i in range(count):
+        colours = [tuple(int(v) for v in generator.integers(0, 256, 3)) for _ in range(3)]
+        image = Image.new("RGB", (32, 32), colours[0])
+        pen = ImageDraw.Draw(image)
+        pen.ellipse((6, 4 + i % 5, 26, 28), fill=colours[1], outline="black")
+        pen.rectangle((10, 12, 13 + i % 4, 16), fill=colours[2], outline="black")
+        image.save(folder / f"{i:02d}.png")
 
 
 def write_params(folder: Path, tree: dict) -> None:

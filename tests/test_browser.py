@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -14,11 +15,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .test_end_to_end import ENVIRONMENT
-from .test_end_to_end import house as house  # the finished miniature
+from .conftest import make_folder_house
+from .test_end_to_end import ENVIRONMENT, snakemake
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A finished miniature run."""
+    folder = make_folder_house(tmp_path_factory.mktemp("browser") / "house")
+    snakemake(folder, "all")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +81,6 @@ def test_the_page_shows_the_runs(server, tmp_path):
 
 def run_id(server: str, name: str) -> str:
     """Asked over the REST interface, as any client would."""
-    import json
-
     base = server.split("/#")[0]
     body = json.dumps({"experiment_ids": [server.split("/experiments/")[1].split("/")[0]], "max_results": 200}).encode()
     request = urllib.request.Request(

@@ -12,7 +12,7 @@ from skimage import data
 from ssimbad import artifacts, params
 from ssimbad.errors import UserError
 from ssimbad.job import Job
-from ssimbad.pairing import references, resize, stages, tps, xdog
+from ssimbad.pairing import references, resize, stage_references, stage_sketches, tps, xdog
 
 SIDE = 32
 COUNTS = {"train": 5, "val": 0, "test": 6}
@@ -65,9 +65,9 @@ def _bytes(paths: dict[str, Path]) -> dict[str, bytes]:
 
 def test_sketches_are_the_xdog_of_the_faces_whatever_the_threads(view, inputs, tmp_path, monkeypatch):
     one, many = _outputs(tmp_path / "one", *COUNTS), _outputs(tmp_path / "many", *COUNTS)
-    stages.run_sketches(view, inputs, one, _job(tmp_path))
-    monkeypatch.setattr(stages, "_CHUNK", 2)
-    stages.run_sketches(view, inputs, many, _job(tmp_path, threads=3))
+    stage_sketches.run(view, inputs, one, _job(tmp_path))
+    monkeypatch.setattr(stage_sketches, "_CHUNK", 2)
+    stage_sketches.run(view, inputs, many, _job(tmp_path, threads=3))
     assert _bytes(one) == _bytes(many)
     constants = view.sketches
     law = xdog.XDoG(constants.sigmas, constants.k, constants.p, constants.epsilon, constants.phi)
@@ -87,13 +87,13 @@ def test_given_sketches_are_used_as_they_are(view, inputs, tmp_path):
     (folder / "sketch" / "a.png").write_bytes(artifacts.png_bytes(lines))
     _manifest(inputs["manifest"], {"test-2": "sketch/a.png"})
     outputs = _outputs(tmp_path, *COUNTS)
-    stages.run_sketches(view, {**inputs, "raw": folder}, outputs, _job(tmp_path))
+    stage_sketches.run(view, {**inputs, "raw": folder}, outputs, _job(tmp_path))
     drawn = artifacts.read_array(outputs["test"])
     np.testing.assert_array_equal(drawn[2], lines)
     assert (drawn[3] != lines).any()
     (folder / "sketch" / "a.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"sketch/a\.png.*run stage faces again"):
-        stages.run_sketches(view, {**inputs, "raw": folder}, outputs, _job(tmp_path))
+        stage_sketches.run(view, {**inputs, "raw": folder}, outputs, _job(tmp_path))
     assert not list(tmp_path.glob(".*tmp"))
 
 
@@ -110,9 +110,9 @@ def test_references_are_the_seeded_warps_and_pairs(view, inputs, tmp_path, monke
     _zip_answers(inputs["answers"], names[::-1])
     written = ("same", "cross", "other", "pairing", "true")
     one, many = _outputs(tmp_path / "one", *written), _outputs(tmp_path / "many", *written)
-    stages.run_references(view, inputs, one, _job(tmp_path))
-    monkeypatch.setattr(stages, "_CHUNK", 4)
-    stages.run_references(view, inputs, many, _job(tmp_path, threads=3))
+    stage_references.run(view, inputs, one, _job(tmp_path))
+    monkeypatch.setattr(stage_references, "_CHUNK", 4)
+    stage_references.run(view, inputs, many, _job(tmp_path, threads=3))
     assert _bytes(one) == _bytes(many)
 
     rows = list(csv.DictReader(io.StringIO(one["pairing"].read_text(encoding="utf-8"))))
@@ -134,7 +134,7 @@ def test_references_are_the_seeded_warps_and_pairs(view, inputs, tmp_path, monke
 
 def test_faces_of_a_folder_have_no_true_answers(view, inputs, tmp_path):
     outputs = _outputs(tmp_path, "same", "cross", "other", "pairing")
-    stages.run_references(view, inputs, outputs, _job(tmp_path))
+    stage_references.run(view, inputs, outputs, _job(tmp_path))
     assert Image.fromarray(artifacts.read_array(outputs["same"])[0]).size == (SIDE, SIDE)
 
 
@@ -142,7 +142,7 @@ def test_a_missing_answer_names_it_and_the_remedy(view, inputs, tmp_path):
     inputs["answers"] = tmp_path / "answers.zip"
     _zip_answers(inputs["answers"], ["test-0__test-0.png"])
     with pytest.raises(UserError, match=r"answers\.zip.*test-0__.*run stage raw again"):
-        stages.run_references(
+        stage_references.run(
             view, inputs, _outputs(tmp_path, "same", "cross", "other", "pairing", "true"), _job(tmp_path)
         )
 
@@ -150,4 +150,4 @@ def test_a_missing_answer_names_it_and_the_remedy(view, inputs, tmp_path):
 def test_a_manifest_of_other_faces_is_noticed(view, inputs, tmp_path):
     artifacts.write_array(inputs["test"], np.zeros((2, SIDE, SIDE, 3), np.uint8))
     with pytest.raises(UserError, match=r"test\.npy: 2 images for 6 ids"):
-        stages.run_references(view, inputs, _outputs(tmp_path, "same", "cross", "other", "pairing"), _job(tmp_path))
+        stage_references.run(view, inputs, _outputs(tmp_path, "same", "cross", "other", "pairing"), _job(tmp_path))

@@ -223,7 +223,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="sketches",
-        run="ssimbad.pairing.stages:run_sketches",
+        run="ssimbad.pairing.stage_sketches:run",
         inputs=lambda p, w: {
             **_split("faces"),
             "manifest": MANIFEST,
@@ -234,7 +234,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="references",
-        run="ssimbad.pairing.stages:run_references",
+        run="ssimbad.pairing.stage_references:run",
         inputs=lambda p, w: {
             "test": "data/faces/test.npy",
             "manifest": MANIFEST,

@@ -30,9 +30,8 @@ _RC = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
     "pdf.fonttype": 42,
-    "savefig.bbox": "tight",
-    "savefig.pad_inches": 0.05,
 }
+_MARGIN = 0.05  # inches around the drawing
 
 
 @contextmanager
@@ -45,8 +44,13 @@ def styled() -> Iterator[None]:
 def save(fig: Figure, png: Path, pdf: Path) -> None:
     """Write both files (PNG at 150 dpi, PDF) without dates, each complete or absent, and close the figure."""
     with styled():
+        # Laid out and measured once for both files; savefig would do each again, twice a file.
+        fig.draw_without_rendering()
+        fig.set_layout_engine("none")
+        tight = fig.get_tightbbox().padded(_MARGIN)
         with replacing(png) as temporary:
-            fig.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+            fig.savefig(temporary, format="png", dpi=150, bbox_inches=tight, metadata={"Software": None})
         with replacing(pdf) as temporary:
-            fig.savefig(temporary, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+            no_dates = {"CreationDate": None, "Producer": None, "Creator": None}
+            fig.savefig(temporary, format="pdf", bbox_inches=tight, metadata=no_dates)
     plt.close(fig)
