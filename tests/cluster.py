@@ -30,8 +30,9 @@ ENVIRONMENT = {
     "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.invalid",
     "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.invalid",
 }  # fmt: skip
-# The command of docs/cluster.md, in the repository root. What follows it saves the test some waiting.
-COMMAND = ("snakemake", "--profile", "slurm", "all", "--slurm-init-seconds-before-status-checks", "5")
+# The command of docs/cluster.md, in the repository root; the second line only saves the test some waiting.
+COMMAND = ("snakemake", "--profile", "slurm")
+QUICK = ("--slurm-init-seconds-before-status-checks", "5")
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,11 @@ class House:
         assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done.stdout + done.stderr
 
-    def start(self, *arguments: str) -> subprocess.Popen:
+    def start(self, target: str = "all") -> subprocess.Popen:
         """Snakemake in a session of its own; its log is snakemake.log."""
         with (self.folder / "snakemake.log").open("ab") as log:
             return subprocess.Popen(
-                [*COMMAND, *arguments],
+                [*COMMAND, target, *QUICK],
                 cwd=self.folder,
                 env=ENVIRONMENT,
                 stdout=log,
