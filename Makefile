@@ -8,7 +8,7 @@ CORES ?= $(shell nproc)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install demo test test-engines test-browser lint format plots report ui status clean-work clean-results clean-env
+.PHONY: help install demo test test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,6 +34,12 @@ test-engines: install ## Snakemake, DVC and the logbook on a miniature pipeline
 
 test-browser: install ## the logbook in headless Chromium
 	python -m pytest -m "browser"
+
+test-slurm: install ## the pipeline on a real SLURM of one node, which is installed for it (Debian, root)
+	python -m pytest -m "slurm and not slow"
+
+test-slurm-faults: install ## trainings on that SLURM that are requeued, cut off, shot or lose their node
+	python -m pytest -m "slurm and slow"
 
 lint: install ## ruff, snakefmt and snakemake --lint
 	ruff check .

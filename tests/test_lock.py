@@ -10,10 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from ssimbad import interrupt
-from ssimbad.errors import UserError
 from ssimbad.pipeline import lock
 
 HOLD = "import sys, time\nfrom pathlib import Path\nfrom ssimbad.pipeline import lock\n"
@@ -26,61 +23,101 @@ def holder(folder: Path) -> subprocess.Popen:
     return process
 
 
-def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
+def test_a_second_writer_waits_until_the_first_has_ended(tmp_path):
     first = holder(tmp_path)
-    with (
-        pytest.raises(UserError, match=f"process {first.pid} on .* is working on it") as caught,
-        lock.held(tmp_path, "x"),
-    ):
-        pass
-    assert f"kill {first.pid}" in str(caught.value)
+    code = HOLD + f"with lock.held(Path({str(tmp_path)!r}), 'x'):\n    print('held', flush=True)\n"
+    second = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = second.stderr.readline()
+    assert said.startswith(f"x: process {first.pid} on ")
+    assert f"`kill {first.pid}`" in said
+    time.sleep(2 * lock.GLANCE)
+    assert second.poll() is None
     first.kill()
     first.wait()
-    with lock.held(tmp_path, "x"):
-        assert (tmp_path / "lock.json").exists()
+    assert second.communicate(timeout=30) == ("held\n", "")
     assert not (tmp_path / "lock.json").exists()
 
 
-def test_of_many_that_find_a_dead_lock_one_wins_at_a_time(tmp_path):
+def test_one_who_waits_can_be_asked_to_stop(tmp_path):
+    first = holder(tmp_path)
+    code = (
+        "from ssimbad import interrupt\ninterrupt.install()\n"
+        + HOLD
+        + f"with lock.held(Path({str(tmp_path)!r}), 'x'):\n    pass\n"
+    )
+    second = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    second.stderr.readline()
+    second.terminate()
+    assert second.wait(timeout=30) == 128 + signal.SIGTERM
+    assert lock.living(tmp_path.parent)[0].startswith(f"{tmp_path.name}: process {first.pid}")
+    first.kill()
+    first.wait()
+    assert lock.living(tmp_path.parent) == []
+
+
+def test_of_many_writers_one_writes_at_a_time_and_all_get_their_turn(tmp_path):
     dead = holder(tmp_path)
     dead.kill()
     dead.wait()
     code = HOLD + (
-        "from ssimbad.errors import UserError\n"
         f"folder = Path({str(tmp_path)!r})\n"
-        "try:\n"
-        "    with lock.held(folder, 'x'):\n"
-        "        writing = folder / 'writing'\n"
-        "        writing.touch(exist_ok=False)\n"
-        "        time.sleep(0.3)\n"
-        "        writing.unlink()\n"
-        "        print('wrote')\n"
-        "except UserError:\n"
-        "    print('refused')\n"
+        "lock.GLANCE = 0.1\n"
+        "with lock.held(folder, 'x'):\n"
+        "    writing = folder / 'writing'\n"
+        "    writing.touch(exist_ok=False)\n"
+        "    time.sleep(0.3)\n"
+        "    writing.unlink()\n"
     )
-    racers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(6)]
-    answers = [r.communicate(timeout=60)[0].strip() for r in racers]
-    assert all(r.returncode == 0 for r in racers)
-    assert "wrote" in answers
+    racers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    said = [r.communicate(timeout=60)[1] for r in racers]
+    assert [r.returncode for r in racers] == [0] * 6, said
+
+
+ELSEWHERE = {"host": "elsewhere", "pid": 1, "started": 0.0, "slurm_job_id": None}
+
+
+def elsewhere(folder: Path, silent: float = 0.0, **facts: str) -> Path:
+    """The lock of a process on another host, whose heart has not beaten for `silent` seconds."""
+    path = folder / "lock.json"
+    path.write_text(json.dumps(ELSEWHERE | facts))
+    then = time.time() - silent
+    os.utime(path, (then, then))
+    return path
+
+
+def squeue_says(folder: Path, monkeypatch, answer: str) -> None:
+    (folder / "squeue").write_text(f"#!/bin/sh\necho {answer}\n")
+    (folder / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
 def test_a_holder_on_another_host_is_believed_as_long_as_its_heart_beats(tmp_path):
-    path = tmp_path / "lock.json"
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": 0.0, "slurm_job_id": None}))
-    with pytest.raises(UserError, match="on elsewhere"), lock.held(tmp_path, "x"):
-        pass
-    silent = time.time() - lock.PATIENCE - 1
-    os.utime(path, (silent, silent))
+    work = tmp_path / "work/x"
+    work.mkdir(parents=True)
+    elsewhere(work)
+    assert "process 1 on elsewhere" in lock.living(work.parent)[0]
+    elsewhere(work, silent=lock.PATIENCE + 1)
+    assert lock.living(work.parent) == []
+
+
+def test_a_silent_job_is_believed_as_long_as_slurm_has_it(tmp_path, monkeypatch):
+    work = tmp_path / "work/x"
+    work.mkdir(parents=True)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    elsewhere(work, silent=lock.PATIENCE + 1, slurm_job_id="4711")
+    squeue_says(tmp_path, monkeypatch, "SUSPENDED")
+    assert "scancel 4711" in lock.living(work.parent)[0]
+    squeue_says(tmp_path, monkeypatch, "FAILED")
+    assert lock.living(work.parent) == []
+
+
+def test_a_job_requeued_to_another_node_does_not_wait_for_itself(tmp_path, monkeypatch):
+    """It has kept its number, so SLURM says of the dead holder that it is running."""
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    squeue_says(tmp_path, monkeypatch, "RUNNING")
+    elsewhere(tmp_path, silent=lock.PATIENCE + 1, slurm_job_id="4711")
     with lock.held(tmp_path, "x"):
-        pass
-
-
-def test_a_job_of_slurm_is_named(tmp_path):
-    (tmp_path / "lock.json").write_text(
-        json.dumps({"host": "elsewhere", "pid": 1, "started": 0.0, "slurm_job_id": "4711"})
-    )
-    with pytest.raises(UserError, match="scancel 4711"), lock.held(tmp_path, "x"):
-        pass
+        assert json.loads((tmp_path / "lock.json").read_text())["host"] != "elsewhere"
 
 
 def test_half_a_lock_is_no_lock(tmp_path):

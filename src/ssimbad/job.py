@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -14,6 +16,7 @@ from ssimbad import artifacts
 from ssimbad.tracking.spool import Spool
 
 COST = Path("work/cost")
+_LINE = "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_noinv_fmt}, {elapsed} gone, {remaining} left{postfix}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Job:
 
     def say(self, text: str) -> None:
         """One line in the log."""
-        print(text, flush=True)
+        _write(sys.stdout, text)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Values for the logbook; they are no outputs."""
@@ -63,7 +66,7 @@ class Job:
 
     @contextmanager
     def progress(self, total: int, unit: str, done: int = 0) -> Iterator[tqdm]:
-        """A bar with rate and time left: redrawn on a terminal, a line every ten seconds in a log file."""
+        """Done of total, rate and time left: a bar on a terminal, a line every ten seconds in a log file."""
         terminal = sys.stderr.isatty()
         with tqdm(
             total=total,
@@ -73,6 +76,7 @@ class Job:
             mininterval=0.2 if terminal else 10,
             maxinterval=0.5 if terminal else 10,
             dynamic_ncols=terminal,
+            bar_format=None if terminal else _LINE,
             file=sys.stderr if terminal else _LineEnds(),
             leave=True,
         ) as bar:
@@ -82,9 +86,17 @@ class Job:
 class _LineEnds:
     """stderr for log files: each redraw of the bar becomes a line of its own."""
 
-    def write(self, text: str) -> int:
-        text = text.replace("\r", "").strip()
-        return sys.stderr.write(text + "\n") if text else 0
+    def write(self, text: str) -> None:
+        if text := text.replace("\r", "").strip():
+            _write(sys.stderr, text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        pass
+
+
+def _write(stream: TextIO, text: str) -> None:
+    # SLURM's SIGTERM also ends the `tee` that reads this: a training must live on until its state is saved.
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

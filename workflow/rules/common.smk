@@ -6,7 +6,7 @@ import sys
 
 from ssimbad import params as parameters
 from ssimbad.errors import UserError
-from ssimbad.pipeline import records, table
+from ssimbad.pipeline import lock, records, runner, table
 from ssimbad.tracking import spool
 
 try:
@@ -14,6 +14,8 @@ try:
     if workflow.is_main_process:
         spool.name_pipeline("snakemake")
         records.reconcile(P)
+        for line in lock.living(runner.WORK):
+            print(f"ssimbad: {line}", file=sys.stderr)
 except UserError as error:
     print(f"ssimbad: {error}", file=sys.stderr)
     sys.exit(error.code)

@@ -45,11 +45,10 @@ def threads() -> int:
 
 
 def run(params: Params, instance: Instance, force: bool = False) -> None:
-    """Bring one instance up to date.
+    """Bring one instance up to date, after waiting for another process that does so.
 
     Raises:
-        UserError: an input is missing, another process works on this instance, or the stage met a user's mistake;
-            existing outputs are left as they were.
+        UserError: an input is missing, or the stage met a user's mistake; existing outputs are left as they were.
     """
     with lock.held(WORK / instance.name, instance.name), records.hashes() as hashed:
         if not force and records.stale(instance, params, hashed) is None:
@@ -117,9 +116,13 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _keep(instance: Instance, kept: Path) -> None:
+    """Keep the finished result; only then is the state it was resumed from of no more use."""
     for name, path in instance.outputs.items():
         _copy(Path(path), kept / name)
     (kept / "complete").touch()
+    for path in kept.parent.iterdir():
+        if path != kept:
+            path.unlink()
 
 
 def _restore(instance: Instance, kept: Path) -> bool:

@@ -78,12 +78,6 @@ def latest_state(folder: Path, key: str) -> tuple[dict[str, dict[str, Tensor]], 
     return None
 
 
-def clear(folder: Path) -> None:
-    """Remove the states of a training that has ended."""
-    for path in _states(folder):
-        path.unlink()
-
-
 def _states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*.safetensors"))
 

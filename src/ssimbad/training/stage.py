@@ -52,7 +52,6 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     going = loop.Run(model, train, params.training)
     seconds, images = loop.fit(going, step, feed, validate, seed, job, key=job.scratch.name)
     _write(going, setup, train, params.data.size, outputs, job)
-    checkpoints.clear(job.scratch)
     parameters = sum(p.numel() for p in model.parameters())
     _note_cost(job, seconds, images, parameters, devices.name(device))
     job.say(f"{job.name}: {train.images} images -> {outputs['weights']}")

@@ -1,0 +1,218 @@
+"""Trainings on a real SLURM that are cancelled, requeued, cut off, shot or orphaned, and end with the same weights.
+
+All cases share one finished upstream and one training job of the shipped profile. To hit a training in its middle on a
+machine of any speed, it is stopped (SIGSTOP) at its first state; SLURM itself sends SIGCONT before SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from . import cluster
+from .cluster import ask, until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+INSTANCE = "pretrain-ssimbad-seed-0"
+TARGET = f".state/{INSTANCE}.ok"
+IMAGES = 1600
+MODEL = "models/ssimbad/pretrain/seed-0"
+
+
+class Trainee(cluster.House):
+    """A house with everything upstream of one training."""
+
+    def __init__(self, upstream: Path, folder: Path) -> None:
+        self.folder = shutil.copytree(upstream, folder, symlinks=True)
+
+    def request(self, **resources: object) -> None:
+        """Change what the profile requests for the training."""
+        path = self.folder / "profiles/slurm/config.yaml"
+        profile = yaml.safe_load(path.read_text())
+        profile["set-resources"]["pretrain"] |= resources
+        path.write_text(yaml.safe_dump(profile))
+
+    def train(self) -> tuple[subprocess.Popen, psutil.Process]:
+        """Start Snakemake; return it and the training, stopped in its middle."""
+        snakemake = self.start(TARGET)
+        until(self.saved, 180, "a first state")
+        training = self.training()
+        training.suspend()
+        return snakemake, training
+
+    def training(self) -> psutil.Process:
+        lock = json.loads((self.folder / "work" / INSTANCE / "lock.json").read_text())
+        return psutil.Process(lock["pid"])
+
+    def saved(self) -> int:
+        """Images seen by the newest state."""
+        states = (self.folder / "work" / INSTANCE).glob("*/state-*.safetensors")
+        return max((int(re.search(r"state-(\d+)", p.name)[1]) for p in states), default=0)
+
+    def log(self) -> str:
+        return (self.folder / "logs/pretrain/ssimbad-seed-0.log").read_text()
+
+    def resumed(self) -> list[int]:
+        """Where each further attempt began."""
+        return [int(n) for n in re.findall(rf"resumed at (\d+) of {IMAGES} images", self.log())]
+
+    def weights(self) -> dict[str, bytes]:
+        """Weights, how they were made, and the curve."""
+        return {end: (self.folder / f"{MODEL}.{end}").read_bytes() for end in ("safetensors", "json", "csv")}
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory):
+    """A folder with faces and sketches, and what an uninterrupted training makes of them."""
+    cluster.start()
+    tree = cluster.smallest(images=IMAGES, validate_images=0)
+    tree["methods"]["ssimbad"]["config"]["phi"] = {"form": "rational", "c": 0.3}
+    tree["training"]["state_images"] = 160
+    house = cluster.House(tmp_path_factory.mktemp("upstream") / "house", tree)
+    for stage in ("faces", "sketches"):
+        house.run("ssimbad", "stage", stage)
+    plain = Trainee(house.folder, house.folder.with_name("plain"))
+    plain.run("ssimbad", "stage", "pretrain", "method=ssimbad", "seed=0")
+    yield house.folder, plain.weights()
+    cluster.stop()
+
+
+@pytest.fixture
+def house(upstream, tmp_path):
+    made = Trainee(upstream[0], tmp_path / "house")
+    yield made
+    for job in made.records():
+        subprocess.run(["scancel", "--quiet", job.job])
+
+
+def gone(process: psutil.Process) -> None:
+    def ended() -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return process.status() == psutil.STATUS_ZOMBIE
+        return True
+
+    until(ended, 120, "the training has ended")
+
+
+def judge(house: Trainee, upstream, resumed: list[int], states: list[str]) -> None:
+    """The weights are those of an uninterrupted run, and every attempt began where the one before had saved."""
+    assert house.weights() == upstream[1]
+    assert house.resumed() == resumed
+    assert [r.state for r in house.records()] == states
+
+
+def test_cancelled(house, upstream):
+    snakemake, training = house.train()
+    before = house.saved()
+    ask("scancel", house.records()[0].job)
+    gone(training)
+    saved = house.saved()
+    assert saved > before, "SIGTERM makes a training save where it is"
+    house.finish(snakemake)
+    judge(house, upstream, [saved], ["CANCELLED", "COMPLETED"])
+
+
+def test_the_controller_killed_and_started_again_beside_its_orphan(house, upstream):
+    """The second job waits for the orphan and uses what it made: one training, two jobs."""
+    first, training = house.train()
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    house.run("snakemake", "--unlock", TARGET)
+    second = house.start(TARGET)
+    until(lambda: "waiting until it has ended" in house.log(), 120, "the second job waits")
+    told = (house.folder / "snakemake.log").read_text()
+    assert f"ssimbad: {INSTANCE}: process {training.pid} on " in told
+    assert [r.state for r in house.records()] == ["RUNNING", "RUNNING"]
+    training.resume()
+    house.finish(second)
+    judge(house, upstream, [], ["COMPLETED", "COMPLETED"])
+    assert house.log().count(f"{INSTANCE}: {IMAGES} images -> ") == 1
+    assert f"{INSTANCE}: up to date" in house.log()
+
+
+@pytest.mark.slow
+def test_requeued(house, upstream):
+    snakemake, training = house.train()
+    ask("scontrol", "requeue", house.records()[0].job)
+    gone(training)
+    saved = house.saved()
+    house.finish(snakemake)
+    judge(house, upstream, [saved], ["COMPLETED"])
+    assert house.records()[0].restarts == 1
+
+
+@pytest.mark.slow
+def test_stopped_before_its_time_limit(house, upstream):
+    house.request(runtime="2 if attempt == 1 else 10")
+    snakemake, training = house.train()
+    until(lambda: minutes_left(house) < 0.9, 120, "the last minute before the limit")
+    training.resume()
+    gone(training)
+    saved = house.saved()
+    house.finish(snakemake)
+    judge(house, upstream, [saved], ["FAILED", "COMPLETED"])
+    assert f"the time limit is near; {saved} of {IMAGES} images are saved" in house.log()
+    assert [r.minutes for r in house.records()] == [2, 10]
+
+
+def minutes_left(house: Trainee) -> float:
+    left = ask("squeue", "-h", "-j", house.records()[0].job, "-o", "%L").strip()
+    minutes, seconds = left.split(":")
+    return int(minutes) + int(seconds) / 60
+
+
+@pytest.mark.slow
+def test_over_its_time_limit(house, upstream):
+    """Stopped until SLURM's own SIGTERM comes."""
+    house.request(runtime="2 if attempt == 1 else 10")
+    snakemake, training = house.train()
+    gone(training)
+    saved = house.saved()
+    house.finish(snakemake)
+    judge(house, upstream, [saved], ["TIMEOUT", "COMPLETED"])
+
+
+@pytest.mark.slow
+def test_shot_as_the_kernel_does_when_a_node_runs_out_of_memory(house, upstream):
+    snakemake, training = house.train()
+    training.kill()
+    gone(training)
+    saved = house.saved()
+    house.finish(snakemake)
+    judge(house, upstream, [saved], ["FAILED", "COMPLETED"])
+
+
+@pytest.mark.slow
+def test_over_its_memory_limit(house, upstream):
+    house.request(mem_mb="200 if attempt == 1 else 8000")
+    house.finish(house.start(TARGET))
+    judge(house, upstream, [], ["FAILED", "COMPLETED"])
+    assert [r.memory_mb for r in house.records()] == [200, 8000]
+    first = house.records()[0].job
+    assert "memory limit" in (house.folder / f"logs/slurm/rule_pretrain/ssimbad_0/{first}.log").read_text()
+
+
+@pytest.mark.slow
+def test_node_lost_and_found(house, upstream):
+    """slurmd is killed for longer than the controller waits for it: SLURM requeues the job by itself."""
+    snakemake, training = house.train()
+    slurmd = re.search(r"SlurmdPidFile\s*= (\S+)", ask("scontrol", "show", "config"))[1]
+    os.kill(int(Path(slurmd).read_text()), signal.SIGKILL)
+    until(lambda: house.records()[0].state == "PENDING", 180, "the job is requeued")
+    cluster.start()
+    gone(training)
+    saved = house.saved()
+    house.finish(snakemake)
+    judge(house, upstream, [saved], ["COMPLETED"])
+    assert house.records()[0].restarts == 1
