@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,12 @@ from torch import Tensor, nn
 from ssimbad import interrupt
 from ssimbad.errors import UserError
 from ssimbad.job import Job
-from ssimbad.methods.contract import Batch, Draws, Losses
+from ssimbad.methods.contract import Losses, Player
 from ssimbad.params import Train, Training
 from ssimbad.seeding import derive
 from ssimbad.training import checkpoints
 from ssimbad.training.feed import Feed, Shard, StepDraws
 
-Step = Callable[[nn.Module, Batch, Draws], Losses]
 Row = tuple[int, str, str, float]
 
 
@@ -51,14 +51,17 @@ class Window:
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
-    def add(self, losses: Losses, norm: float) -> None:
+    def add(self, player: str, losses: Losses, norm: float) -> None:
+        prefix = f"{player}_" if player else ""
         values = losses.per_image.double().cpu()
-        self._add("loss", float(losses.loss))
-        self._add("gradient_norm", norm)
+        self._add(f"{prefix}loss", float(losses.loss))
+        self._add(f"{prefix}gradient_norm", norm)
+        for name, value in losses.terms.items():
+            self._add(f"{prefix}loss_{name}", float(value))
         if losses.sigma is not None:
             edges = torch.tensor(self.buckets, dtype=torch.float64)
             for bucket, value in zip(torch.bucketize(losses.sigma.double().cpu(), edges), values, strict=True):
-                self._add(f"loss_sigma_{int(bucket)}", float(value))
+                self._add(f"{prefix}loss_sigma_{int(bucket)}", float(value))
 
     def _add(self, name: str, value: float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
@@ -71,13 +74,11 @@ class Window:
 
 
 class Run:
-    """A training under way: model, EMA, optimiser, curve, best weights."""
+    """A training under way: the players with their optimisers, the EMA of the model, curve, best weights."""
 
-    def __init__(self, model: nn.Module, train: Train, common: Training) -> None:
-        self.model, self.train, self.common = model, train, common
-        self.optimiser = torch.optim.AdamW(
-            model.parameters(), lr=train.learning_rate, weight_decay=common.weight_decay, fused=True
-        )
+    def __init__(self, model: nn.Module, players: list[Player], train: Train, common: Training) -> None:
+        self.model, self.players, self.train, self.common = model, players, train, common
+        self.optimisers = [self._optimiser(player) for player in players]
         self.ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.best: dict[str, Tensor] = {}
         self.best_psnr = -math.inf
@@ -85,23 +86,51 @@ class Run:
         self.rows: list[Row] = []
         self.window = Window(common.buckets)
 
-    def optimise(self, losses: Losses) -> None:
-        """One AdamW step on the true gradient in `.grad`, clipped by its norm, then the EMA."""
+    def _optimiser(self, player: Player) -> torch.optim.Optimizer:
+        decay = self.common.weight_decay if player.weight_decay is None else player.weight_decay
+        return torch.optim.AdamW(
+            player.network.parameters(),
+            lr=self.train.learning_rate * player.rate,
+            betas=player.betas,
+            weight_decay=decay,
+            fused=True,
+        )
+
+    def advance(self, gradients: Callable[[Player], Losses]) -> dict[str, Losses]:
+        """One batch: each player in turn makes one step, then the EMA follows the model.
+
+        Args:
+            gradients: leaves the gradient of a player's loss in `.grad` of its network.
+
+        Returns:
+            The losses by the players' names.
+        """
+        rate = learning_rate(self.seen + self.train.batch, self.train, self.common.minimum_rate)
+        done = {}
+        for player, optimiser in zip(self.players, self.optimisers, strict=True):
+            done[player.name] = gradients(player)
+            self._move(player, optimiser, done[player.name], rate)
+        self.seen += self.train.batch
+        self._follow()
+        if self.seen % self.common.log_images < self.train.batch or self.seen >= self.train.images:
+            self.rows += self.window.rows(self.seen, rate)
+        return done
+
+    def _move(self, player: Player, optimiser: torch.optim.Optimizer, losses: Losses, rate: float) -> None:
+        """One AdamW step on the true gradient in `.grad`, clipped by its norm."""
         if not math.isfinite(float(losses.loss)):
             raise UserError(f"the loss is not finite after {self.seen} images; lower the learning_rate of this stage")
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.common.clip)
-        self.seen += self.train.batch
-        rate = learning_rate(self.seen, self.train, self.common.minimum_rate)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
+        norm = nn.utils.clip_grad_norm_(player.network.parameters(), self.common.clip)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * player.rate
+        optimiser.step()
+        self.window.add(player.name, losses, float(norm))
+
+    def _follow(self) -> None:
         decay = ema_decay(self.seen, self.train.batch, self.common.ema)
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 self.ema[name].lerp_(value, 1 - decay)
-        self.window.add(losses, float(norm))
-        if self.seen % self.common.log_images < self.train.batch or self.seen >= self.train.images:
-            self.rows += self.window.rows(self.seen, rate)
 
     def judge(self, psnr: float) -> None:
         """Remember the averaged weights if they colour the validation split best so far."""
@@ -110,12 +139,10 @@ class Run:
             self.best_psnr, self.best = psnr, {k: v.clone() for k, v in self.ema.items()}
 
     def save(self, folder: Path, key: str) -> None:
-        groups = {
-            "model": self.model.state_dict(),
-            "ema": self.ema,
-            "best": self.best,
-            "moments": checkpoints.moments(self.optimiser),
-        }
+        groups = {"ema": self.ema, "best": self.best}
+        for player, optimiser in zip(self.players, self.optimisers, strict=True):
+            groups[f"network {player.name}"] = player.network.state_dict()
+            groups[f"moments {player.name}"] = checkpoints.moments(optimiser)
         facts: dict[str, Any] = {
             "key": key,
             "seen": self.seen,
@@ -131,11 +158,12 @@ class Run:
         if found is None:
             return False
         groups, facts = found
-        self.model.load_state_dict(groups["model"])
+        for player, optimiser in zip(self.players, self.optimisers, strict=True):
+            player.network.load_state_dict(groups[f"network {player.name}"])
+            checkpoints.restore_moments(optimiser, groups.get(f"moments {player.name}", {}))
         device = next(self.model.parameters()).device
         self.ema = {k: v.to(device) for k, v in groups["ema"].items()}
         self.best = {k: v.to(device) for k, v in groups.get("best", {}).items()}
-        checkpoints.restore_moments(self.optimiser, groups.get("moments", {}))
         self.seen = facts["seen"]
         self.rows = [tuple(row) for row in facts["rows"]]
         self.best_psnr = -math.inf if facts["best_psnr"] is None else facts["best_psnr"]
@@ -154,9 +182,12 @@ class Workers:
         self._shards = [Shard(rank, count) for rank in range(count)]
         self._map = pool.map if count > 1 else map
 
-    def gradients(self, model: nn.Module, work: Callable[[Shard], Losses]) -> Losses:
-        """Run `work` on every shard; leave the mean gradient in `.grad` and return the joined losses, detached."""
-        parameters = list(model.parameters())
+    def gradients(self, network: nn.Module, work: Callable[[Shard], Losses]) -> Losses:
+        """Run `work` on every shard; leave the mean gradient in the network's `.grad`, return the joined losses.
+
+        This is the one place where the shares of a global batch become one gradient.
+        """
+        parameters = list(network.parameters())
 
         def share(shard: Shard) -> tuple[Losses, tuple[Tensor, ...]]:
             losses = work(shard)
@@ -178,12 +209,12 @@ def workers(count: int) -> Iterator[Workers]:
 def _joined(parts: list[Losses]) -> Losses:
     loss = torch.stack([p.loss.detach() for p in parts]).mean()
     sigma = None if parts[0].sigma is None else torch.cat([p.sigma for p in parts])
-    return Losses(loss, torch.cat([p.per_image for p in parts]), sigma)
+    terms = {name: torch.stack([p.terms[name] for p in parts]).mean() for name in parts[0].terms}
+    return Losses(loss, torch.cat([p.per_image for p in parts]), sigma, terms)
 
 
 def fit(
     run: Run,
-    step: Step,
     feed: Feed,
     validate: Callable[[dict[str, Tensor]], float] | None,
     seed: int,
@@ -197,11 +228,11 @@ def fit(
         job.tags(resumed=run.seen)
     device = next(run.model.parameters()).device
 
-    def work(shard: Shard) -> Losses:
+    def work(player: Player, shard: Shard) -> Losses:
         batch = feed.batch(run.seen, train.batch, shard)
         draws = StepDraws(derive(seed, "noise", run.seen), train.batch, shard, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=common.precision == "bf16"):
-            return step(run.model, batch, draws)
+            return player.step(batch, draws)
 
     started, first, logged = time.perf_counter(), run.seen, len(run.rows)
     with (
@@ -210,9 +241,10 @@ def fit(
         interrupt.Watch() as watch,
     ):
         while run.seen < train.images:
-            losses = crew.gradients(run.model, work)
-            run.optimise(losses)
-            bar.set_postfix(loss=f"{float(losses.loss):.4f}", refresh=False)
+            losses = run.advance(lambda player: crew.gradients(player.network, partial(work, player)))
+            bar.set_postfix(
+                {f"{name} loss".strip(): f"{float(v.loss):.4f}" for name, v in losses.items()}, refresh=False
+            )
             bar.update(train.batch)
             if validate and (_due(run.seen, train.validate_images, train.batch) or run.seen >= train.images):
                 run.judge(validate(run.ema))

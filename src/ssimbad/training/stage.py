@@ -16,7 +16,7 @@ from ssimbad.colorize import chunks
 from ssimbad.faces import manifest
 from ssimbad.job import Job
 from ssimbad.methods import registry
-from ssimbad.methods.contract import Plan, Setup
+from ssimbad.methods.contract import Plan, Player, Setup, players
 from ssimbad.metrics.psnr import psnr
 from ssimbad.pairing import resize, tps
 from ssimbad.params import Train, View
@@ -46,11 +46,10 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         device,
         params.training.channels_last,
     )
-    module = registry.module(setup.kind)
-    step = partial(_step, module, plan, _perceptual(train, inputs, device))
+    parties = _players(setup, model, plan, _perceptual(train, inputs, device), seed)
     validate = _validator(params, inputs, setup, train, law, job, device) if train.validate_images else None
-    going = loop.Run(model, train, params.training)
-    seconds, images = loop.fit(going, step, feed, validate, seed, job, key=job.scratch.name)
+    going = loop.Run(model, parties, train, params.training)
+    seconds, images = loop.fit(going, feed, validate, seed, job, key=job.scratch.name)
     _write(going, setup, train, params.data.size, outputs, job)
     checkpoints.clear(job.scratch)
     parameters = sum(p.numel() for p in model.parameters())
@@ -58,8 +57,15 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     job.say(f"{job.name}: {train.images} images -> {outputs['weights']}")
 
 
-def _step(module: Any, plan: Plan, perceptual: Any, model: nn.Module, batch: Any, draws: Any) -> Any:
-    return module.training_step(model, batch, plan, draws, perceptual)
+def _players(setup: Setup, model: nn.Module, plan: Plan, perceptual: Any, seed: int) -> list[Player]:
+    """The model and, where the method has them, its opponents: freshly initialised, where the model is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "opponents"))
+        parties = players(registry.module(setup.kind), model, plan, perceptual)
+    device = next(model.parameters()).device
+    for player in parties:
+        player.network.to(device)
+    return parties
 
 
 def _setup(params: View, method: View, inputs: Paths) -> Setup:
