@@ -2,11 +2,14 @@
 
 build(setup) -> nn.Module
     The network that colours, freshly initialised (the caller seeds torch's generator around it).
-training_step(model, batch, plan, draws, perceptual) -> Losses
+training_step(model, batch, plan, draws, features) -> Losses
     The loss of one batch under the plan's objective, with gradients attached. A method whose networks train against
-    each other offers players(model, plan, perceptual) -> list[Player] instead.
-colorize(model, sketch, reference, noise, sampler) -> Tensor
-    (B, 3, H, W) in [-1, 1] from sketch (B, 1, H, W), reference (B, 3, H, W) and noise (B, 3, H, W) ~ N(0, 1).
+    each other offers players(model, plan, features) -> list[Player] instead.
+colorize(model, sketch, reference, fresh, sampler) -> Tensor
+    (B, 3, H, W) in [-1, 1] from sketch (B, 1, H, W), reference (B, 3, H, W) and fresh() -> (B, 3, H, W) ~ N(0, 1), each
+    row from its image's own stream.
+
+`SAMPLED` says whether it colours by a sampler or in one pass.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from ssimbad.params import Network, Noise, Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from ssimbad.pairing.tps import Warp
 
 
 @dataclass(frozen=True)
@@ -60,20 +65,24 @@ class Setup:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch in [-1, 1] at training size: target and reference (B, 3, H, W), sketch (B, 1, H, W), float32."""
+    """One batch in [-1, 1] at training size: target and reference (B, 3, H, W), sketch (B, 1, H, W), float32.
+
+    `warp`: the B warps that made the references out of the targets, so that every correspondence is known.
+    """
 
     target: Tensor
     sketch: Tensor
     reference: Tensor
+    warp: Warp | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training stage optimises: the objective, its typed options, and the sampler the row colours with."""
+    """What a training stage optimises: the objective, its typed options, and the row's sampler where it has one."""
 
     objective: str
     options: Any
-    sampler: Sampler
+    sampler: Sampler | None
 
 
 class Draws(Protocol):
@@ -83,8 +92,8 @@ class Draws(Protocol):
         """(B, *shape) float32 ~ N(0, 1)."""
         ...
 
-    def uniform(self) -> Tensor:
-        """(B,) float64 in [0, 1)."""
+    def uniform(self, *shape: int) -> Tensor:
+        """(B, *shape) float64 in [0, 1)."""
         ...
 
 
@@ -99,8 +108,9 @@ class Losses:
     terms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-Perceptual = Callable[["Tensor", "Tensor"], "Tensor"]
-"""(B, 3, H, W) twice in [-1, 1] → (B,) distances."""
+Features = Callable[["Tensor"], "list[Tensor]"] | Callable[["Tensor", "Tensor"], "Tensor"]
+"""What a loss looks through. alexnet: (B, 3, H, W) twice in [-1, 1] → (B,) LPIPS distances; vgg19: (B, 3, H, W) in
+[-1, 1] → its feature maps."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +131,14 @@ class Player:
     """None: the one of all trainings."""
 
 
-def players(method: ModuleType, model: nn.Module, plan: Plan, perceptual: Perceptual | None) -> list[Player]:
+def players(method: ModuleType, model: nn.Module, plan: Plan, features: Features | None) -> list[Player]:
     """Who trains, in the order of their moves: what the method says, or the model alone on its `training_step`."""
     if hasattr(method, "players"):
-        return method.players(model, plan, perceptual)
-    return [Player(model, partial(_alone, method, model, plan, perceptual))]
+        return method.players(model, plan, features)
+    return [Player(model, partial(_alone, method, model, plan, features))]
 
 
 def _alone(
-    method: ModuleType, model: nn.Module, plan: Plan, perceptual: Perceptual | None, batch: Batch, draws: Draws
+    method: ModuleType, model: nn.Module, plan: Plan, features: Features | None, batch: Batch, draws: Draws
 ) -> Losses:
-    return method.training_step(model, batch, plan, draws, perceptual)
+    return method.training_step(model, batch, plan, draws, features)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ssimbad.methods import registry
 from ssimbad.params import Params
 
 Files = dict[str, str | list[str]]
@@ -20,8 +21,6 @@ ANSWERS = "data/raw/cross_true.zip"
 MANIFEST = "data/faces/manifest.csv"
 TRUE = "data/references/cross_true.npy"
 PHI_STAR = "reports/schedule/phi_star.json"
-INCEPTION = "data/weights/inception.pth"
-ALEXNET = "data/weights/alexnet.pth"
 
 # What `colorize` is given as reference for each evaluated setting.
 SHOWN = {"same": "same", "cross": "cross", "cross-true": "cross", "cross-other": "other"}
@@ -140,8 +139,18 @@ def _table(*names: str) -> dict[str, str]:
     }
 
 
-def _feature_weights(p: Params) -> Files:
-    return {"inception": INCEPTION, "alexnet": ALEXNET} if p.weights.enabled else {}
+def feature_file(name: str) -> str:
+    return f"data/weights/{name}.pth"
+
+
+def loss_features(p: Params) -> list[str]:
+    """Feature networks that the training losses look through."""
+    stages = [(m, s) for m in p.methods.values() for s in ("pretrain", "finetune")]
+    return sorted({f for m, s in stages if (f := registry.features(m, s))} if p.weights.enabled else ())
+
+
+def _feature_weights(p: Params) -> dict[str, str]:
+    return {n: feature_file(n) for n in ("inception", "alexnet")} if p.weights.enabled else {}
 
 
 def _labels(p: Params) -> list[str]:
@@ -168,8 +177,8 @@ def _training_inputs(p: Params, w: Wildcards, stage: str) -> Files:
         files["phi_star"] = PHI_STAR
     if train.start:
         files["start"] = model({"method": train.start, "stage": "pretrain", "seed": w["seed"]})
-    if train.options.get("loss") == "lpips":
-        files["alexnet"] = ALEXNET
+    if p.weights.enabled and (features := registry.features(method, stage)):
+        files[features] = feature_file(features)
     return files
 
 
@@ -204,7 +213,7 @@ STAGES: tuple[Stage, ...] = (
         run="ssimbad.metrics.weights:run",
         each=lambda p: [{}] if p.weights.enabled else [],
         inputs=lambda p, w: {},
-        outputs=lambda p, w: {"inception": INCEPTION, "alexnet": ALEXNET},
+        outputs=lambda p, w: _feature_weights(p) | {n: feature_file(n) for n in loss_features(p)},
         params=lambda p, w: ("weights",),
     ),
     Stage(

@@ -21,7 +21,7 @@ from ssimbad.metrics.psnr import psnr
 from ssimbad.pairing import resize, tps
 from ssimbad.params import Train, View
 from ssimbad.seeding import derive
-from ssimbad.training import checkpoints, loop
+from ssimbad.training import checkpoints, features, loop
 from ssimbad.training.feed import Feed
 
 Paths = dict[str, Path]
@@ -46,22 +46,24 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         device,
         params.training.channels_last,
     )
-    parties = _players(setup, model, plan, _perceptual(train, inputs, device), seed)
+    looking = features.load(inputs, device)
+    parties = _players(setup, model, plan, looking, seed)
     validate = _validator(params, inputs, setup, train, law, job, device) if train.validate_images else None
     going = loop.Run(model, parties, train, params.training)
     seconds, images = loop.fit(going, feed, validate, seed, job, key=job.scratch.name)
-    _write(going, setup, train, params.data.size, outputs, job)
+    remarks = registry.remarks(setup.kind, setup.config, plan.options, looking is not None)
+    _write(going, setup, train, params.data.size, remarks, outputs, job)
     checkpoints.clear(job.scratch)
     parameters = sum(p.numel() for p in model.parameters())
     _note_cost(job, seconds, images, parameters, devices.name(device))
     job.say(f"{job.name}: {train.images} images -> {outputs['weights']}")
 
 
-def _players(setup: Setup, model: nn.Module, plan: Plan, perceptual: Any, seed: int) -> list[Player]:
+def _players(setup: Setup, model: nn.Module, plan: Plan, looking: Any, seed: int) -> list[Player]:
     """The model and, where the method has them, its opponents: freshly initialised, where the model is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "opponents"))
-        parties = players(registry.module(setup.kind), model, plan, perceptual)
+        parties = players(registry.module(setup.kind), model, plan, looking)
     device = next(model.parameters()).device
     for player in parties:
         player.network.to(device)
@@ -91,15 +93,6 @@ def _model(
     return model.to(device, memory_format=memory), Plan(train.objective, options, train.sampler)
 
 
-def _perceptual(train: Train, inputs: Paths, device: torch.device) -> Any:
-    if "alexnet" not in inputs:
-        return None
-    from ssimbad.metrics import lpips
-
-    network = lpips.load_network(inputs["alexnet"]).to(device)
-    return lambda image, target: network(image, target).flatten()
-
-
 def _validator(
     params: View, inputs: Paths, setup: Setup, train: Train, law: tps.Law, job: Job, device: torch.device
 ) -> Any:
@@ -126,7 +119,9 @@ def _validator(
     return validate
 
 
-def _write(going: loop.Run, setup: Setup, train: Train, size: int, outputs: Paths, job: Job) -> None:
+def _write(
+    going: loop.Run, setup: Setup, train: Train, size: int, remarks: list[str], outputs: Paths, job: Job
+) -> None:
     weights = going.best or going.ema
     checkpoints.write_weights(outputs["weights"], weights)
     made = {
@@ -137,6 +132,7 @@ def _write(going: loop.Run, setup: Setup, train: Train, size: int, outputs: Path
         "train": train.model_dump(mode="json"),
         "parameters": sum(p.numel() for p in going.model.parameters()),
         "images": going.seen,
+        "remarks": remarks,
         "size": size,
         "validation_psnr": going.best_psnr if going.best else None,
     }
