@@ -257,8 +257,20 @@ class Weights(Strict):
     vgg19: WeightFile | None = Field(default=None, description="of the losses that look through it")
 
 
+class Nfe(Strict):
+    """Quality against the number of network calls, for every row that colours by a sampler."""
+
+    calls: Annotated[list[Positive], Field(min_length=1)] = Field(description="at most so many per image")
+    samplers: Annotated[list[Literal["euler", "heun", "dpmpp_2m", "ddim"]], Field(min_length=1)]
+    images: Positive = Field(description="the first so many test faces, same reference")
+
+
 class Report(Strict):
     grid_images: Positive = Field(description="columns of the picture grids")
+    ladder: list[str] = Field(
+        default=[], description="methods that lead from one schedule to another, each changing a part of the last"
+    )
+    nfe: Nfe | None = Field(default=None, description="of the figure quality against network calls; null: no figure")
 
 
 class Params(Strict):
@@ -298,7 +310,20 @@ class Params(Strict):
             if method.pretrain is None and method.finetune is None:
                 raise ValueError(f"methods.{name}: neither pretrain nor finetune; give one or remove the method")
             self._check_stages(name, method)
+        self._check_ladder()
         return self
+
+    def _check_ladder(self) -> None:
+        rungs = self.report.ladder
+        for name in rungs:
+            if name not in self.methods or self.methods[name].pretrain is None:
+                raise ValueError(f"report.ladder: {name!r} is no method with a pretrain stage")
+            if self.methods[name].pretrain != self.methods[rungs[0]].pretrain:
+                raise ValueError(
+                    f"report.ladder: methods.{name}.pretrain differs from that of {rungs[0]}; make it equal"
+                )
+        if len(rungs) == 1 or len(set(rungs)) != len(rungs):
+            raise ValueError("report.ladder: two methods or more, each once; or []")
 
     def _check_stages(self, name: str, method: Method) -> None:
         if method.pretrain and method.pretrain.start:

@@ -65,7 +65,8 @@ OBJECTIVES: dict[str, type[Strict]] = {"adversarial": Adversarial}
 def remarks(config: Config, options: Adversarial, features: bool) -> list[str]:
     if features:
         return []
-    return ["SCFT without its perceptual and style terms: they need the weights of VGG-19 (weights.enabled, vgg19)."]
+    why = "they need the weights of VGG-19 (weights.enabled: false)" if options.features else "their weights are 0"
+    return [f"SCFT without its perceptual and style terms: {why}."]
 
 
 def build(setup: Setup) -> nn.Module:

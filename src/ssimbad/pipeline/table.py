@@ -119,6 +119,20 @@ def metrics(w: Wildcards, ending: str) -> str:
     return f"reports/metrics/{w['method']}/{w['stage']}/seed-{w['seed']}/{w['setting']}.{ending}"
 
 
+def nfe_values(w: Wildcards) -> str:
+    return f"reports/nfe/{w['method']}/{w['stage']}/seed-{w['seed']}.csv"
+
+
+def sampled(p: Params) -> list[Wildcards]:
+    """Rows that colour by a sampler."""
+    return [w for w in trained(p) if registry.module(p.methods[w["method"]].kind).SAMPLED]
+
+
+def rungs(p: Params) -> list[Wildcards]:
+    """Rows of the ladder."""
+    return [{"method": m, "stage": "pretrain", "seed": seed} for m in p.report.ladder for seed in p.seeds]
+
+
 def _split(folder: str) -> dict[str, str]:
     return {name: f"data/{folder}/{name}.npy" for name in ("train", "val", "test")}
 
@@ -353,6 +367,7 @@ STAGES: tuple[Stage, ...] = (
             "images": [metrics({**t, "setting": s}, "csv") for t in trained(p) for s in judged(p)],
             "baselines": "reports/metrics/baselines.json",
             "r2": "reports/tables/r2.csv",
+            "made": [model(t, "json") for t in trained(p)],
         },
         outputs=lambda p, w: {
             **_table("main", "reference_use", "differences"),
@@ -376,7 +391,47 @@ STAGES: tuple[Stage, ...] = (
             "curves": [model(t, "csv") for t in trained(p)],
         },
         outputs=lambda p, w: _figure("qualitative_same", "qualitative_cross", "training_curves"),
-        params=lambda p, w: ("report", "data.size", "data.source", "preset", *_labels(p)),
+        params=lambda p, w: ("report.grid_images", "data.size", "data.source", "preset", *_labels(p)),
+    ),
+    Stage(
+        name="ladder",
+        run="ssimbad.reporting.ladder:run",
+        each=lambda p: [{}] if p.report.ladder else [],
+        inputs=lambda p, w: {
+            "summaries": [metrics({**t, "setting": s}, "json") for t in rungs(p) for s in judged(p)],
+            "images": [metrics({**t, "setting": s}, "csv") for t in rungs(p) for s in judged(p)],
+        },
+        outputs=lambda p, w: _table("ladder"),
+        params=lambda p, w: (
+            "evaluation", "preset", "report.ladder",
+            *(f"methods.{m}.{key}" for m in p.report.ladder for key in ("label", "kind", "config", "pretrain.images")),
+        ),
+    ),
+    Stage(
+        name="nfe",
+        run="ssimbad.colorize.nfe:run",
+        each=lambda p: sampled(p) if p.report.nfe else [],
+        inputs=lambda p, w: {
+            "weights": model(w),
+            "made": model(w, "json"),
+            "sketches": "data/sketches/test.npy",
+            "references": "data/references/same.npy",
+            "test": "data/faces/test.npy",
+            "manifest": MANIFEST,
+        },
+        outputs=lambda p, w: {"values": nfe_values(w)},
+        params=lambda p, w: (
+            "colorize", "data.size", "evaluation", "training.precision", "training.channels_last", "report.nfe",
+        ),
+        expensive=True,
+    ),
+    Stage(
+        name="nfe_figure",
+        run="ssimbad.reporting.nfe:run",
+        each=lambda p: [{}] if p.report.nfe else [],
+        inputs=lambda p, w: {"values": [nfe_values(t) for t in sampled(p)]},
+        outputs=lambda p, w: {**_table("nfe"), **_figure("nfe")},
+        params=lambda p, w: ("report.nfe", "data.size", "preset", *_labels(p)),
     ),
 )  # fmt: skip
 
