@@ -7,8 +7,10 @@ BIN := $(VENV)/bin
 CORES ?= $(shell nproc)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
+# Make a preset the active experiment, unless it is already: edited parameters of that preset are left alone.
+active = grep -q '^preset: $(1)$$' params.yaml || ssimbad preset $(1)
 
-.PHONY: help install demo test test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -23,11 +25,29 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	touch $@
 
 demo: install ## the whole chain on embedded faces, to tables and figures (about 15 minutes on two cores)
+	$(call active,demo)
 	snakemake --cores $(CORES) all
 	ssimbad results
 
+demo-all: install ## all eight rows of the main table at demo scale (its budgets: 45 minutes on two cores)
+	$(call active,demo-all)
+	snakemake --cores $(CORES) all
+	ssimbad results
+
+ladder: install ## from EDM to SSIMBaD, one change at a time, three seeds (its budgets: an hour on two cores)
+	$(call active,demo-ladder)
+	snakemake --cores $(CORES) all
+	cat reports/tables/ladder.md
+
+nfe-figure: install ## quality against network calls, for the rows of the active parameters or of demo-all
+	grep -q '^  nfe:' params.yaml || ssimbad preset demo-all
+	snakemake --cores $(CORES) all_nfe
+
 test: install ## fast tests, with a miniature run of the whole pipeline
 	python -m pytest -m "not engines and not slurm and not browser and not gpu and not slow"
+
+test-slow: install ## kills and stops of trainings in several processes
+	python -m pytest -m "slow and not slurm and not engines"
 
 test-engines: install ## Snakemake, DVC and the logbook on a miniature pipeline
 	python -m pytest -m "engines"

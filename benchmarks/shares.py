@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from ssimbad import params
 from ssimbad.methods import edm, registry
-from ssimbad.methods.contract import Losses, Plan, Setup
+from ssimbad.methods.contract import Losses, Plan, Setup, players
 from ssimbad.pairing.tps import Law
 from ssimbad.params import Sampler
 from ssimbad.training import loop
@@ -35,7 +35,7 @@ def speed(run: loop.Run, feed: Feed, plan: Plan, batch: int, shares: int, thread
     with loop.workers(shares) as crew:
         for _ in range(steps):
             started = time.perf_counter()
-            run.optimise(crew.gradients(run.model, work))
+            run.advance(lambda player: crew.gradients(player.network, work))
             best = min(best, time.perf_counter() - started)
     return batch / best
 
@@ -50,7 +50,8 @@ def main() -> None:
     model = edm.build(Setup(method.kind, config, p.network, p.noise, p.schedule.saturation, PHI))
     faces = np.random.default_rng(0).integers(0, 256, (64, p.data.native_size, p.data.native_size, 3), dtype=np.uint8)
     feed = Feed(faces, faces[..., 0], p.data.size, Law(0.3, 0.7, 0.25, 2), 0, CPU, True)
-    run = loop.Run(model.to(memory_format=torch.channels_last), method.pretrain, p.training)
+    model = model.to(memory_format=torch.channels_last)
+    run = loop.Run(model, players(edm, model, None, None), method.pretrain, p.training)
     sampler = Sampler(name="euler", steps=8)
     denoising = Plan("denoising", edm.Denoising(), sampler)
     refinement = Plan("trajectory", edm.Trajectory(save_memory=False), sampler)

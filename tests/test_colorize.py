@@ -51,9 +51,15 @@ def test_an_image_is_bit_equal_whatever_the_threads():
 
 
 def test_noise_belongs_to_the_id():
-    assert torch.equal(chunks.noise(0, "a", 8), chunks.noise(0, "a", 8))
-    assert not torch.equal(chunks.noise(0, "a", 8), chunks.noise(0, "b", 8))
-    assert not torch.equal(chunks.noise(0, "a", 8), chunks.noise(1, "a", 8))
+    def draws(seed, *ids):
+        fresh = chunks.noise(seed, ids, 8, lambda images: images)
+        return fresh(), fresh()
+
+    first, second = draws(0, "a", "b")
+    assert torch.equal(first[1:], draws(0, "b")[0]) and torch.equal(second[1:], draws(0, "b")[1])
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, draws(1, "a", "b")[0])
 
 
 @pytest.fixture

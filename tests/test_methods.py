@@ -74,7 +74,10 @@ def test_noise_embedding_is_scaled_unless_as_published():
     assert build().embed(sigma).tolist() == pytest.approx([0, 498.5, 1000], abs=2)
     published = build(as_published=True).embed(sigma)
     assert published.tolist() == pytest.approx([0.0066225, 0.5, 0.9962640], abs=1e-5)
-    assert build("edm", None).embed(sigma).tolist() == pytest.approx([float(s.log() / 4) for s in sigma], rel=1e-5)
+    log = build("edm", None, as_published=True).embed(sigma).tolist()
+    assert log == pytest.approx([float(s.log() / 4) for s in sigma], rel=1e-5)
+    scaled = build("edm", None).embed(sigma)
+    assert scaled.tolist() == pytest.approx([0, 1000 * (log[1] - log[0]) / (log[2] - log[0]), 1000], rel=1e-4, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["ssimbad", "edm"])
@@ -114,8 +117,12 @@ def test_ladder_rungs_are_parameters():
 def test_colours_lie_in_range_and_depend_on_the_reference():
     model, given = build(), batch()
     noise = torch.randn(4, 3, 16, 16)
+
+    def fresh():
+        return noise
+
     sampler = Sampler(name="heun", steps=3)
-    image = edm.colorize(model, given.sketch, given.reference, noise, sampler)
+    image = edm.colorize(model, given.sketch, given.reference, fresh, sampler)
     assert image.shape == given.target.shape
     assert image.abs().max() <= 1
-    assert not torch.equal(image, edm.colorize(model, given.sketch, -given.reference, noise, sampler))
+    assert not torch.equal(image, edm.colorize(model, given.sketch, -given.reference, fresh, sampler))

@@ -11,11 +11,11 @@ from .test_methods import batch, build
 
 
 def chain(model, given, steps, save_memory):
-    noise = torch.randn(given.target.shape, generator=torch.Generator().manual_seed(3))
+    start = 80 * torch.randn(given.target.shape, generator=torch.Generator().manual_seed(3))
     return refinement.through_chain(
         lambda x, sigma: model(x, sigma, given.sketch, given.reference),
         SAMPLERS["euler"],
-        noise,
+        start,
         edm.levels(model, steps),
         save_memory,
     )
@@ -52,7 +52,7 @@ def test_gradient_reaches_through_every_step():
             features = net.stem(inputs)
             return features[:, :3] / (1 + s)
 
-        image = refinement.through_chain(denoise, SAMPLERS["euler"], noise, levels, save_memory=True)
+        image = refinement.through_chain(denoise, SAMPLERS["euler"], 80 * noise, levels, save_memory=True)
         return refinement.mse(image, given.target).mean()
 
     (gradient,) = torch.autograd.grad(loss(), weight)

@@ -54,13 +54,22 @@ def write_result(folder: Path, method: str, stage: str, seed: int, setting: str)
     return base.with_suffix(".json"), base.with_suffix(".csv")
 
 
+def write_made(folder: Path, method: str, stage: str, seed: int, **more) -> Path:
+    start = None if stage == "pretrain" else "ssimbad"
+    about = {"method": method, "stage": stage, "seed": seed, "train": {"start": start}, "images": 512, "remarks": []}
+    artifacts.write_json(folder / f"made/{method}-{stage}-{seed}.json", about | more)
+    return folder / f"made/{method}-{stage}-{seed}.json"
+
+
 def made(folder: Path, seeds: tuple[int, ...] = (0,), settings: dict = SETTINGS) -> dict:
     pairs = [write_result(folder, *row, seed, s) for row in PSNR for seed in seeds for s in settings]
     block = {"psnr": entry(13.4), "ms_ssim": entry(0.5, scales=3), "lpips": OFF, "fid": OFF, "kid": OFF}
     rows = {name: {s: block for s in ("same", "cross", "cross-true")} for name in main_table.BASELINES}
     artifacts.write_json(folder / "baselines.json", {"n": 20, "size": 64, "rows": rows})
     artifacts.write_text(folder / "r2.csv", R2)
+    how = [write_made(folder, *row, seed) for row in PSNR for seed in seeds]
     return {
+        "made": how,
         "summaries": [a for a, _ in pairs],
         "images": [b for _, b in pairs],
         "baselines": folder / "baselines.json",
@@ -68,7 +77,7 @@ def made(folder: Path, seeds: tuple[int, ...] = (0,), settings: dict = SETTINGS)
     }
 
 
-def run(tmp_path: Path, preset: str = "demo", **kwargs) -> dict[str, Path]:
+def run(tmp_path: Path, preset: str = "demo", change=lambda inputs: None, **kwargs) -> dict[str, Path]:
     out = tmp_path / "tables"
     outputs = {
         name + suffix: out / f"{name}.{ending}"
@@ -76,7 +85,9 @@ def run(tmp_path: Path, preset: str = "demo", **kwargs) -> dict[str, Path]:
         for suffix, ending in (("", "csv"), ("_md", "md"), ("_tex", "tex"))
         if (name, suffix) != ("r2", "")
     }
-    tables.run(params(preset), made(tmp_path, **kwargs), outputs, Job("tables", tmp_path))
+    inputs = made(tmp_path, **kwargs)
+    change(inputs)
+    tables.run(params(preset), inputs, outputs, Job("tables", tmp_path))
     return outputs
 
 
@@ -277,3 +288,24 @@ def test_summaries_of_the_stage_evaluate_are_read_as_they_are(tmp_path):
     [result] = results.load([path[0]], [path[1]])
     assert result.row == ("ssimbad", "pretrain") and result.metrics == json.loads(path[0].read_text())["metrics"]
     assert result.images.index.tolist() == IDS
+
+
+def test_remarks_of_a_training_are_footnotes_of_its_rows(tmp_path):
+    def remark(inputs):
+        write_made(tmp_path, "ssimbad", "pretrain", 0, remarks=["Trained in the dark."])
+
+    text = run(tmp_path, change=remark)["main_md"].read_text()
+    assert "- (a) Trained in the dark." in text
+    for label in ("SSIMBaD, pretrained (a)", "SSIMBaD, finetuned (a)", "Control_50% (a)"):
+        assert f"| {label} | reproduced" in text, "all three began with that pretraining"
+
+
+def test_equal_and_unequal_budgets_are_told(tmp_path):
+    def longer(inputs):
+        write_made(tmp_path / "b", "ssimbad", "finetune", 0, images=1024)
+
+    assert (
+        "same number of images: 512 in pretraining, 512 more in finetuning."
+        in run(tmp_path / "a")["main_md"].read_text()
+    )
+    assert "different numbers of images" in run(tmp_path / "b", change=longer)["main_md"].read_text()

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from ssimbad.errors import UserError
 from ssimbad.job import Job
 from ssimbad.methods import edm
-from ssimbad.methods.contract import Losses, Plan
+from ssimbad.methods.contract import Losses, Plan, Player, players
 from ssimbad.pairing.tps import Law
 from ssimbad.params import Sampler, Train, Training
 from ssimbad.training import checkpoints, loop
@@ -39,8 +39,16 @@ def feed(size=16, native=32, n=20, seed=5):
     return Feed(faces, faces[..., 0], size, LAW, seed, CPU, True)
 
 
+PLAN = Plan("denoising", edm.Denoising(), TRAIN.sampler)
+
+
 def step(model, batch, draws):
-    return edm.training_step(model, batch, Plan("denoising", edm.Denoising(), TRAIN.sampler), draws)
+    return edm.training_step(model, batch, PLAN, draws)
+
+
+def alone(model, step=None):
+    """The model as its training's only player."""
+    return [Player(model, step)] if step else players(edm, model, PLAN, None)
 
 
 def job(folder):
@@ -49,22 +57,23 @@ def job(folder):
 
 def optimise(run, loss):
     """One step on a given loss."""
-    run.optimise(loop.Workers(1, None).gradients(run.model, lambda shard: Losses(loss, torch.zeros(8), None)))
+    given = Losses(loss, torch.zeros(8), None)
+    run.advance(lambda player: loop.Workers(1, None).gradients(player.network, lambda shard: given))
 
 
-def trained(folder, train=TRAIN, stop_after=None, validate=None, common=COMMON):
+def trained(folder, train=TRAIN, stop_after=None, validate=None, common=COMMON, memory=torch.contiguous_format):
     """Train; `stop_after` raises in the middle, as a kill would."""
-    run = loop.Run(build(), train, common)
-    calls = []
+    model, calls = build().to(memory_format=memory), []
 
-    def counting(*args):
+    def counting(batch, draws):
         calls.append(1)
         if stop_after and len(calls) > stop_after:
             raise KeyboardInterrupt
-        return step(*args)
+        return step(model, batch, draws)
 
+    run = loop.Run(model, alone(model, counting), train, common)
     try:
-        loop.fit(run, counting, feed(), validate, 5, job(folder), "key")
+        loop.fit(run, feed(), validate, 5, job(folder), "key")
     except KeyboardInterrupt:
         return None
     return run
@@ -111,9 +120,9 @@ def test_gradient_is_clipped_by_its_true_norm():
     """D8: the published code clips gradients scaled by 65536."""
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.ones_(model.weight)
-    run = loop.Run(model, TRAIN, COMMON)
+    run = loop.Run(model, alone(model), TRAIN, COMMON)
     seen = {}
-    run.optimiser.step = lambda: seen.update(norm=model.weight.grad.abs().item())
+    run.optimisers[0].step = lambda: seen.update(norm=model.weight.grad.abs().item())
     optimise(run, (1000 * model.weight).sum())
     assert seen["norm"] == pytest.approx(1.0, rel=1e-4)
     optimise(run, (0.25 * model.weight).sum())
@@ -123,9 +132,10 @@ def test_gradient_is_clipped_by_its_true_norm():
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_remedy():
-    run = loop.Run(torch.nn.Linear(1, 1), TRAIN, COMMON)
+    model = torch.nn.Linear(1, 1)
+    run = loop.Run(model, alone(model), TRAIN, COMMON)
     with pytest.raises(UserError, match="learning_rate"):
-        run.optimise(Losses(torch.tensor(float("nan")), torch.zeros(8), None))
+        run.advance(lambda player: Losses(torch.tensor(float("nan")), torch.zeros(8), None))
 
 
 def test_shares_of_a_batch_make_the_gradient_of_the_whole(tmp_path):
@@ -158,11 +168,12 @@ def test_ema_follows_with_the_stated_half_life():
     assert loop.ema_decay(1000, 8, 0.0) == 0
 
 
-def test_any_kill_leaves_bit_equal_weights(tmp_path):
-    whole = trained(tmp_path / "whole")
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_any_kill_leaves_bit_equal_weights(tmp_path, memory):
+    whole = trained(tmp_path / "whole", memory=memory)
     for stop in (3, 3, 1):
-        assert trained(tmp_path / "killed", stop_after=stop) is None
-    resumed = trained(tmp_path / "killed")
+        assert trained(tmp_path / "killed", stop_after=stop, memory=memory) is None
+    resumed = trained(tmp_path / "killed", memory=memory)
     for name, value in whole.ema.items():
         assert torch.equal(value, resumed.ema[name]), name
     assert whole.rows == resumed.rows
@@ -234,3 +245,94 @@ def test_near_the_time_limit_a_state_is_saved_and_the_same_command_goes_on(tmp_p
     monkeypatch.delenv("SSIMBAD_DEADLINE")
     resumed = trained(tmp_path / "cut")
     assert all(torch.equal(whole.ema[k], resumed.ema[k]) for k in whole.ema)
+
+
+def test_one_player_trains_as_a_plain_loop_would(tmp_path):
+    """Bit for bit: what several players need must not change the methods that have one."""
+    run = trained(tmp_path)
+    model, data = build(), feed()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
+    ema = {k: v.clone() for k, v in model.state_dict().items()}
+    for seen in range(0, 64, 8):
+        optimiser.zero_grad()
+        step(
+            model, data.batch(seen, 8, Shard()), StepDraws(loop.derive(5, "noise", seen), 8, Shard(), CPU)
+        ).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), COMMON.clip)
+        optimiser.param_groups[0]["lr"] = loop.learning_rate(seen + 8, TRAIN, COMMON.minimum_rate)
+        optimiser.step()
+        for name, value in model.state_dict().items():
+            ema[name].lerp_(value, 1 - loop.ema_decay(seen + 8, 8, COMMON.ema))
+    assert all(torch.equal(ema[k], run.ema[k]) for k in ema)
+
+
+class Duel:
+    """Two players on one number each: the model runs after its opponent, the opponent away from the model."""
+
+    def __init__(self, common=COMMON, stop_after=None):
+        self.model, self.opponent = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
+        for network, value in ((self.model, 0.3), (self.opponent, -0.2)):
+            torch.nn.init.constant_(network.weight, value)
+        self.seen, self.stop_after = [], stop_after
+        parties = [
+            Player(self.opponent, self.away, name="opponent", rate=2.0, betas=(0.5, 0.999), weight_decay=0.0),
+            Player(self.model, self.after),
+        ]
+        self.run = loop.Run(self.model, parties, TRAIN, common)
+
+    def gap(self, draws):
+        return (self.model.weight - self.opponent.weight + 0.1 * draws.normal(1)).square().mean(dim=1)
+
+    def losses(self, sign, draws):
+        self.seen.append((self.model.weight.item(), self.opponent.weight.item()))
+        if self.stop_after and len(self.seen) > self.stop_after:
+            raise KeyboardInterrupt
+        gap = self.gap(draws)
+        return Losses(sign * gap.mean(), gap.detach(), None, {"gap": gap.mean().detach()})
+
+    def away(self, batch, draws):
+        return self.losses(-1, draws)
+
+    def after(self, batch, draws):
+        return self.losses(1, draws)
+
+    def fit(self, folder):
+        try:
+            loop.fit(self.run, feed(), None, 5, job(folder), "key")
+        except KeyboardInterrupt:
+            return None
+        return self
+
+
+def test_players_move_in_turn_each_by_its_own_optimiser(tmp_path):
+    duel = Duel().fit(tmp_path)
+    first, second = duel.seen[:2]
+    assert first[0] == second[0], "the model has not moved when its opponent does"
+    assert first[1] != second[1], "the opponent has moved before the model does"
+    betas = [o.param_groups[0]["betas"] for o in duel.run.optimisers]
+    assert betas == [(0.5, 0.999), (0.9, 0.999)]
+    assert [o.param_groups[0]["weight_decay"] for o in duel.run.optimisers] == [0.0, 0.01]
+    # Adam's first step is the learning rate itself: half of 1e-3 in the warm-up, twice that for the opponent.
+    assert second[1] - first[1] == pytest.approx(-2 * 0.5e-3, rel=1e-3)
+    names = {name for _, _, name, _ in duel.run.rows}
+    assert {"loss", "loss_gap", "opponent_loss", "opponent_loss_gap", "opponent_gradient_norm"} <= names
+
+
+def test_average_and_best_weights_are_the_models(tmp_path):
+    duel = Duel()
+    loop.fit(duel.run, feed(), lambda weights: float(weights["weight"]), 5, job(tmp_path), "key")
+    assert list(duel.run.ema) == ["weight"]
+    assert duel.run.ema["weight"].item() == pytest.approx(duel.model.weight.item(), abs=5e-3)
+    assert abs(duel.run.ema["weight"].item() - duel.opponent.weight.item()) > 0.1
+
+
+def test_any_kill_leaves_all_players_bit_equal(tmp_path):
+    whole = Duel().fit(tmp_path / "whole")
+    for stop in (5, 6, 1):
+        assert Duel(stop_after=stop).fit(tmp_path / "killed") is None
+    resumed = Duel().fit(tmp_path / "killed")
+    assert len(resumed.seen) < len(whole.seen)
+    for mine, other in ((whole.model, resumed.model), (whole.opponent, resumed.opponent)):
+        assert torch.equal(mine.weight, other.weight)
+    assert torch.equal(whole.run.ema["weight"], resumed.run.ema["weight"])
+    assert whole.run.rows == resumed.run.rows

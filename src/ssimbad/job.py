@@ -13,6 +13,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from ssimbad import artifacts
+from ssimbad.team import ALONE, Team
 from ssimbad.tracking.spool import Spool
 
 COST = Path("work/cost")
@@ -23,7 +24,8 @@ _LINE = "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_noinv_fmt}, {elapsed} gone,
 class Job:
     """One stage instance at work.
 
-    `scratch` is a folder of its own that survives kills and is no output; `threads` is the number of cores granted.
+    `scratch` is a folder of its own that survives kills and is no output; `threads` is the number of cores granted;
+    `team` are the processes that share a training, of which only the first speaks.
     """
 
     stage: str
@@ -34,6 +36,7 @@ class Job:
     seed: int | None = None
     setting: str | None = None
     log: Spool | None = None
+    team: Team = ALONE
 
     @property
     def name(self) -> str:
@@ -43,7 +46,8 @@ class Job:
 
     def say(self, text: str) -> None:
         """One line in the log."""
-        _write(sys.stdout, text)
+        if self.team.leads:
+            _write(sys.stdout, text)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Values for the logbook; they are no outputs."""
@@ -79,6 +83,7 @@ class Job:
             bar_format=None if terminal else _LINE,
             file=sys.stderr if terminal else _LineEnds(),
             leave=True,
+            disable=not self.team.leads,
         ) as bar:
             yield bar
 

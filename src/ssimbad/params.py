@@ -173,11 +173,30 @@ class Training(Strict):
     buckets: Annotated[list[Above0], Field(min_length=1)] = Field(description="edges of the loss-per-sigma buckets")
 
 
+class Churn(Strict):
+    """Stochastic sampling (Karras et al. 2022, Alg. 2)."""
+
+    s_churn: Above0
+    s_min: Annotated[float, Field(ge=0)] = 0.0
+    s_max: Above0 | None = Field(default=None, description="higher noise levels are left alone; null: none are")
+    s_noise: Above0 = 1.0
+
+
 class Sampler(Strict):
     """How a row of the table colours (SPEC §4)."""
 
-    name: Literal["euler", "heun", "dpmpp_2m"]
-    steps: Positive = Field(description="points of the phi grid; NFE is steps, or 2 steps - 1 for heun")
+    name: Literal["euler", "heun", "dpmpp_2m", "ddim"]
+    steps: Positive = Field(description="noise levels of the method's grid; NFE is steps, or 2 steps - 1 for heun")
+    eta: Fraction = Field(default=0.0, description="ddim: share of the noise that is renewed; 1 is DDPM's own sampling")
+    churn: Churn | None = Field(default=None, description="heun: stochastic sampling")
+
+    @model_validator(mode="after")
+    def _own(self) -> Sampler:
+        if self.eta and self.name != "ddim":
+            raise ValueError(f"eta belongs to ddim, not to {self.name}; remove it")
+        if self.churn and self.name != "heun":
+            raise ValueError(f"churn belongs to heun, not to {self.name}; remove it")
+        return self
 
 
 class Train(Strict):
@@ -193,7 +212,9 @@ class Train(Strict):
     validate_images: Annotated[int, Field(ge=0)] = Field(
         description="choose the best weights on the validation split every so many images; 0: keep the last"
     )
-    sampler: Sampler = Field(description="with which this row colours")
+    sampler: Sampler | None = Field(
+        default=None, description="with which this row colours; null for a method that answers in one pass"
+    )
 
 
 class Method(Strict):
@@ -228,15 +249,28 @@ class WeightFile(Strict):
 
 
 class Weights(Strict):
-    """Files of the feature networks; switched off, FID, KID and LPIPS show a dash."""
+    """Files of the feature networks; switched off, FID, KID and LPIPS show a dash, and losses do without or refuse."""
 
     enabled: bool
     inception: WeightFile
     alexnet: WeightFile
+    vgg19: WeightFile | None = Field(default=None, description="of the losses that look through it")
+
+
+class Nfe(Strict):
+    """Quality against the number of network calls, for every row that colours by a sampler."""
+
+    calls: Annotated[list[Positive], Field(min_length=1)] = Field(description="at most so many per image")
+    samplers: Annotated[list[Literal["euler", "heun", "dpmpp_2m", "ddim"]], Field(min_length=1)]
+    images: Positive = Field(description="the first so many test faces, same reference")
 
 
 class Report(Strict):
     grid_images: Positive = Field(description="columns of the picture grids")
+    ladder: list[str] = Field(
+        default=[], description="methods that lead from one schedule to another, each changing a part of the last"
+    )
+    nfe: Nfe | None = Field(default=None, description="of the figure quality against network calls; null: no figure")
 
 
 class Params(Strict):
@@ -273,16 +307,23 @@ class Params(Strict):
             raise ValueError(f"data.size: {self.data.size} is not divisible by {depth}, the network's downsampling")
         for name, method in self.methods.items():
             registry.check(name, method)
-            if self.uses_perceptual(method) and not self.weights.enabled:
-                raise ValueError(f"methods.{name}: loss lpips needs the feature network; set weights.enabled to true")
             if method.pretrain is None and method.finetune is None:
                 raise ValueError(f"methods.{name}: neither pretrain nor finetune; give one or remove the method")
             self._check_stages(name, method)
+        self._check_ladder()
         return self
 
-    @staticmethod
-    def uses_perceptual(method: Method) -> bool:
-        return any(t and t.options.get("loss") == "lpips" for t in (method.pretrain, method.finetune))
+    def _check_ladder(self) -> None:
+        rungs = self.report.ladder
+        for name in rungs:
+            if name not in self.methods or self.methods[name].pretrain is None:
+                raise ValueError(f"report.ladder: {name!r} is no method with a pretrain stage")
+            if self.methods[name].pretrain != self.methods[rungs[0]].pretrain:
+                raise ValueError(
+                    f"report.ladder: methods.{name}.pretrain differs from that of {rungs[0]}; make it equal"
+                )
+        if len(rungs) == 1 or len(set(rungs)) != len(rungs):
+            raise ValueError("report.ladder: two methods or more, each once; or []")
 
     def _check_stages(self, name: str, method: Method) -> None:
         if method.pretrain and method.pretrain.start:
@@ -295,6 +336,7 @@ class Params(Strict):
                 raise ValueError(f"methods.{name}.finetune.start: {start} is of another kind")
         for stage, train in (("pretrain", method.pretrain), ("finetune", method.finetune)):
             key = f"methods.{name}.{stage}"
+            self._check_features(key, method, stage)
             if train and train.images % train.batch:
                 raise ValueError(f"{key}.images: {train.images} is no multiple of {key}.batch {train.batch}")
             if train and train.batch % self.training.threads:
@@ -303,6 +345,15 @@ class Params(Strict):
                 raise ValueError(f"{key}.validate_images: there is no validation split; set data.val or this to 0")
             if train and self.training.state_images % train.batch:
                 raise ValueError(f"training.state_images: no multiple of {key}.batch {train.batch}")
+
+    def _check_features(self, key: str, method: Method, stage: str) -> None:
+        from ssimbad.methods import registry
+
+        features = registry.features(method, stage)
+        if features and not self.weights.enabled and registry.needs_features(method, stage):
+            raise ValueError(f"{key}.options: the loss needs weights.{features}; set weights.enabled to true")
+        if features and self.weights.enabled and getattr(self.weights, features) is None:
+            raise ValueError(f"weights.{features}: missing; {key}.options need it (url, sha256, path)")
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -51,16 +50,15 @@ def loss(name: str, perceptual: Callable[[Tensor, Tensor], Tensor] | None) -> Ca
 def through_chain(
     denoise: Denoiser,
     sampler: Callable[[Denoiser, Tensor, Tensor], Tensor],
-    noise: Tensor,
+    start: Tensor,
     levels: Tensor,
     save_memory: bool,
 ) -> Tensor:
     """The finished image (B, 3, H, W), with gradients through every network call of the chain.
 
     Args:
-        noise: (B, 3, H, W) ~ N(0, 1); the chain starts from levels[0] · noise.
+        start: (B, 3, H, W), x at levels[0].
         levels: N noise levels, then 0.
         save_memory: recompute activations in the backward pass; the gradient is the same.
     """
-    start = torch.as_tensor(levels[0], dtype=noise.dtype, device=noise.device) * noise
     return sampler(checkpointed(denoise) if save_memory else denoise, start, levels)

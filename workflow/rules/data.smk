@@ -117,6 +117,7 @@ if P.weights.enabled:
         output:
             "data/weights/inception.pth",
             "data/weights/alexnet.pth",
+            ["data/weights/vgg19.pth"] if "vgg19" in table.loss_features(P) else [],
             "records/weights.json",
             touch(".state/weights.ok"),
         log:
@@ -128,6 +129,6 @@ if P.weights.enabled:
             mem_mb=1000,
             runtime=60,
         message:
-            "weights: the feature networks of FID, KID and LPIPS"
+            "weights: the feature networks of metrics and losses"
         shell:
             "ssimbad stage weights 2>&1 | tee {log}"

@@ -10,6 +10,7 @@ rule pretrain:
         of("pretrain", "val_sketches"),
         of("pretrain", "phi_star"),
         of("pretrain", "alexnet"),
+        of("pretrain", "vgg19"),
     output:
         "models/{method}/pretrain/seed-{seed}.safetensors",
         "models/{method}/pretrain/seed-{seed}.json",
@@ -42,6 +43,7 @@ rule finetune:
         of("finetune", "val_sketches"),
         of("finetune", "phi_star"),
         of("finetune", "alexnet"),
+        of("finetune", "vgg19"),
     output:
         "models/{method}/finetune/seed-{seed}.safetensors",
         "models/{method}/finetune/seed-{seed}.json",

@@ -9,6 +9,7 @@ rule tables:
         of("tables", "images"),
         ancient("reports/metrics/baselines.json"),
         ancient("reports/tables/r2.csv"),
+        of("tables", "made"),
     output:
         report(
             "reports/tables/main.csv", category="Tables", caption="../report/main.rst"
@@ -92,3 +93,58 @@ rule figures:
         "figures: pictures and curves"
     shell:
         "ssimbad stage figures 2>&1 | tee {log}"
+
+
+rule ladder:
+    input:
+        upstream("ladder"),
+        of("ladder", "summaries"),
+        of("ladder", "images"),
+    output:
+        report(
+            "reports/tables/ladder.csv",
+            category="Tables",
+            caption="../report/ladder.rst",
+        ),
+        "reports/tables/ladder.md",
+        "reports/tables/ladder.tex",
+        "records/ladder.json",
+        touch(".state/ladder.ok"),
+    log:
+        "logs/ladder.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "ladder: from one schedule to another, a part at a time"
+    shell:
+        "ssimbad stage ladder 2>&1 | tee {log}"
+
+
+rule nfe_figure:
+    input:
+        upstream("nfe_figure"),
+        of("nfe_figure", "values"),
+    output:
+        report("reports/figures/nfe.png", category="Cost", caption="../report/nfe.rst"),
+        "reports/figures/nfe.pdf",
+        report("reports/tables/nfe.csv", category="Cost", caption="../report/nfe.rst"),
+        "reports/tables/nfe.md",
+        "reports/tables/nfe.tex",
+        "records/nfe_figure.json",
+        touch(".state/nfe_figure.ok"),
+    log:
+        "logs/nfe_figure.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "nfe_figure: quality against network calls"
+    shell:
+        "ssimbad stage nfe_figure 2>&1 | tee {log}"

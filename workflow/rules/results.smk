@@ -85,3 +85,31 @@ rule baselines:
         "baselines: the bare reference and the mean colour"
     shell:
         "ssimbad stage baselines 2>&1 | tee {log}"
+
+
+rule nfe:
+    input:
+        upstream("nfe"),
+        ancient("models/{method}/{stage}/seed-{seed}.safetensors"),
+        ancient("models/{method}/{stage}/seed-{seed}.json"),
+        ancient("data/sketches/test.npy"),
+        ancient("data/references/same.npy"),
+        ancient("data/faces/test.npy"),
+        ancient("data/faces/manifest.csv"),
+    output:
+        "reports/nfe/{method}/{stage}/seed-{seed}.csv",
+        "records/nfe-{method}-{stage}-seed-{seed}.json",
+        touch(".state/nfe-{method}-{stage}-seed-{seed}.ok"),
+    log:
+        "logs/nfe/{method}-{stage}-seed-{seed}.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=720,
+        gpu=1,
+    message:
+        "nfe: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, by several samplers and steps"
+    shell:
+        "ssimbad stage nfe method={wildcards.method} stage={wildcards.stage} seed={wildcards.seed} 2>&1 | tee {log}"

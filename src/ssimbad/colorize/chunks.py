@@ -17,13 +17,16 @@ from ssimbad.pairing import resize
 from ssimbad.params import Sampler
 from ssimbad.seeding import derive
 
-Colorize = Callable[[Tensor, Tensor, Tensor, Sampler], Tensor]
+Colorize = Callable[[Tensor, Tensor, Callable[[], Tensor], Sampler | None], Tensor]
 
 
-def noise(seed: int, image_id: str, size: int) -> Tensor:
-    """(3, size, size) float32 ~ N(0, 1), drawn on the CPU so that every device starts from the same image."""
-    generator = torch.Generator().manual_seed(derive(seed, "colorize", image_id))
-    return torch.randn(3, size, size, generator=generator)
+def noise(seed: int, ids: Sequence[str], size: int, place: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
+    """A source of (N, 3, size, size) float32 ~ N(0, 1), row i from the stream of image i alone.
+
+    Drawn on the CPU, so that every device starts from the same image, and then handed to `place`.
+    """
+    streams = [torch.Generator().manual_seed(derive(seed, "colorize", image_id)) for image_id in ids]
+    return lambda: place(torch.stack([torch.randn(3, size, size, generator=stream) for stream in streams]))
 
 
 @torch.inference_mode()
@@ -32,7 +35,7 @@ def colour(
     sketches: Tensor,
     references: Tensor,
     ids: Sequence[str],
-    sampler: Sampler,
+    sampler: Sampler | None,
     *,
     chunk: int,
     seed: int,
@@ -49,16 +52,17 @@ def colour(
         progress: called with the number of images finished after each chunk.
     """
     memory = torch.channels_last if channels_last else torch.contiguous_format
+
+    def place(images: Tensor) -> Tensor:
+        return images.to(device).contiguous(memory_format=memory)
+
     done = []
     for start in range(0, len(ids), chunk):
         names = ids[start : start + chunk]
         rows = [start + min(i, len(names) - 1) for i in range(chunk)]
-        start_noise = torch.stack([noise(seed, ids[row], sketches.shape[-1]) for row in rows])
-        inputs = (
-            t.to(device).contiguous(memory_format=memory) for t in (sketches[rows], references[rows], start_noise)
-        )
+        fresh = noise(seed, [ids[row] for row in rows], sketches.shape[-1], place)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            images = colorize(*inputs, sampler)
+            images = colorize(place(sketches[rows]), place(references[rows]), fresh, sampler)
         done.append(resize.to_bytes(images[: len(names)]))
         if progress:
             progress(len(names))

@@ -44,11 +44,12 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         images=len(ids),
         seconds=seconds,
         seconds_per_image=seconds / len(ids),
-        nfe=nfe(sampler.name, sampler.steps),
+        nfe=nfe(sampler.name, sampler.steps) if sampler else 1,
         parameters=made["parameters"],
         device=devices.name(device),
     )
-    job.say(f"{job.name}: {len(ids)} images by {sampler.name} in {sampler.steps} steps -> {outputs['images']}")
+    how = f"by {sampler.name} in {sampler.steps} steps" if sampler else "in one pass"
+    job.say(f"{job.name}: {len(ids)} images {how} -> {outputs['images']}")
 
 
 def _test_set(path: Path, size: int, ids: list[str]) -> torch.Tensor:

@@ -72,12 +72,17 @@ def run(
             print(f"{target}", flush=True)
 
 
-def _sampler(trained: dict[str, object], steps: int | None, name: str | None) -> Sampler:
+def _sampler(trained: dict[str, object] | None, steps: int | None, name: str | None) -> Sampler | None:
     if name is not None and name not in SAMPLERS:
         raise ParameterError(f"--sampler {name}: expected one of {', '.join(SAMPLERS)}")
     if steps is not None and steps < 1:
         raise ParameterError(f"--steps {steps}: expected 1 or more")
-    return Sampler(name=name or trained["name"], steps=steps or trained["steps"])
+    if trained is None:
+        if name or steps:
+            raise ParameterError("--sampler and --steps: these weights colour in one pass; leave them out")
+        return None
+    own = trained if name in (None, trained["name"]) else {"steps": trained["steps"]}  # eta and churn go with the name
+    return Sampler.model_validate({**own, "name": name or trained["name"], "steps": steps or trained["steps"]})
 
 
 def _pair(sketch: Path, reference: Path, out: Path) -> list[tuple[Path, Path, Path]]:

@@ -7,15 +7,18 @@ noise embedding and the loss weight. EDM is the defaults; SSIMBaD (methods/ssimb
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ssimbad.methods.contract import Batch, Draws, Losses, Perceptual, Plan, Setup
+from ssimbad.methods import chain
+from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan, Setup
 from ssimbad.params import Above0, Sampler, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from ssimbad.samplers import Fresh
 
 
 class Schedule(Strict):
@@ -25,7 +28,9 @@ class Schedule(Strict):
         default=None,
         description="noise schedule: the selected one, or a literal such as {form: rational, c: 0.3}",
     )
-    as_published: bool = Field(default=False, description="c_noise = phi unscaled, barely visible to the network")
+    as_published: bool = Field(
+        default=False, description="c_noise unscaled (phi, or ln(sigma)/4 for EDM): barely visible to the network"
+    )
 
     @field_validator("phi")
     @classmethod
@@ -57,15 +62,8 @@ class Denoising(Strict):
     """Denoise y + sigma·n at random sigma."""
 
 
-class Trajectory(Strict):
-    """Back-propagate the loss of the finished image through the whole chain, from pure noise."""
-
-    loss: Literal["mse", "lpips", "ssim+l1"] = "mse"
-    save_memory: bool = Field(default=True, description="gradient checkpointing of every network call")
-    sampler: Sampler | None = Field(default=None, description="of the chain; null: the one the row colours with")
-
-
-OBJECTIVES: dict[str, Annotated[type[Strict], "options"]] = {"denoising": Denoising, "trajectory": Trajectory}
+OBJECTIVES: dict[str, type[Strict]] = {"denoising": Denoising, "trajectory": chain.Trajectory}
+SAMPLED = True
 
 
 def build(setup: Setup) -> nn.Module:
@@ -78,12 +76,14 @@ def build(setup: Setup) -> nn.Module:
     network = UNet(7, 3, **setup.network.model_dump())
     low, high = setup.noise.sigma_min, setup.noise.sigma_max
 
+    # SPEC §1: one treatment for every axis. The sinusoid is made for values up to 1000, so EDM's ln(sigma)/4, which
+    # spans [-1.6, 1.1], is rescaled as phi is; the factor 1/4 then has no effect.
+    axis = transforms.make({"form": "log"}) if config.c_noise == "log" else phi
+
     def embed(sigma: Tensor) -> Tensor:
-        if config.c_noise == "log":
-            return sigma.log() / 4
         if config.as_published:
-            return phi.forward(sigma)
-        return 1000 * transforms.unit(phi, sigma, low, high)
+            return sigma.log() / 4 if config.c_noise == "log" else axis.forward(sigma)
+        return 1000 * transforms.unit(axis, sigma, low, high)
 
     model = Denoiser(network, setup.noise.sigma_data, embed)
     model.setup, model.phi = setup, phi
@@ -112,11 +112,9 @@ def draw_sigma(model: nn.Module, u: Tensor) -> Tensor:
     return torch.exp(config.p_mean + config.p_std * normal)
 
 
-def training_step(
-    model: nn.Module, batch: Batch, plan: Plan, draws: Draws, perceptual: Perceptual | None = None
-) -> Losses:
+def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None = None) -> Losses:
     if plan.objective == "trajectory":
-        return _trajectory_step(model, batch, plan, draws, perceptual)
+        return _trajectory_step(model, batch, plan, draws, features)
     sigma = draw_sigma(model, draws.uniform()).float()
     noisy = batch.target + sigma[:, None, None, None] * draws.normal(*batch.target.shape[1:])
     denoised = model(noisy, sigma, batch.sketch, batch.reference)
@@ -126,26 +124,15 @@ def training_step(
     return Losses((weight * per_image).mean(), per_image.detach(), sigma)
 
 
-def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, perceptual: Perceptual | None) -> Losses:
-    from ssimbad import refinement
-    from ssimbad.samplers import SAMPLERS
-
+def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None) -> Losses:
+    fresh = chain.fresh(batch, draws)
     sampler = plan.options.sampler or plan.sampler
-    image = refinement.through_chain(
-        lambda x, sigma: model(x, sigma, batch.sketch, batch.reference),
-        SAMPLERS[sampler.name],
-        draws.normal(*batch.target.shape[1:]),
-        levels(model, sampler.steps),
-        plan.options.save_memory,
-    )
-    per_image = refinement.loss(plan.options.loss, perceptual)(image, batch.target)
-    return Losses(per_image.mean(), per_image.detach(), None)
-
-
-def colorize(model: nn.Module, sketch: Tensor, reference: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
-    from ssimbad.samplers import SAMPLERS
-
     grid = levels(model, sampler.steps)
-    start = float(grid[0]) * noise
-    image = SAMPLERS[sampler.name](lambda x, sigma: model(x, sigma, sketch, reference), start, grid)
-    return image.clamp(-1, 1)
+    start = float(grid[0]) * fresh()
+    return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh), features)
+
+
+def colorize(model: nn.Module, sketch: Tensor, reference: Tensor, fresh: Fresh, sampler: Sampler) -> Tensor:
+    grid = levels(model, sampler.steps)
+    start = float(grid[0]) * fresh()
+    return chain.colour(model, sketch, reference, start, grid, chain.make(sampler, fresh))

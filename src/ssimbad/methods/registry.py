@@ -2,8 +2,12 @@
 
 A method module is import-light (no torch at the top) and offers
 - `Config`: pydantic model of `methods.<name>.config`;
-- `OBJECTIVES`: {name: pydantic model of its options}, the training objectives it knows;
-- `build(...)`, `training_step(...)`, `colorize(...)`: see `ssimbad.methods.contract`.
+- `OBJECTIVES`: {name: pydantic model of its options}, the training objectives it knows. Options whose loss looks
+  through a feature network name it in a property `features`, and in `OPTIONAL_FEATURES` whether they can do without;
+- `SAMPLED`: whether it colours by a sampler;
+- `build(...)`, `training_step(...)`, `colorize(...)`: see `ssimbad.methods.contract`;
+- `remarks(config, options, features)`, if it has something to say under the tables: what of a training departs from the
+  method's description. `features`: whether the feature network was there.
 """
 
 from __future__ import annotations
@@ -17,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 if TYPE_CHECKING:
-    from ssimbad.params import Method
+    from ssimbad.params import Method, Train
 
-_NOT_METHODS = {"registry", "contract"}
+_NOT_METHODS = {"registry", "contract", "chain"}
 
 
 def kinds() -> list[str]:
@@ -58,6 +62,25 @@ def options(kind: str, objective: str, values: dict[str, Any], key: str = "optio
     return _typed(key, objectives[objective], values)
 
 
+def features(method: Method, stage: str) -> str | None:
+    """The feature network that a stage's loss looks through (a key of `weights`), None where it needs none."""
+    train: Train | None = getattr(method, stage)
+    return getattr(options(method.kind, train.objective, train.options), "features", None) if train else None
+
+
+def needs_features(method: Method, stage: str) -> bool:
+    """Whether the stage cannot do without its feature network."""
+    train: Train = getattr(method, stage)
+    asked = options(method.kind, train.objective, train.options)
+    return features(method, stage) is not None and not getattr(asked, "OPTIONAL_FEATURES", False)
+
+
+def remarks(kind: str, config: Any, options: Any, features: bool) -> list[str]:
+    """What the method says about a training under the tables."""
+    say = getattr(module(kind), "remarks", None)
+    return say(config, options, features) if say else []
+
+
 def check(name: str, method: Method) -> None:
     """Validate one block of `methods`. Raises ValueError naming the wrong key."""
     try:
@@ -68,3 +91,6 @@ def check(name: str, method: Method) -> None:
     for stage, train in (("pretrain", method.pretrain), ("finetune", method.finetune)):
         if train:
             options(method.kind, train.objective, train.options, f"methods.{name}.{stage}.options")
+            if (train.sampler is not None) != module(method.kind).SAMPLED:
+                wanted = "missing" if train.sampler is None else f"kind {method.kind} colours in one pass; remove it"
+                raise ValueError(f"methods.{name}.{stage}.sampler: {wanted}")

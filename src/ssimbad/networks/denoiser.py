@@ -1,4 +1,4 @@
-"""EDM's preconditioning around a network (Karras et al. 2022, eq. 7 and Table 1), conditioned by concatenation."""
+"""Denoisers D(x; sigma) around a network, conditioned by concatenation: EDM's preconditioning, and DDPM's noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def preconditioning(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
-    """c_skip, c_out, c_in at sigma; same shape as sigma."""
+    """c_skip, c_out, c_in at sigma; same shape as sigma (Karras et al. 2022, eq. 7 and Table 1)."""
     total = sigma**2 + sigma_data**2
     return sigma_data**2 / total, sigma * sigma_data / total.sqrt(), 1 / total.sqrt()
 
@@ -29,3 +29,38 @@ class Denoiser(nn.Module):
         c_skip, c_out, c_in = (c[:, None, None, None] for c in preconditioning(sigma, self.sigma_data))
         inputs = torch.cat([c_in * x, sketch, reference], dim=1)
         return c_skip * x + c_out * self.network(inputs, self.embed(sigma)).float()
+
+
+class NoisePredictor(nn.Module):
+    """A DDPM network eps(x_t, t), conditioned by concatenation, as a denoiser D(x; sigma) of x = y + sigma·n.
+
+    With x = x_t / sqrt(alpha_bar_t) and sigma = sqrt((1 - alpha_bar_t) / alpha_bar_t), x_t = x / sqrt(1 + sigma²) and
+    D(x; sigma) = x - sigma·eps (DDPM eq. 4; Song et al. 2021, eq. 9).
+
+    `sigmas`: (T,) float64, rising, of the timesteps 0 … T-1. Between two of them t is interpolated in ln sigma.
+    """
+
+    def __init__(self, network: nn.Module, sigmas: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("sigmas", sigmas, persistent=False)
+
+    def forward(self, x: Tensor, sigma: Tensor, sketch: Tensor, reference: Tensor, timed: bool = True) -> Tensor:
+        """(B, 3, H, W) noisy image, (B,) sigma, (B, 1, H, W), (B, 3, H, W) → (B, 3, H, W) float32 denoised.
+
+        `timed`: False leaves the timestep out, as the public code of AnimeDiffusion does in its inversion.
+        """
+        return x - sigma[:, None, None, None] * self.noise(x, sigma, sketch, reference, timed)
+
+    def noise(self, x: Tensor, sigma: Tensor, sketch: Tensor, reference: Tensor, timed: bool = True) -> Tensor:
+        """The predicted noise, (B, 3, H, W) float32."""
+        scaled = x / (1 + sigma**2).sqrt()[:, None, None, None]
+        inputs = torch.cat([scaled, sketch, reference], dim=1)
+        return self.network(inputs, self.timestep(sigma) if timed else None).float()
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """(B,) sigma → (B,) float32 timestep in [0, T-1]."""
+        known, wanted = self.sigmas.log(), sigma.double().log()
+        above = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
+        low, high = known[above - 1], known[above]
+        return (above - 1 + (wanted - low) / (high - low)).clamp(0, len(known) - 1).float()

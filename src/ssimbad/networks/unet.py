@@ -40,8 +40,10 @@ class ResidualBlock(nn.Module):
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
 
-    def forward(self, x: Tensor, features: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x))) + self.bias(F.silu(features))[:, :, None, None]
+    def forward(self, x: Tensor, features: Tensor | None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        if features is not None:
+            h = h + self.bias(F.silu(features))[:, :, None, None]
         return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
 
 
@@ -63,7 +65,10 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """(B, channels_in, H, W) and noise level (B,) → (B, channels_out, H, W); H and W divisible by 2^(levels-1)."""
+    """(B, channels_in, H, W) and noise level (B,) → (B, channels_out, H, W); H and W divisible by 2^(levels-1).
+
+    Without a noise level (None) its bias is left out of every block.
+    """
 
     def __init__(
         self,
@@ -106,8 +111,8 @@ class UNet(nn.Module):
             self.up.append(stage)
         self.head = nn.Sequential(nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, channels_out, 1))
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        features = self.embed(sinusoid(noise, self.embedding))
+    def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        features = None if noise is None else self.embed(sinusoid(noise, self.embedding))
         x = self.stem(x)
         skips = []
         for level, stage in enumerate(self.down):

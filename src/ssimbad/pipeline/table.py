@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ssimbad.methods import registry
 from ssimbad.params import Params
 
 Files = dict[str, str | list[str]]
@@ -20,8 +21,6 @@ ANSWERS = "data/raw/cross_true.zip"
 MANIFEST = "data/faces/manifest.csv"
 TRUE = "data/references/cross_true.npy"
 PHI_STAR = "reports/schedule/phi_star.json"
-INCEPTION = "data/weights/inception.pth"
-ALEXNET = "data/weights/alexnet.pth"
 
 # What `colorize` is given as reference for each evaluated setting.
 SHOWN = {"same": "same", "cross": "cross", "cross-true": "cross", "cross-other": "other"}
@@ -40,6 +39,8 @@ class Stage:
     expensive: bool = False
     """Expensive stages depend on their version (workflow/versions.yaml) instead of on their code, and their finished
     results are kept by fingerprint."""
+    batch: Callable[[Params, Wildcards], int] | None = None
+    """Images of one step, which all devices of the job share; None: one process does the stage."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,20 @@ def metrics(w: Wildcards, ending: str) -> str:
     return f"reports/metrics/{w['method']}/{w['stage']}/seed-{w['seed']}/{w['setting']}.{ending}"
 
 
+def nfe_values(w: Wildcards) -> str:
+    return f"reports/nfe/{w['method']}/{w['stage']}/seed-{w['seed']}.csv"
+
+
+def sampled(p: Params) -> list[Wildcards]:
+    """Rows that colour by a sampler."""
+    return [w for w in trained(p) if registry.module(p.methods[w["method"]].kind).SAMPLED]
+
+
+def rungs(p: Params) -> list[Wildcards]:
+    """Rows of the ladder."""
+    return [{"method": m, "stage": "pretrain", "seed": seed} for m in p.report.ladder for seed in p.seeds]
+
+
 def _split(folder: str) -> dict[str, str]:
     return {name: f"data/{folder}/{name}.npy" for name in ("train", "val", "test")}
 
@@ -140,8 +155,18 @@ def _table(*names: str) -> dict[str, str]:
     }
 
 
-def _feature_weights(p: Params) -> Files:
-    return {"inception": INCEPTION, "alexnet": ALEXNET} if p.weights.enabled else {}
+def feature_file(name: str) -> str:
+    return f"data/weights/{name}.pth"
+
+
+def loss_features(p: Params) -> list[str]:
+    """Feature networks that the training losses look through."""
+    stages = [(m, s) for m in p.methods.values() for s in ("pretrain", "finetune")]
+    return sorted({f for m, s in stages if (f := registry.features(m, s))} if p.weights.enabled else ())
+
+
+def _feature_weights(p: Params) -> dict[str, str]:
+    return {n: feature_file(n) for n in ("inception", "alexnet")} if p.weights.enabled else {}
 
 
 def _labels(p: Params) -> list[str]:
@@ -168,8 +193,8 @@ def _training_inputs(p: Params, w: Wildcards, stage: str) -> Files:
         files["phi_star"] = PHI_STAR
     if train.start:
         files["start"] = model({"method": train.start, "stage": "pretrain", "seed": w["seed"]})
-    if train.options.get("loss") == "lpips":
-        files["alexnet"] = ALEXNET
+    if p.weights.enabled and (features := registry.features(method, stage)):
+        files[features] = feature_file(features)
     return files
 
 
@@ -204,7 +229,7 @@ STAGES: tuple[Stage, ...] = (
         run="ssimbad.metrics.weights:run",
         each=lambda p: [{}] if p.weights.enabled else [],
         inputs=lambda p, w: {},
-        outputs=lambda p, w: {"inception": INCEPTION, "alexnet": ALEXNET},
+        outputs=lambda p, w: _feature_weights(p) | {n: feature_file(n) for n in loss_features(p)},
         params=lambda p, w: ("weights",),
     ),
     Stage(
@@ -279,6 +304,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=lambda p, w: _training_outputs(w, "pretrain"),
         params=lambda p, w: _training_params(w, "pretrain"),
         expensive=True,
+        batch=lambda p, w: p.methods[w["method"]].pretrain.batch,
     ),
     Stage(
         name="finetune",
@@ -288,6 +314,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=lambda p, w: _training_outputs(w, "finetune"),
         params=lambda p, w: _training_params(w, "finetune"),
         expensive=True,
+        batch=lambda p, w: p.methods[w["method"]].finetune.batch,
     ),
     Stage(
         name="colorize",
@@ -344,6 +371,7 @@ STAGES: tuple[Stage, ...] = (
             "images": [metrics({**t, "setting": s}, "csv") for t in trained(p) for s in judged(p)],
             "baselines": "reports/metrics/baselines.json",
             "r2": "reports/tables/r2.csv",
+            "made": [model(t, "json") for t in trained(p)],
         },
         outputs=lambda p, w: {
             **_table("main", "reference_use", "differences"),
@@ -367,7 +395,47 @@ STAGES: tuple[Stage, ...] = (
             "curves": [model(t, "csv") for t in trained(p)],
         },
         outputs=lambda p, w: _figure("qualitative_same", "qualitative_cross", "training_curves"),
-        params=lambda p, w: ("report", "data.size", "data.source", "preset", *_labels(p)),
+        params=lambda p, w: ("report.grid_images", "data.size", "data.source", "preset", *_labels(p)),
+    ),
+    Stage(
+        name="ladder",
+        run="ssimbad.reporting.ladder:run",
+        each=lambda p: [{}] if p.report.ladder else [],
+        inputs=lambda p, w: {
+            "summaries": [metrics({**t, "setting": s}, "json") for t in rungs(p) for s in judged(p)],
+            "images": [metrics({**t, "setting": s}, "csv") for t in rungs(p) for s in judged(p)],
+        },
+        outputs=lambda p, w: _table("ladder"),
+        params=lambda p, w: (
+            "evaluation", "preset", "report.ladder",
+            *(f"methods.{m}.{key}" for m in p.report.ladder for key in ("label", "kind", "config", "pretrain.images")),
+        ),
+    ),
+    Stage(
+        name="nfe",
+        run="ssimbad.colorize.nfe:run",
+        each=lambda p: sampled(p) if p.report.nfe else [],
+        inputs=lambda p, w: {
+            "weights": model(w),
+            "made": model(w, "json"),
+            "sketches": "data/sketches/test.npy",
+            "references": "data/references/same.npy",
+            "test": "data/faces/test.npy",
+            "manifest": MANIFEST,
+        },
+        outputs=lambda p, w: {"values": nfe_values(w)},
+        params=lambda p, w: (
+            "colorize", "data.size", "evaluation", "training.precision", "training.channels_last", "report.nfe",
+        ),
+        expensive=True,
+    ),
+    Stage(
+        name="nfe_figure",
+        run="ssimbad.reporting.nfe:run",
+        each=lambda p: [{}] if p.report.nfe else [],
+        inputs=lambda p, w: {"values": [nfe_values(t) for t in sampled(p)]},
+        outputs=lambda p, w: {**_table("nfe"), **_figure("nfe")},
+        params=lambda p, w: ("report.nfe", "data.size", "preset", *_labels(p)),
     ),
 )  # fmt: skip
 

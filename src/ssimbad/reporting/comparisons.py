@@ -48,6 +48,17 @@ def differences(results: list[Result], evaluation: Any) -> list[dict[str, Any]]:
     return lines
 
 
+def between(
+    results: list[Result], row: res.Row, other: res.Row, setting: str, metric: str, evaluation: Any
+) -> dict[str, Any] | None:
+    """{difference, ci_low, ci_high, n, seeds} of `row` minus `other`, paired over test images; None where one lacks
+    the setting or per-image values of the metric."""
+    a, b = (_mean_images(results, r, setting) for r in (row, other))
+    if a is None or b is None or metric not in _shared(a, b):
+        return None
+    return _difference(a, b, metric, evaluation)
+
+
 def _mean_images(results: list[Result], row: res.Row, setting: str) -> pd.DataFrame | None:
     """Per-image values of a row in a setting, averaged over its seeds; None where it was not evaluated."""
     frames = [result.images for result in results if result.row == row and result.setting == setting]

@@ -6,7 +6,7 @@ from typing import Any
 
 from ssimbad import artifacts
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import STAGES, write_csv
+from ssimbad.reporting.results import STAGES, demo_scale, write_csv
 
 MEASURED = [
     *["method", "stage", "phase", "device", "parameters", "images", "seconds", "images_per_second"],
@@ -84,5 +84,10 @@ def _layout(lines: list[dict[str, Any]], labels: Mapping[str, str], preset: str)
         *["Method", "Stage", "Phase", "Device", "Parameters", "Images", "Images/s", "Device-hours"],
         *["NFE", "Seconds/image"],
     ]
-    scale = " (demo-scale)" if preset == "demo" else f" ({preset})" if preset else ""
-    return Table(f"Cost{scale}", "cost", columns, rows, ["Wall time on the machine that ran it."], words=4)
+    scale = " (demo-scale)" if demo_scale(preset) else f" ({preset})" if preset else ""
+    notes = [
+        "Wall time on the machine that ran it, of the last process that trained: a resumed training counts from there.",
+        "Parameters: of the network that colours. Images: seen by that process, or coloured.",
+        "NFE: network calls per coloured image.",
+    ]
+    return Table(f"Cost{scale}", "cost", columns, rows, notes, words=4)

@@ -15,7 +15,7 @@ from ssimbad.metrics.test_set import by_id
 from ssimbad.pairing import resize
 from ssimbad.reporting.curves import training_curves
 from ssimbad.reporting.grids import picture_grid
-from ssimbad.reporting.results import STAGES, labels
+from ssimbad.reporting.results import STAGES, demo_scale, labels
 from ssimbad.reporting.style import save
 
 Made = dict[tuple[str, str], dict[int, Path]]
@@ -35,7 +35,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
         UserError: an input is missing or does not fit the test ids.
     """
     ids = manifest.ids(inputs["manifest"], "test")
-    scale = "demo-scale, " if params.preset == "demo" else ""
+    scale = "demo-scale, " if demo_scale(params.preset) else ""
     note = f"{scale}{params.data.size}×{params.data.size}"
     for setting in ("same", "cross"):
         rows = _grid_rows(params, inputs, setting, ids)

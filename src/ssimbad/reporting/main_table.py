@@ -53,10 +53,12 @@ def layout(
     labels: dict[res.Row, str],
     preset: str,
     confidence: float,
+    made: list[dict[str, Any]],
 ) -> list[Table]:
     """One table per setting: per row reproduced with interval, and where one exists published and difference.
 
-    Below a rule: what no method at all scores (from the stage baselines).
+    Below a rule: what no method at all scores (from the stage baselines). `made`: how the weights were made; the
+    remarks of a training become footnotes of its row.
     """
     embedded = any(result.setting == "cross-true" for result in results)
     tables = []
@@ -68,13 +70,15 @@ def layout(
         notes = Footnotes()
         rows: list[list[str] | str] = []
         for row in res.rows(here):
-            rows += _method_rows(row, _of(here, row, setting), metrics, labels[row], confidence, notes)
+            said = _remarks(row, made)
+            label = " ".join([labels[row], *(notes.mark(text) for text in said)])
+            rows += _method_rows(row, _of(here, row, setting), metrics, label, confidence, notes)
         rows.append("Without any method")
         for name, label in BASELINES.items():
             entries = baselines["rows"][name][setting]
             rows.append([label, "measured", *(_cell(entries[metric], metric, notes) for metric in metrics), DASH])
         title = f"Main table, {words} — {res.scale_note(preset, here[0].size, here[0].n)}"
-        footnotes = notes.lines() + _notes(here, confidence, embedded)
+        footnotes = [*notes.lines(), *_notes(here, confidence, embedded), *_budgets(made)]
         tables.append(Table(title, f"main-{setting}", _head(here, metrics), rows, footnotes, words=2))
     return tables
 
@@ -90,6 +94,28 @@ def _method_rows(
         lines.append(["", "published", *(res.number(known[m], m) for m in metrics), DASH])
         lines.append(["", "difference", *(res.number(gaps[m], m, signed=True) for m in metrics), ""])
     return lines
+
+
+def _remarks(row: res.Row, made: list[dict[str, Any]]) -> list[str]:
+    """What is to be said about a row's trainings, and about the pretraining that its finetuning started from."""
+    mine = [m for m in made if (m["method"], m["stage"]) == row]
+    starts = {m["train"]["start"] for m in mine}
+    before = [m for m in made if m["stage"] == "pretrain" and m["method"] in starts]
+    return list(dict.fromkeys(text for m in [*mine, *before] for text in m["remarks"]))
+
+
+def _budgets(made: list[dict[str, Any]]) -> list[str]:
+    """Whether the rows are compared at equal images seen."""
+    said = []
+    for stage, words in (("pretrain", "in pretraining"), ("finetune", "more in finetuning")):
+        seen = {m["method"]: m["images"] for m in made if m["stage"] == stage}
+        if not seen:
+            continue
+        if len(set(seen.values())) == 1:
+            said.append(f"{next(iter(seen.values())):,} {words}")
+        else:
+            return ["Rows saw different numbers of images: the column Images of the cost table."]
+    return [f"Every row saw the same number of images: {', '.join(said)}."] if said else []
 
 
 def _gap(value: float | None, known: float | None) -> float | None:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from ssimbad.errors import UserError
 from ssimbad.reporting.markup import DASH, Table
+from ssimbad.reporting.results import demo_scale
 
 GROUPS = {
     "published": "The published candidates",
@@ -37,7 +38,7 @@ def layout(path: Path, preset: str) -> Table:
         here = frame[frame["group"] == group]
         rows += [heading] if len(here) else []
         rows += [_row(line, names) for _, line in here.iterrows()]
-    scale = "demo-scale, " if preset == "demo" else ""
+    scale = "demo-scale, " if demo_scale(preset) else ""
     title = f"Noise schedules: how straight SSIM falls along φ ({scale}{int(frame['n'].max())} training faces)"
     columns = ["φ(σ)", "Axis", "R²", "Difference", "to", "Held-out R²", "Saturates at σ", "Published R²"]
     notes = [

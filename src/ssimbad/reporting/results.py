@@ -130,7 +130,12 @@ def with_interval(entry: dict[str, Any], metric: str, signed: bool = False) -> s
 def scale_note(preset: str, size: int, n: int) -> str:
     """Words for a title: what the numbers were measured on, and a plain warning at demo scale."""
     measured = f"{size}×{size} pixels, {n} test faces"
-    return f"demo-scale, not comparable with published numbers: {measured}" if preset == "demo" else measured
+    return f"demo-scale, not comparable with published numbers: {measured}" if demo_scale(preset) else measured
+
+
+def demo_scale(preset: str) -> bool:
+    """Whether a preset is the demo or one of its kind, such as demo-all."""
+    return preset.split("-")[0] == "demo"
 
 
 def write_csv(path: Path, columns: list[str], lines: list[dict[str, Any]]) -> None:

@@ -13,7 +13,8 @@ from ssimbad.reporting.markup import Table, latex, markdown
 def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
     """Write main, r2, reference_use and differences.
 
-    Inputs: summaries (list of .json), images (list of .csv), baselines (.json), r2 (.csv).
+    Inputs: summaries (list of .json), images (list of .csv), baselines (.json), r2 (.csv), made (list of .json: how the
+    weights were made).
     Outputs: main, reference_use, differences (.csv), each also with _md and _tex; r2_md, r2_tex.
     Parameters: preset, evaluation, the methods' labels.
 
@@ -27,7 +28,8 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
 
     results.write_csv(outputs["main"], main_table.COLUMNS, main_table.long_form(found, confidence))
     baselines = artifacts.read_json(inputs["baselines"])
-    _print(outputs, "main", main_table.layout(found, baselines, names, params.preset, confidence))
+    made = [artifacts.read_json(path) for path in inputs["made"]]
+    _print(outputs, "main", main_table.layout(found, baselines, names, params.preset, confidence, made))
 
     use = comparisons.reference_use(found, params.evaluation)
     results.write_csv(outputs["reference_use"], comparisons.USE_COLUMNS, use)

@@ -37,8 +37,8 @@ class StepDraws:
         drawn = torch.randn(self._batch, *shape, generator=self._generator, device=self._device)
         return drawn[self._rows]
 
-    def uniform(self) -> Tensor:
-        drawn = torch.rand(self._batch, generator=self._generator, device=self._device, dtype=torch.float64)
+    def uniform(self, *shape: int) -> Tensor:
+        drawn = torch.rand(self._batch, *shape, generator=self._generator, device=self._device, dtype=torch.float64)
         return drawn[self._rows]
 
 
@@ -95,7 +95,8 @@ class Feed:
         native = target if self._size == self._faces.shape[1] else self._unit(self._faces[rows])
         reference = shrink(tps.warp(native, warps[mine]), self._size)
         sketch = self._unit(self._sketches[rows])
-        return Batch(*(t.contiguous(memory_format=self._format) for t in (target, sketch, reference)))
+        images = (t.contiguous(memory_format=self._format) for t in (target, sketch, reference))
+        return Batch(*images, warps[mine])
 
     def _unit(self, images: np.ndarray) -> Tensor:
         return resize.to_unit(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from torch import Tensor, nn
 from ssimbad import interrupt
 from ssimbad.errors import UserError
 from ssimbad.job import Job
-from ssimbad.methods.contract import Batch, Draws, Losses
+from ssimbad.methods.contract import Losses, Player
 from ssimbad.params import Train, Training
 from ssimbad.seeding import derive
+from ssimbad.team import ALONE, Team
 from ssimbad.training import checkpoints
 from ssimbad.training.feed import Feed, Shard, StepDraws
 
-Step = Callable[[nn.Module, Batch, Draws], Losses]
 Row = tuple[int, str, str, float]
 
 
@@ -51,14 +52,17 @@ class Window:
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
-    def add(self, losses: Losses, norm: float) -> None:
+    def add(self, player: str, losses: Losses, norm: float) -> None:
+        prefix = f"{player}_" if player else ""
         values = losses.per_image.double().cpu()
-        self._add("loss", float(losses.loss))
-        self._add("gradient_norm", norm)
+        self._add(f"{prefix}loss", float(losses.loss))
+        self._add(f"{prefix}gradient_norm", norm)
+        for name, value in losses.terms.items():
+            self._add(f"{prefix}loss_{name}", float(value))
         if losses.sigma is not None:
             edges = torch.tensor(self.buckets, dtype=torch.float64)
             for bucket, value in zip(torch.bucketize(losses.sigma.double().cpu(), edges), values, strict=True):
-                self._add(f"loss_sigma_{int(bucket)}", float(value))
+                self._add(f"{prefix}loss_sigma_{int(bucket)}", float(value))
 
     def _add(self, name: str, value: float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
@@ -71,13 +75,11 @@ class Window:
 
 
 class Run:
-    """A training under way: model, EMA, optimiser, curve, best weights."""
+    """A training under way: the players with their optimisers, the EMA of the model, curve, best weights."""
 
-    def __init__(self, model: nn.Module, train: Train, common: Training) -> None:
-        self.model, self.train, self.common = model, train, common
-        self.optimiser = torch.optim.AdamW(
-            model.parameters(), lr=train.learning_rate, weight_decay=common.weight_decay, fused=True
-        )
+    def __init__(self, model: nn.Module, players: list[Player], train: Train, common: Training) -> None:
+        self.model, self.players, self.train, self.common = model, players, train, common
+        self.optimisers = [self._optimiser(player) for player in players]
         self.ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.best: dict[str, Tensor] = {}
         self.best_psnr = -math.inf
@@ -85,23 +87,51 @@ class Run:
         self.rows: list[Row] = []
         self.window = Window(common.buckets)
 
-    def optimise(self, losses: Losses) -> None:
-        """One AdamW step on the true gradient in `.grad`, clipped by its norm, then the EMA."""
+    def _optimiser(self, player: Player) -> torch.optim.Optimizer:
+        decay = self.common.weight_decay if player.weight_decay is None else player.weight_decay
+        return torch.optim.AdamW(
+            player.network.parameters(),
+            lr=self.train.learning_rate * player.rate,
+            betas=player.betas,
+            weight_decay=decay,
+            fused=True,
+        )
+
+    def advance(self, gradients: Callable[[Player], Losses]) -> dict[str, Losses]:
+        """One batch: each player in turn makes one step, then the EMA follows the model.
+
+        Args:
+            gradients: leaves the gradient of a player's loss in `.grad` of its network.
+
+        Returns:
+            The losses by the players' names.
+        """
+        rate = learning_rate(self.seen + self.train.batch, self.train, self.common.minimum_rate)
+        done = {}
+        for player, optimiser in zip(self.players, self.optimisers, strict=True):
+            done[player.name] = gradients(player)
+            self._move(player, optimiser, done[player.name], rate)
+        self.seen += self.train.batch
+        self._follow()
+        if self.seen % self.common.log_images < self.train.batch or self.seen >= self.train.images:
+            self.rows += self.window.rows(self.seen, rate)
+        return done
+
+    def _move(self, player: Player, optimiser: torch.optim.Optimizer, losses: Losses, rate: float) -> None:
+        """One AdamW step on the true gradient in `.grad`, clipped by its norm."""
         if not math.isfinite(float(losses.loss)):
             raise UserError(f"the loss is not finite after {self.seen} images; lower the learning_rate of this stage")
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.common.clip)
-        self.seen += self.train.batch
-        rate = learning_rate(self.seen, self.train, self.common.minimum_rate)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
+        norm = nn.utils.clip_grad_norm_(player.network.parameters(), self.common.clip)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * player.rate
+        optimiser.step()
+        self.window.add(player.name, losses, float(norm))
+
+    def _follow(self) -> None:
         decay = ema_decay(self.seen, self.train.batch, self.common.ema)
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 self.ema[name].lerp_(value, 1 - decay)
-        self.window.add(losses, float(norm))
-        if self.seen % self.common.log_images < self.train.batch or self.seen >= self.train.images:
-            self.rows += self.window.rows(self.seen, rate)
 
     def judge(self, psnr: float) -> None:
         """Remember the averaged weights if they colour the validation split best so far."""
@@ -110,12 +140,10 @@ class Run:
             self.best_psnr, self.best = psnr, {k: v.clone() for k, v in self.ema.items()}
 
     def save(self, folder: Path, key: str) -> None:
-        groups = {
-            "model": self.model.state_dict(),
-            "ema": self.ema,
-            "best": self.best,
-            "moments": checkpoints.moments(self.optimiser),
-        }
+        groups = {"ema": self.ema, "best": self.best}
+        for player, optimiser in zip(self.players, self.optimisers, strict=True):
+            groups[f"network {player.name}"] = player.network.state_dict()
+            groups[f"moments {player.name}"] = checkpoints.moments(optimiser)
         facts: dict[str, Any] = {
             "key": key,
             "seen": self.seen,
@@ -131,11 +159,12 @@ class Run:
         if found is None:
             return False
         groups, facts = found
-        self.model.load_state_dict(groups["model"])
+        for player, optimiser in zip(self.players, self.optimisers, strict=True):
+            player.network.load_state_dict(groups[f"network {player.name}"])
+            checkpoints.restore_moments(optimiser, groups.get(f"moments {player.name}", {}))
         device = next(self.model.parameters()).device
         self.ema = {k: v.to(device) for k, v in groups["ema"].items()}
         self.best = {k: v.to(device) for k, v in groups.get("best", {}).items()}
-        checkpoints.restore_moments(self.optimiser, groups.get("moments", {}))
         self.seen = facts["seen"]
         self.rows = [tuple(row) for row in facts["rows"]]
         self.best_psnr = -math.inf if facts["best_psnr"] is None else facts["best_psnr"]
@@ -144,19 +173,22 @@ class Run:
 
 
 class Workers:
-    """Equal shares of every batch, computed side by side: threads on a CPU, the one process on a GPU.
+    """Equal shares of every batch, computed side by side: threads on a CPU, one process per GPU.
 
     A CPU thread computes with one core, so that the sums, and the last bits of the weights, depend on the number of
     shares alone and not on the machine's cores; it is also faster than sharing each operation of a small batch.
     """
 
-    def __init__(self, count: int, pool: ThreadPoolExecutor) -> None:
-        self._shards = [Shard(rank, count) for rank in range(count)]
-        self._map = pool.map if count > 1 else map
+    def __init__(self, count: int, pool: ThreadPoolExecutor, team: Team = ALONE) -> None:
+        self._shards = [Shard(team.rank * count + i, team.world * count) for i in range(count)]
+        self._map, self._team = pool.map if count > 1 else map, team
 
-    def gradients(self, model: nn.Module, work: Callable[[Shard], Losses]) -> Losses:
-        """Run `work` on every shard; leave the mean gradient in `.grad` and return the joined losses, detached."""
-        parameters = list(model.parameters())
+    def gradients(self, network: nn.Module, work: Callable[[Shard], Losses]) -> Losses:
+        """Run `work` on every shard; leave the mean gradient in the network's `.grad`, return the joined losses.
+
+        This is the one place where the shares of a global batch become one gradient.
+        """
+        parameters = list(network.parameters())
 
         def share(shard: Shard) -> tuple[Losses, tuple[Tensor, ...]]:
             losses = work(shard)
@@ -165,25 +197,36 @@ class Workers:
         done = list(self._map(share, self._shards))
         for parameter, *parts in zip(parameters, *(gradients for _, gradients in done), strict=True):
             parameter.grad = sum(parts[1:], parts[0]) / len(parts)
-        return _joined([losses for losses, _ in done])
+        self._team.mean_([p.grad for p in parameters])
+        return _everybodys(_joined([losses for losses, _ in done]), self._team)
 
 
 @contextmanager
-def workers(count: int) -> Iterator[Workers]:
-    """`count` shares of every batch for as long as the block lasts."""
+def workers(count: int, team: Team = ALONE) -> Iterator[Workers]:
+    """`count` shares of every batch in each process of the team, for as long as the block lasts."""
     with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield Workers(count, pool)
+        yield Workers(count, pool, team)
 
 
 def _joined(parts: list[Losses]) -> Losses:
     loss = torch.stack([p.loss.detach() for p in parts]).mean()
     sigma = None if parts[0].sigma is None else torch.cat([p.sigma for p in parts])
-    return Losses(loss, torch.cat([p.per_image for p in parts]), sigma)
+    terms = {name: torch.stack([p.terms[name] for p in parts]).mean() for name in parts[0].terms}
+    return Losses(loss, torch.cat([p.per_image for p in parts]), sigma, terms)
+
+
+def _everybodys(losses: Losses, team: Team) -> Losses:
+    """The losses of the global batch, from those of this process's rows."""
+    if team.world == 1:
+        return losses
+    scalars = torch.stack([losses.loss, *losses.terms.values()])
+    team.mean_([scalars])
+    sigma = None if losses.sigma is None else team.gathered(losses.sigma)
+    return Losses(scalars[0], team.gathered(losses.per_image), sigma, dict(zip(losses.terms, scalars[1:], strict=True)))
 
 
 def fit(
     run: Run,
-    step: Step,
     feed: Feed,
     validate: Callable[[dict[str, Tensor]], float] | None,
     seed: int,
@@ -191,28 +234,30 @@ def fit(
     key: str,
 ) -> tuple[float, int]:
     """Train until `train.images` are seen, saving state in `job.scratch`; returns (seconds, images) of this process."""
-    train, common = run.train, run.common
+    train, common, team = run.train, run.common, job.team
     if run.resume(job.scratch, key):
         job.say(f"{job.name}: resumed at {run.seen} of {train.images} images")
         job.tags(resumed=run.seen)
+    _start_together(run, team)
     device = next(run.model.parameters()).device
 
-    def work(shard: Shard) -> Losses:
+    def work(player: Player, shard: Shard) -> Losses:
         batch = feed.batch(run.seen, train.batch, shard)
         draws = StepDraws(derive(seed, "noise", run.seen), train.batch, shard, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=common.precision == "bf16"):
-            return step(run.model, batch, draws)
+            return player.step(batch, draws)
 
     started, first, logged = time.perf_counter(), run.seen, len(run.rows)
     with (
         job.progress(train.images, "images", done=run.seen) as bar,
-        workers(common.threads if device.type == "cpu" else 1) as crew,
+        workers(common.threads if device.type == "cpu" else 1, team) as crew,
         interrupt.Watch() as watch,
     ):
         while run.seen < train.images:
-            losses = crew.gradients(run.model, work)
-            run.optimise(losses)
-            bar.set_postfix(loss=f"{float(losses.loss):.4f}", refresh=False)
+            losses = run.advance(lambda player: crew.gradients(player.network, partial(work, player)))
+            bar.set_postfix(
+                {f"{name} loss".strip(): f"{float(v.loss):.4f}" for name, v in losses.items()}, refresh=False
+            )
             bar.update(train.batch)
             if validate and (_due(run.seen, train.validate_images, train.batch) or run.seen >= train.images):
                 run.judge(validate(run.ema))
@@ -222,15 +267,30 @@ def fit(
                 logged = len(run.rows)
             if run.seen >= train.images:
                 break
-            if _due(run.seen, common.state_images, train.batch):
+            reason = watch.due
+            stop = team.any(reason is not None)
+            if team.leads and (stop or _due(run.seen, common.state_images, train.batch)):
                 run.save(job.scratch, key)
-            if reason := watch.due:
-                run.save(job.scratch, key)
-                job.say(
-                    f"{job.name}: {reason}; {run.seen} of {train.images} images are saved, the same command goes on"
-                )
+            if stop:
+                why = reason or "another process of this training was asked to stop"
+                job.say(f"{job.name}: {why}; {run.seen} of {train.images} images are saved, the same command goes on")
                 sys.exit(interrupt.EXIT)
     return time.perf_counter() - started, run.seen - first
+
+
+def _start_together(run: Run, team: Team) -> None:
+    """All processes at the same image with the same weights.
+
+    Raises:
+        UserError: they read different states.
+    """
+    places = team.gathered(torch.tensor([run.seen])).tolist()
+    if len(set(places)) > 1:
+        raise UserError(
+            f"the processes of this training resume at {places} images; let all nodes see the same work/ and run again"
+        )
+    with torch.no_grad():
+        team.follow_([p for player in run.players for p in player.network.state_dict().values()])
 
 
 def _due(seen: int, every: int, batch: int) -> bool:

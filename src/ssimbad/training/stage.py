@@ -16,12 +16,12 @@ from ssimbad.colorize import chunks
 from ssimbad.faces import manifest
 from ssimbad.job import Job
 from ssimbad.methods import registry
-from ssimbad.methods.contract import Plan, Setup
+from ssimbad.methods.contract import Plan, Player, Setup, players
 from ssimbad.metrics.psnr import psnr
 from ssimbad.pairing import resize, tps
 from ssimbad.params import Train, View
 from ssimbad.seeding import derive
-from ssimbad.training import checkpoints, loop
+from ssimbad.training import checkpoints, features, loop
 from ssimbad.training.feed import Feed
 
 Paths = dict[str, Path]
@@ -30,7 +30,7 @@ Paths = dict[str, Path]
 def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     """Train one method's stage and write the weights with which it colours."""
     torch.set_num_threads(params.training.threads)
-    device = devices.pick()
+    device = job.team.device or devices.pick()
     method = params.methods[job.method]
     train: Train = method[job.stage]
     setup = _setup(params, method, inputs)
@@ -46,19 +46,29 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         device,
         params.training.channels_last,
     )
-    module = registry.module(setup.kind)
-    step = partial(_step, module, plan, _perceptual(train, inputs, device))
+    looking = features.load(inputs, device)
+    parties = _players(setup, model, plan, looking, seed)
     validate = _validator(params, inputs, setup, train, law, job, device) if train.validate_images else None
-    going = loop.Run(model, train, params.training)
-    seconds, images = loop.fit(going, step, feed, validate, seed, job, key=job.scratch.name)
-    _write(going, setup, train, params.data.size, outputs, job)
+    going = loop.Run(model, parties, train, params.training)
+    seconds, images = loop.fit(going, feed, validate, seed, job, key=job.scratch.name)
+    if not job.team.leads:
+        return
+    remarks = registry.remarks(setup.kind, setup.config, plan.options, looking is not None)
+    _write(going, setup, train, params.data.size, remarks, outputs, job)
     parameters = sum(p.numel() for p in model.parameters())
     _note_cost(job, seconds, images, parameters, devices.name(device))
     job.say(f"{job.name}: {train.images} images -> {outputs['weights']}")
 
 
-def _step(module: Any, plan: Plan, perceptual: Any, model: nn.Module, batch: Any, draws: Any) -> Any:
-    return module.training_step(model, batch, plan, draws, perceptual)
+def _players(setup: Setup, model: nn.Module, plan: Plan, looking: Any, seed: int) -> list[Player]:
+    """The model and, where the method has them, its opponents: freshly initialised, where the model is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "opponents"))
+        parties = players(registry.module(setup.kind), model, plan, looking)
+    device = next(model.parameters()).device
+    for player in parties:
+        player.network.to(device)
+    return parties
 
 
 def _setup(params: View, method: View, inputs: Paths) -> Setup:
@@ -84,15 +94,6 @@ def _model(
     return model.to(device, memory_format=memory), Plan(train.objective, options, train.sampler)
 
 
-def _perceptual(train: Train, inputs: Paths, device: torch.device) -> Any:
-    if "alexnet" not in inputs:
-        return None
-    from ssimbad.metrics import lpips
-
-    network = lpips.load_network(inputs["alexnet"]).to(device)
-    return lambda image, target: network(image, target).flatten()
-
-
 def _validator(
     params: View, inputs: Paths, setup: Setup, train: Train, law: tps.Law, job: Job, device: torch.device
 ) -> Any:
@@ -107,19 +108,26 @@ def _validator(
     module = registry.module(setup.kind)
     judge = module.build(setup).to(device)
 
+    # An equal number of rows on each device, the last ones repeated.
+    share = -(-len(ids) // job.team.world)
+    mine = [min(i, len(ids) - 1) for i in range(job.team.rank * share, (job.team.rank + 1) * share)]
+
     def validate(weights: dict[str, Tensor]) -> float:
         judge.load_state_dict(weights)
         images = chunks.colour(
-            partial(module.colorize, judge), sketches, references, ids, train.sampler,
+            partial(module.colorize, judge), sketches[mine], references[mine], [ids[i] for i in mine], train.sampler,
             chunk=train.batch, seed=params.references.seed, device=device, precision=params.training.precision,
             channels_last=params.training.channels_last,
         )  # fmt: skip
-        return float(psnr(images, target).mean())
+        values = job.team.gathered(torch.from_numpy(psnr(images, target[mine])))
+        return float(values.numpy()[: len(ids)].mean())
 
     return validate
 
 
-def _write(going: loop.Run, setup: Setup, train: Train, size: int, outputs: Paths, job: Job) -> None:
+def _write(
+    going: loop.Run, setup: Setup, train: Train, size: int, remarks: list[str], outputs: Paths, job: Job
+) -> None:
     weights = going.best or going.ema
     checkpoints.write_weights(outputs["weights"], weights)
     made = {
@@ -130,6 +138,7 @@ def _write(going: loop.Run, setup: Setup, train: Train, size: int, outputs: Path
         "train": train.model_dump(mode="json"),
         "parameters": sum(p.numel() for p in going.model.parameters()),
         "images": going.seen,
+        "remarks": remarks,
         "size": size,
         "validation_psnr": going.best_psnr if going.best else None,
     }

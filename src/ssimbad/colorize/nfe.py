@@ -1,0 +1,72 @@
+"""Stage nfe: how good a row's images are when each may cost at most so many network calls, by several samplers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssimbad import artifacts, devices
+from ssimbad.colorize import chunks, load
+from ssimbad.faces import manifest
+from ssimbad.job import Job
+from ssimbad.methods import registry
+from ssimbad.metrics import measure
+from ssimbad.metrics.test_set import at_size
+from ssimbad.pairing import resize
+from ssimbad.params import Sampler, View
+from ssimbad.samplers import most_steps, nfe
+
+COLUMNS = ("sampler", "calls", "steps", "nfe", "metric", "value", "ci_low", "ci_high", "n")
+
+
+def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+    """Colour the first test faces from their own warped references by each sampler in as many steps as fit.
+
+    inputs: weights, made, sketches, references, test (.npy), manifest. outputs: values (CSV with `COLUMNS`: PSNR and
+    MS-SSIM with bootstrap intervals over test faces; `calls` is the limit, `nfe` what the steps really cost).
+    """
+    torch.set_num_threads(job.threads)
+    device = devices.pick()
+    asked = params.report.nfe
+    model, made = load.trained(inputs["weights"], device, params.training.channels_last)
+    colorize = partial(registry.module(made["setup"]["kind"]).colorize, model)
+    ids = manifest.ids(inputs["manifest"], "test")
+    count, size = min(asked.images, len(ids)), params.data.size
+    sketches, references = (
+        resize.to_unit(resize.area(manifest.images(inputs[name], ids)[:count], size))
+        for name in ("sketches", "references")
+    )
+    targets = at_size(inputs["test"], size, ids)[:count]
+    rows: list[dict[str, Any]] = []
+    plans = [(name, calls, most_steps(name, calls)) for name in asked.samplers for calls in asked.calls]
+    with job.progress(sum(nfe(name, steps) for name, _, steps in plans), "network calls") as bar:
+        for name, calls, steps in plans:
+            images = chunks.colour(
+                colorize, sketches, references, ids[:count], Sampler(name=name, steps=steps),
+                chunk=params.colorize.chunk, seed=params.colorize.seed, device=device,
+                precision=params.training.precision, channels_last=params.training.channels_last,
+            )  # fmt: skip
+            how = {"sampler": name, "calls": calls, "steps": steps, "nfe": nfe(name, steps)}
+            rows += [how | line for line in _measured(images, targets, size, params.evaluation)]
+            bar.update(nfe(name, steps))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    artifacts.write_text(outputs["values"], text.getvalue())
+    job.say(f"{job.name}: {len(plans)} ways to colour {count} images -> {outputs['values']}")
+
+
+def _measured(images: np.ndarray, targets: np.ndarray, size: int, evaluation: Any) -> list[dict[str, Any]]:
+    networks = measure.Networks()
+    values = measure.per_image(images, targets, networks)
+    found = measure.summarise(values, size, networks, evaluation)
+    return [
+        {"metric": metric, **{k: found[metric][k] for k in ("value", "ci_low", "ci_high", "n")}} for metric in values
+    ]

@@ -1,0 +1,117 @@
+"""AnimeDiffusion (Cao et al. 2024): DDPM conditioned by concatenation, finetuned through the target's DDIM inversion.
+
+The chain runs in x = x_t / sqrt(alpha_bar_t) with sigma = sqrt((1 - alpha_bar_t) / alpha_bar_t) (networks/denoiser.py),
+so that it shares samplers and trajectory refinement with the other rows (research/papers.md §2.1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ssimbad.methods import chain
+from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan, Setup
+from ssimbad.params import Above0, Positive, Sampler, Strict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ssimbad.samplers import Fresh
+
+SAMPLED = True
+
+
+class Config(Strict):
+    timesteps: Positive = 1000
+    beta_start: Above0 = 1.0e-6
+    beta_end: Above0 = 1.0e-2
+    as_published: bool = Field(
+        default=False,
+        description="inversion without the timestep, and chains from t = 1 + (N-1)·T/N instead of from the last one",
+    )
+
+
+class Noise(Strict):
+    """Predict the noise at random timesteps."""
+
+
+class Inversion(chain.Trajectory):
+    """DDIM's inversion of the target, then the loss of the image to which the chain brings it back."""
+
+
+OBJECTIVES: dict[str, type[Strict]] = {"noise": Noise, "inversion": Inversion, "trajectory": chain.Trajectory}
+
+
+def remarks(config: Config, options: Strict, features: bool) -> list[str]:
+    if not config.as_published:
+        return []
+    return ["AnimeDiffusion as published: inversion without the timestep, chains that start below the last timestep."]
+
+
+def build(setup: Setup) -> nn.Module:
+    from ssimbad.networks.denoiser import NoisePredictor
+    from ssimbad.networks.unet import UNet
+    from ssimbad.noise import ddpm
+
+    config: Config = setup.config
+    sigmas = ddpm.sigma(config.timesteps, config.beta_start, config.beta_end)
+    model = NoisePredictor(UNet(7, 3, **setup.network.model_dump()), sigmas)
+    model.config = config
+    return model
+
+
+def levels(model: nn.Module, steps: int) -> Tensor:
+    """sigma at N timesteps from the last one down to the first, then 0; (N + 1,) float64."""
+    import torch
+
+    last = model.config.timesteps - 1
+    if model.config.as_published:
+        t = 1 + torch.arange(steps).flip(0) * (model.config.timesteps // steps)
+    else:
+        t = torch.linspace(last, 0, steps, dtype=torch.float64).round().long()
+    return torch.cat([model.sigmas.cpu()[t.clamp(max=last)], torch.zeros(1, dtype=torch.float64)])
+
+
+def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None = None) -> Losses:
+    if plan.objective != "noise":
+        return _chain_step(model, batch, plan, draws, features)
+    t = (draws.uniform() * model.config.timesteps).long()
+    sigma = model.sigmas[t].to(batch.target)
+    noise = draws.normal(*batch.target.shape[1:])
+    noisy = batch.target + sigma[:, None, None, None] * noise
+    per_image = (model.noise(noisy, sigma, batch.sketch, batch.reference) - noise).square().mean(dim=(1, 2, 3))
+    return Losses(per_image.mean(), per_image.detach(), sigma)
+
+
+def _chain_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None) -> Losses:
+    fresh = chain.fresh(batch, draws)
+    sampler = plan.options.sampler or plan.sampler
+    grid = levels(model, sampler.steps)
+    start = inverted(model, batch, fresh(), grid) if plan.objective == "inversion" else pure(fresh(), grid)
+    return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh), features)
+
+
+def pure(noise: Tensor, grid: Tensor) -> Tensor:
+    """x_T ~ N(0, 1) as x = x_T / sqrt(alpha_bar_T) = sqrt(1 + sigma²)·noise, at sigma = grid[0]."""
+    return float((1 + grid[0] ** 2).sqrt()) * noise
+
+
+def inverted(model: nn.Module, batch: Batch, noise: Tensor, grid: Tensor) -> Tensor:
+    """x at grid[0] from the target: noise to the lowest level of the grid, from there DDIM backwards; no gradient."""
+    import torch
+
+    from ssimbad.samplers import inversion
+
+    timed = not model.config.as_published
+    with torch.no_grad():
+        return inversion(
+            lambda x, sigma: model(x, sigma, batch.sketch, batch.reference, timed),
+            batch.target + float(grid[-2]) * noise,
+            grid,
+        )
+
+
+def colorize(model: nn.Module, sketch: Tensor, reference: Tensor, fresh: Fresh, sampler: Sampler) -> Tensor:
+    grid = levels(model, sampler.steps)
+    return chain.colour(model, sketch, reference, pure(fresh(), grid), grid, chain.make(sampler, fresh))

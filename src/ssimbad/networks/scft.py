@@ -1,0 +1,132 @@
+"""The generator of SCFT (Lee et al. 2020, §3): attention carries the reference's features to the sketch's places.
+
+At its published size (base 16, 5 levels, no reduction) it has 82.9 million parameters (research/methods.md §A).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    """conv3×3, normalisation, LeakyReLU.
+
+    One group for all channels: batch statistics would let an image depend on its company, and normalising each channel
+    for itself would hide the reference's mean colour.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1),
+        nn.GroupNorm(1, channels_out),
+        nn.LeakyReLU(0.2),
+    )
+
+
+class Encoder(nn.Module):
+    """(B, C, H, W) → the maps of its blocks, two per level; each level halves the side and doubles the channels."""
+
+    def __init__(self, channels_in: int, widths: list[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        for level, width in enumerate(widths):
+            self.blocks += [block(channels_in, width, stride=1 if level == 0 else 2), block(width, width)]
+            channels_in = width
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for layer in self.blocks:
+            x = layer(x)
+            maps.append(x)
+        return maps
+
+
+class Residual(nn.Module):
+    """Two 3×3 convolutions around the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = block(channels, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(1, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.first(x))
+
+
+class Transfer(nn.Module):
+    """Spatially corresponding feature transfer (eq. 3 to 5): every sketch token gathers from the reference's tokens.
+
+    Sketch and reference tokens, each (B, d, T, T) → the joined features (B, d, T, T) and the attention's logits
+    (B, T², T²) float32, sketch tokens in rows: S = (W_q x)·(W_k y) / √d, c = x + softmax(S) W_v y.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
+
+    def forward(self, sketch: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = (t.flatten(2).transpose(1, 2) for t in (sketch, reference))
+        logits = self.query(x).float() @ self.key(y).float().transpose(1, 2) / math.sqrt(x.shape[-1])
+        gathered = logits.softmax(dim=-1) @ self.value(y).float()
+        return sketch + gathered.transpose(1, 2).reshape(sketch.shape).to(sketch.dtype), logits
+
+
+class Decoder(nn.Module):
+    """Mirrors the sketch's encoder: every block takes the encoder's map of its size, but the last one."""
+
+    def __init__(self, channels_in: int, widths: list[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([block(channels_in, widths[-1])])
+        skips = [width for width in widths for _ in range(2)][:-1]
+        width = widths[-1]
+        for skip in reversed(skips):
+            self.blocks.append(block(width + skip, skip))
+            width = skip
+        self.head = nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, maps: list[Tensor]) -> Tensor:
+        first, *others = self.blocks
+        x = first(x)
+        for layer, skip in zip(others, reversed(maps[:-1]), strict=True):
+            if skip.shape[-1] != x.shape[-1]:
+                x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = layer(torch.cat([x, skip], dim=1))
+        return self.head(x).float().tanh()
+
+
+class Generator(nn.Module):
+    """Sketch (B, 1, H, W) and reference (B, 3, H, W) → coloured (B, 3, H, W) in [-1, 1] and the logits of `Transfer`.
+
+    Args:
+        base: channels of the first level.
+        levels: H and W are divisible by 2^(levels - 1), the tokens' side is H / 2^(levels - 1).
+        width: channels to which the tokens are reduced; None keeps all of them.
+        residuals: residual blocks behind the attention.
+    """
+
+    def __init__(self, base: int, levels: int, width: int | None, residuals: int) -> None:
+        super().__init__()
+        widths = [base * 2**level for level in range(levels)]
+        gathered = 2 * sum(widths)
+        channels = width or gathered
+        self.sketch, self.reference = Encoder(1, widths), Encoder(3, widths)
+        self.reduce_sketch, self.reduce_reference = (
+            nn.Conv2d(gathered, channels, 1) if width else nn.Identity() for _ in range(2)
+        )
+        self.transfer = Transfer(channels)
+        self.residuals = nn.Sequential(*(Residual(channels) for _ in range(residuals)))
+        self.decoder = Decoder(2 * channels, widths)
+
+    def forward(self, sketch: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        lines, colours = self.sketch(sketch), self.reference(reference)
+        joined, logits = self.transfer(self.reduce_sketch(tokens(lines)), self.reduce_reference(tokens(colours)))
+        refined = joined + self.residuals(joined)
+        return self.decoder(torch.cat([refined, joined], dim=1), lines), logits
+
+
+def tokens(maps: list[Tensor]) -> Tensor:
+    """All maps of an encoder, averaged to the side of the last one and joined: (B, sum of channels, T, T)."""
+    side = maps[-1].shape[-1]
+    return torch.cat([F.avg_pool2d(m, m.shape[-1] // side) for m in maps], dim=1)

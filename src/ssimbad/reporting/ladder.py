@@ -1,0 +1,117 @@
+"""Stage ladder: from one schedule to another, changing a part at a time; which part makes the difference?"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ssimbad import artifacts
+from ssimbad.job import Job
+from ssimbad.methods import registry
+from ssimbad.reporting import comparisons
+from ssimbad.reporting import results as res
+from ssimbad.reporting.markup import DASH, Table, latex, markdown
+from ssimbad.reporting.results import METRICS, SETTINGS, Result, write_csv
+
+VALUES = ["method", "stage", "setting", "metric", "value", "ci_low", "ci_high", "seeds", "n"]
+STEPS = ("previous", "first")
+DIFFERENCES = [f"{step}_{key}" for step in STEPS for key in ("difference", "low", "high")]
+
+
+def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+    """Write ladder (.csv, _md, _tex).
+
+    Inputs: summaries (list of .json), images (list of .csv) of the rungs. Parameters: report.ladder, evaluation,
+    preset, and of each rung label, kind, config and pretrain.images.
+
+    Raises:
+        UserError: an input is missing or does not fit the others.
+    """
+    rungs = [(name, "pretrain") for name in params.report.ladder]
+    found = res.load(inputs["summaries"], inputs["images"])
+    switches = _switches({name: params.methods[name] for name in params.report.ladder})
+    lines = [line for setting in SETTINGS for line in _lines(found, rungs, setting, params.evaluation)]
+    lines = [line | switches[line["method"]] for line in lines]
+    columns = [*VALUES, *DIFFERENCES, *next(iter(switches.values()))]
+    write_csv(outputs["ladder"], columns, lines)
+    labels = {(name, "pretrain"): params.methods[name].label for name in params.report.ladder}
+    images = params.methods[params.report.ladder[0]].pretrain.images
+    note = res.scale_note(params.preset, found[0].size, found[0].n)
+    tables = [
+        _layout(lines, rungs, labels, switches, setting, note, images, params.evaluation.confidence)
+        for setting in SETTINGS
+        if any(line["setting"] == setting for line in lines)
+    ]
+    artifacts.write_text(outputs["ladder_md"], markdown(tables))
+    artifacts.write_text(outputs["ladder_tex"], latex(tables))
+    job.say(f"ladder: {len(rungs)} rungs -> {outputs['ladder']}")
+
+
+def _switches(methods: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The options in which the rungs' configurations differ, per rung."""
+    configs = {
+        name: registry.module(m.kind).Config.model_validate(m.config).model_dump(mode="json")
+        for name, m in methods.items()
+    }
+    first, *others = configs.values()
+    keys = [key for key in first if all(key in other for other in others)]
+    differing = [key for key in keys if any(other[key] != first[key] for other in others)]
+    return {name: {key: str(config[key]) for key in differing} for name, config in configs.items()}
+
+
+def _lines(found: list[Result], rungs: list[res.Row], setting: str, evaluation: Any) -> list[dict[str, Any]]:
+    lines = []
+    for i, row in enumerate(rungs):
+        seeds = [r for r in found if r.row == row and r.setting == setting]
+        if not seeds:
+            continue
+        for metric in [m for m in METRICS if m in seeds[0].metrics]:
+            entry = res.over_seeds(seeds, metric, evaluation.confidence)
+            line = {"method": row[0], "stage": row[1], "setting": setting, "metric": metric}
+            line |= {key: entry[key] for key in ("value", "ci_low", "ci_high", "seeds")} | {"n": seeds[0].n}
+            for step, other in zip(STEPS, (rungs[max(0, i - 1)], rungs[0]), strict=True):
+                gap = comparisons.between(found, row, other, setting, metric, evaluation) if i else None
+                line |= {f"{step}_difference": gap and gap["difference"]}
+                line |= {f"{step}_low": gap and gap["ci_low"], f"{step}_high": gap and gap["ci_high"]}
+            lines.append(line)
+    return lines
+
+
+def _layout(
+    lines: list[dict[str, Any]],
+    rungs: list[res.Row],
+    labels: dict[res.Row, str],
+    switches: dict[str, dict[str, str]],
+    setting: str,
+    note: str,
+    images: int,
+    confidence: float,
+) -> Table:
+    here = [line for line in lines if line["setting"] == setting and line["value"] is not None]
+    metrics = [m for m in METRICS if any(line["metric"] == m for line in here)]
+    named = list(next(iter(switches.values())))
+    rows: list[list[str] | str] = []
+    for metric in metrics:
+        rows.append(" ".join(METRICS[metric][::2]))
+        for row in rungs:
+            line = next(x for x in here if (x["method"], x["stage"]) == row and x["metric"] == metric)
+            gaps = [_gap(line, step, metric) for step in STEPS]
+            rows.append([labels[row], *switches[row[0]].values(), res.with_interval(line, metric), *gaps])
+    percent = f"{100 * confidence:g} %"
+    seeds = min(line["seeds"] for line in here)
+    notes = [
+        f"Every rung: the same network, {images:,} images seen, {seeds} seed{'s' if seeds > 1 else ''}.",
+        f"Mean with {percent} Student t interval over seeds"
+        + (" (one seed: bootstrap interval over test faces)." if seeds == 1 else "."),
+        f"Differences: {percent} paired percentile bootstrap interval over test faces, seeds averaged per face. It says"
+        " nothing about other seeds; for those compare the intervals of the means.",
+    ]
+    columns = ["Rung", *(name.replace("_", " ") for name in named), "Mean", "To the rung above", "To the first rung"]
+    title = f"Ladder, {SETTINGS[setting]} — {note}"
+    return Table(title, f"ladder-{setting}", columns, rows, notes, words=1 + len(named))
+
+
+def _gap(line: dict[str, Any], step: str, metric: str) -> str:
+    if line[f"{step}_difference"] is None:
+        return DASH
+    entry = {"value": line[f"{step}_difference"], "ci_low": line[f"{step}_low"], "ci_high": line[f"{step}_high"]}
+    return res.with_interval(entry, metric, signed=True)

@@ -1,0 +1,281 @@
+"""SCFT: the network's size, the correspondence that supervises its attention, its losses, and that it learns."""
+
+import numpy as np
+import pytest
+import torch
+
+from ssimbad.errors import UserError
+from ssimbad.methods import registry, scft
+from ssimbad.methods.contract import Batch, Losses, Plan, Setup, players
+from ssimbad.networks.patch_gan import PatchGAN, SpectralConv2d
+from ssimbad.networks.scft import Generator, Transfer
+from ssimbad.networks.vgg import VGG19
+from ssimbad.pairing import tps
+from ssimbad.params import Method
+from ssimbad.training import features
+from ssimbad.training.feed import Shard, StepDraws
+
+from .test_methods import NETWORK, NOISE
+
+CPU = torch.device("cpu")
+SMALL = {"base": 4, "levels": 3, "width": 8, "residuals": 1}
+
+
+def count(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def identity(count):
+    """Warps that move nothing (but the published protocol's stretch by W / (W-1))."""
+    return tps.Warp(np.tile([0.4, 0.6], (count, 1)), np.zeros((count, 2)))
+
+
+def draws(n=4, seed=0):
+    return StepDraws(seed, n, Shard(), CPU)
+
+
+def batch(n=4, size=32, warp=None):
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(n, 3, 4, 4, generator=generator) * 2 - 1
+    image = torch.nn.functional.interpolate(coarse, size=size, mode="nearest")
+    warp = warp or tps.Warp.random(np.random.default_rng(2), n, tps.Law(0.3, 0.7, 0.25, 2))
+    return Batch(image, image.mean(1, keepdim=True).sign(), tps.warp(image, warp), warp)
+
+
+def setup():
+    return Setup("scft", scft.Config(**SMALL), NETWORK, NOISE, 1e-6, None)
+
+
+def duel(**options):
+    torch.manual_seed(0)
+    model = scft.build(setup())
+    plan = Plan("adversarial", scft.Adversarial(discriminator=[8, 16], **options), None)
+    critic, generator = players(scft, model, plan, None)
+    return model, critic, generator
+
+
+def test_number_of_parameters():
+    """research/methods.md §A.6: 82.93 million for the generator of 992-channel tokens, 0.10 million for PatchGAN."""
+    with torch.device("meta"):
+        published = Generator(base=16, levels=5, width=None, residuals=4)
+        assert count(published) / 1e6 == pytest.approx(82.93, abs=0.005)
+        assert published.transfer.query.in_features == 992
+        assert count(published.residuals) / 1e6 == pytest.approx(70.9, abs=0.05)
+        assert count(PatchGAN([16, 32, 64, 128])) / 1e6 == pytest.approx(0.10, abs=0.005)
+
+
+def test_every_input_reaches_the_image_and_every_parameter_takes_part():
+    model, given = scft.build(setup()), batch()
+    image, logits = model(given.sketch, given.reference)
+    assert image.shape == given.target.shape and image.abs().max() <= 1
+    assert logits.shape == (4, 64, 64)
+    for other in ((-given.sketch, given.reference), (given.sketch, given.reference + 0.3)):
+        assert not torch.allclose(image, model(*other)[0], atol=1e-4)
+    (image.square().sum() + logits.square().sum()).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+
+
+def test_an_image_does_not_depend_on_its_company():
+    model, given = scft.build(setup()).eval(), batch()
+    whole, _ = model(given.sketch, given.reference)
+    alone, _ = model(given.sketch[1:2], given.reference[1:2])
+    assert torch.allclose(whole[1:2], alone, atol=1e-5)
+
+
+def test_attention_is_the_published_formula():
+    transfer, x, y = Transfer(6), torch.randn(1, 6, 2, 2), torch.randn(1, 6, 2, 2)
+    joined, logits = transfer(x, y)
+    q, k, v = (layer(t.flatten(2)[0].T) for layer, t in ((transfer.query, x), (transfer.key, y), (transfer.value, y)))
+    scores = torch.stack([torch.stack([(a * b).sum() / 6**0.5 for b in k]) for a in q])
+    assert torch.allclose(logits[0], scores, atol=1e-6)
+    gathered = scores.exp() / scores.exp().sum(dim=1, keepdim=True) @ v
+    assert torch.allclose(joined[0].flatten(1).T, x[0].flatten(1).T + gathered, atol=1e-6)
+
+
+def test_where_nothing_moves_every_token_corresponds_to_itself():
+    positive, known = scft.correspondence(tps.grid(identity(2), 32, 32), 8)
+    assert known.all()
+    assert torch.equal(positive, torch.arange(64).expand(2, 64))
+
+
+def test_correspondence_points_to_where_the_reference_shows_the_place():
+    """A source shifted by exactly two tokens to the right: the token at x is shown at x - 2."""
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    positive, known = scft.correspondence(torch.stack([x + 8, y], dim=-1)[None], 8)
+    columns = torch.arange(64) % 8
+    assert torch.equal(known[0], columns >= 1)  # within one token of a token that is shown
+    inside = columns >= 2
+    assert torch.equal(positive[0][inside], torch.arange(64)[inside] - 2)
+
+
+def test_known_correspondence_agrees_with_the_warped_picture():
+    """The reference's token at the positive shows the colour of the target at the sketch token's place."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    law = tps.Law(0.3, 0.7, 0.1, 2)
+    warp = tps.Warp.random(np.random.default_rng(3), 8, law)
+    shown = tps.warp(torch.stack([x, y, x]).expand(8, 3, 64, 64).contiguous(), warp)
+    positive, known = scft.correspondence(tps.grid(warp, 64, 64), 8)
+    mean = torch.nn.functional.avg_pool2d(shown, 8).flatten(2)[:, :2]  # where each reference token reads, in [-1, 1]
+    read = mean.gather(2, positive[:, None].expand(-1, 2, -1)).transpose(1, 2)
+    centre = (scft.places(8, shown) + 0.5) / 4 - 1
+    gap = (read - centre).norm(dim=2)[known] * 4  # in tokens
+    assert known.float().mean() > 0.7
+    assert gap.median() < 0.6
+
+
+def test_triplet_rewards_the_true_correspondence_and_nothing_else():
+    source = tps.grid(identity(2), 32, 32)
+    right = 40 * torch.eye(64).expand(2, 64, 64)
+    indifferent = torch.zeros(2, 64, 64)
+    assert scft.triplet(right, source, 12.0, draws(2)).item() == 0
+    assert scft.triplet(indifferent, source, 12.0, draws(2)).item() == pytest.approx(12)
+    assert scft.triplet(-right, source, 12.0, draws(2)).item() == pytest.approx(12 + 40)
+    shuffled = right.roll(27, dims=2)
+    assert scft.triplet(shuffled, source, 12.0, draws(2)).item() >= 12
+
+
+def test_triplet_pulls_the_positive_up_and_a_far_token_down():
+    logits = torch.zeros(1, 64, 64, requires_grad=True)
+    scft.triplet(logits, tps.grid(identity(1), 32, 32), 12.0, draws(1)).backward()
+    gradient = logits.grad[0] * 64
+    assert torch.allclose(gradient.diagonal(), torch.full((64,), -1.0))
+    at = scft.places(8, logits)
+    rows, negatives = (gradient > 0).nonzero(as_tuple=True)
+    assert len(set(rows.tolist())) == len(rows) == 64
+    assert (at[rows] - at[negatives]).norm(dim=1).min() > scft.FAR
+    assert len(set(negatives.tolist())) > 20
+
+
+def test_tokens_that_the_reference_does_not_show_are_left_out():
+    outside = torch.full((1, 32, 32, 2), -500.0)
+    assert scft.triplet(torch.zeros(1, 64, 64), outside, 12.0, draws(1)).item() == 0
+
+
+@pytest.mark.parametrize(("score", "judged", "coloured"), [(1.0, 0.5, 0.0), (0.0, 0.5, 1.0), (0.5, 0.25, 0.25)])
+def test_least_squares_gan_on_constant_scores(score, judged, coloured):
+    model, given = scft.build(setup()), batch()
+    options = scft.Adversarial(reconstruction=0.0, triplet=0.0)
+
+    def critic(image, sketch):
+        return torch.full((len(image), 1, 2, 2), score)
+
+    assert scft.discriminator_step(model, critic, options, given, draws()).loss.item() == pytest.approx(judged)
+    losses = scft.generator_step(model, critic, options, None, given, draws())
+    assert losses.loss.item() == pytest.approx(coloured, abs=1e-6)
+
+
+def test_terms_are_weighted_and_told():
+    _, critic, generator = duel()
+    losses = generator.step(batch(), draws())
+    assert set(losses.terms) == {"adversarial", "reconstruction", "triplet"}
+    total = 1 * losses.terms["adversarial"] + 30 * losses.terms["reconstruction"] + 1 * losses.terms["triplet"]
+    assert losses.loss.item() == pytest.approx(total.item(), rel=1e-5)
+    assert losses.terms["triplet"] > 1
+    assert losses.per_image.mean().item() == pytest.approx(losses.terms["reconstruction"].item(), rel=1e-5)
+    assert isinstance(critic.step(batch(), draws()), Losses)
+
+
+def test_each_player_moves_its_own_network_only():
+    model, critic, generator = duel()
+    for player, other in ((critic, generator), (generator, critic)):
+        loss = player.step(batch(), draws()).loss
+        own = torch.autograd.grad(loss, list(player.network.parameters()), retain_graph=True)
+        assert all(g.abs().sum() > 0 for g in own)
+        foreign = torch.autograd.grad(loss, list(other.network.parameters()), allow_unused=True)
+        # The generator's loss reaches the discriminator's weights, but the loop never asks for that gradient.
+        assert player is generator or all(g is None for g in foreign)
+    assert (critic.rate, critic.betas, generator.betas) == (2.0, (0.5, 0.999), (0.5, 0.999))
+    assert generator.network is model
+
+
+def test_both_players_see_the_same_recoloured_images():
+    first, second = (scft.recoloured(batch(), 50.0, draws()) for _ in range(2))
+    assert torch.equal(first[0].target, second[0].target)
+    shift = first[0].target - batch().target
+    assert shift.abs().max() <= 50 / 127.5 + 1e-6
+    assert shift.flatten(2).std(dim=2).max() < 0.25  # one constant per channel, but for the clipping
+    assert shift.mean(dim=(2, 3)).std() > 0.05
+    untouched, _ = scft.recoloured(batch(), 0.0, draws())
+    assert torch.equal(untouched.target, batch().target)
+
+
+def test_the_border_does_not_give_the_colour_shift_away():
+    far = tps.Warp(np.tile([0.3, 0.7], (4, 1)), np.tile([0.25, 0.2], (4, 1)))
+    given = batch(warp=far)
+    after, source = scft.recoloured(given, 50.0, draws())
+    outside = ((source < 0) | (source > 31)).any(dim=-1)[:, None].expand(-1, 3, -1, -1)
+    assert outside.float().mean() > 0.02
+    assert torch.equal(after.reference[outside], given.reference[outside])
+
+
+def test_a_few_rounds_lower_the_generators_reconstruction():
+    _, critic, generator = duel(recolour=0.0)
+    parties = (critic, generator)
+    optimisers = [torch.optim.Adam(p.network.parameters(), lr=3e-3, betas=p.betas) for p in parties]
+    told = []
+    for _ in range(60):
+        for player, optimiser in zip(parties, optimisers, strict=True):
+            losses = player.step(batch(), draws())
+            gradients = torch.autograd.grad(losses.loss, list(player.network.parameters()))
+            for parameter, gradient in zip(player.network.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+            optimiser.step()
+        told.append({k: v.item() for k, v in losses.terms.items()})
+    assert told[-1]["reconstruction"] < 0.7 * told[0]["reconstruction"]
+    assert told[-1]["triplet"] < 0.7 * told[0]["triplet"]
+
+
+def test_spectral_normalisation_is_exact():
+    torch.manual_seed(0)
+    layer, x = SpectralConv2d(5, 7, 3), torch.randn(2, 5, 8, 8)
+    normalised = layer.weight / torch.linalg.svdvals(layer.weight.flatten(1))[0]
+    assert torch.allclose(layer(x), torch.nn.functional.conv2d(x, normalised, layer.bias), atol=1e-5)
+    assert torch.equal(layer(x), layer(x))
+    layer(x).square().sum().backward()
+    # Scaling the weight changes nothing, so the gradient is orthogonal to it.
+    assert (layer.weight.grad * layer.weight).sum().abs() < 1e-3 * layer.weight.grad.norm() * layer.weight.norm()
+
+
+def test_gram_and_perceptual_terms():
+    a = torch.randn(2, 3, 4, 4)
+    assert torch.allclose(scft.gram(a)[0, 0, 1], (a[0, 0] * a[0, 1]).sum() / 48, atol=1e-6)
+    terms = scft.perceptual_and_style([a, 2 * a], [a, a])
+    assert terms["perceptual"].item() == pytest.approx(a.abs().mean().item(), rel=1e-5)
+    assert terms["style"].item() == pytest.approx(3 * scft.gram(a).abs().mean().item(), rel=1e-5)
+    # Style is blind to where things are, the perceptual term is not.
+    moved = scft.perceptual_and_style([a.flip(3)], [a])
+    assert moved["style"].item() == pytest.approx(0, abs=1e-6)
+    assert moved["perceptual"] > 0.1
+
+
+def test_vgg19_comes_from_its_file_and_from_no_other(tmp_path):
+    network = VGG19()
+    state = {k: torch.randn(v.shape) / v[0].numel() ** 0.5 for k, v in network.state_dict().items() if "features" in k}
+    torch.save({**state, "classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg19.pth")
+    looking = features.load({"vgg19": tmp_path / "vgg19.pth"}, CPU)
+    maps = looking(torch.rand(1, 3, 32, 32) * 2 - 1)
+    assert [m.shape[1:] for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
+    assert not any(p.requires_grad for p in looking.parameters())
+    losses = scft.generator_step(scft.build(setup()), PatchGAN([8]), scft.Adversarial(), looking, batch(), draws())
+    assert {"perceptual", "style"} <= set(losses.terms)
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="VGG-19"):
+        features.load({"vgg19": tmp_path / "other.pth"}, CPU)
+    assert features.load({}, CPU) is None
+
+
+def test_missing_terms_are_said():
+    options = scft.Adversarial()
+    assert options.features == "vgg19"
+    assert "perceptual" in registry.remarks("scft", scft.Config(), options, False)[0]
+    assert registry.remarks("scft", scft.Config(), options, True) == []
+    assert scft.Adversarial(perceptual=0.0, style=0.0).features is None
+
+
+def test_a_method_in_one_pass_takes_no_sampler():
+    train = {"objective": "adversarial", "images": 8, "batch": 8, "learning_rate": 1e-3, "warmup_images": 0}
+    block = {"kind": "scft", "label": "SCFT", "pretrain": {**train, "validate_images": 0}}
+    registry.check("scft", Method.model_validate(block))
+    block["pretrain"]["sampler"] = {"name": "euler", "steps": 2}
+    with pytest.raises(ValueError, match=r"methods\.scft\.pretrain\.sampler.*one pass"):
+        registry.check("scft", Method.model_validate(block))
