@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).resolve().parents[1]
 
 # The smallest pipeline that still has every stage: 16-pixel faces, a network of a few thousand parameters.
-_MINI_TRAIN = {"images": 16, "batch": 8, "warmup_images": 8, "sampler": {"name": "euler", "steps": 2}}
+_MINI_TRAIN = {"images": 16, "batch": 8, "warmup_images": 8}
 
 
-def miniature() -> dict:
-    """Parameters of the miniature, as a plain tree."""
-    tree = yaml.safe_load((ROOT / "presets/demo.yaml").read_text())
+def miniature(preset: str = "demo") -> dict:
+    """Parameters of a demo preset's miniature, as a plain tree."""
+    tree = yaml.safe_load((ROOT / f"presets/{preset}.yaml").read_text())
     tree["preset"] = "miniature"
     tree["data"] |= {"native_size": 32, "size": 16, "train": 16, "val": 4, "test": 4}
     tree["embedded"]["size"] = 32
@@ -37,9 +37,14 @@ def miniature() -> dict:
         for stage in ("pretrain", "finetune"):
             if method.get(stage):
                 method[stage] |= _MINI_TRAIN | {"validate_images": 8 if method[stage]["validate_images"] else 0}
+                if "sampler" in method[stage]:
+                    method[stage]["sampler"] = {**method[stage]["sampler"], "steps": 2}
     tree["colorize"]["chunk"] = 4
     tree["evaluation"]["bootstrap"] = 100
     tree["report"]["grid_images"] = 2
+    if "scft" in tree["methods"]:
+        tree["methods"]["scft"]["config"] = {"base": 4, "levels": 3, "width": 8, "residuals": 1}
+        tree["methods"]["scft"]["pretrain"]["options"] = {"discriminator": [4, 8]}
     return tree
 
 

@@ -23,7 +23,7 @@ def complaint(tree) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["demo", "paper"])
+@pytest.mark.parametrize("name", ["demo", "demo-all", "demo-ladder", "paper"])
 def test_presets_are_valid(name, monkeypatch):
     monkeypatch.chdir(params.Path(__file__).parents[1])
     assert params.load(params.Path(f"presets/{name}.yaml")).preset == name
@@ -94,6 +94,19 @@ def test_impossible_methods(tree, change, named):
 def test_lpips_loss_needs_the_feature_network(tree):
     tree["methods"]["ssimbad"]["finetune"]["options"]["loss"] = "lpips"
     assert "weights.enabled" in complaint(tree)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "named"),
+    [
+        (None, "methods.ssimbad.pretrain.sampler: missing"),
+        ({"name": "euler", "steps": 2, "eta": 1.0}, "eta belongs to ddim"),
+        ({"name": "ddim", "steps": 2, "churn": {"s_churn": 40.0}}, "churn belongs to heun"),
+    ],
+)
+def test_impossible_samplers(tree, sampler, named):
+    tree["methods"]["ssimbad"]["pretrain"]["sampler"] = sampler
+    assert named in complaint(tree)
 
 
 def test_not_yaml(tree):

@@ -82,7 +82,7 @@ def test_dvc_yaml_is_generated_from_the_table(monkeypatch):
     assert (ROOT / "dvc.yaml").read_text() == text, "run `ssimbad dvc-yaml`"
 
 
-def snakemake_dag(folder: Path):
+def snakemake_dag(folder: Path, targets=frozenset({"all"})):
     """{command: (inputs, outputs)} of every job for a full run, without markers and log redirection."""
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import DAGSettings, OutputSettings, Quietness, ResourceSettings
@@ -95,14 +95,14 @@ def snakemake_dag(folder: Path):
         contextlib.redirect_stdout(io.StringIO()),
     ):
         flow = api.workflow(resource_settings=ResourceSettings(cores=1), snakefile=folder / "Snakefile", workdir=folder)
-        flow.dag(DAGSettings(targets={"all"}, forceall=True)).summary()  # summary() builds the graph
+        flow.dag(DAGSettings(targets=targets, forceall=True)).summary()  # summary() builds the graph
         jobs = [j for j in flow._workflow.dag.jobs if j.shellcmd]
         return {j.shellcmd.split(" 2>&1")[0]: (data(j.input), data(j.output)) for j in jobs}
 
 
-@pytest.mark.parametrize("change", ["demo", "folder", "weights"])
+@pytest.mark.parametrize("change", ["demo", "folder", "weights", "rivals"])
 def test_snakemake_rules_are_the_table(house, tree, change):
-    from .conftest import write_params
+    from .conftest import miniature, write_params
 
     if change == "folder":
         tree["data"] |= {"source": "folder", "path": "my-faces", "test_list": "test.txt"}
@@ -111,10 +111,16 @@ def test_snakemake_rules_are_the_table(house, tree, change):
     if change == "weights":
         tree["weights"]["enabled"] = True
         tree["methods"]["ssimbad"]["finetune"]["options"]["loss"] = "lpips"
+    targets = {"all"}
+    if change == "rivals":
+        tree = miniature("demo-all")
+        tree["weights"]["enabled"] = True
+        tree["report"]["ladder"] = ["edm", "ssimbad"]
+        targets = {"all", "all_nfe"}
     write_params(house, tree)
     found = instances(load(tree))
     expected = {i.command: (set(i.files), {*i.outputs.values(), i.record}) for i in found}
-    assert snakemake_dag(house) == expected
+    assert snakemake_dag(house, targets) == expected
 
 
 def test_without_a_target_everything_is_asked_for(house):

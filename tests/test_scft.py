@@ -213,7 +213,7 @@ def test_a_few_rounds_lower_the_generators_reconstruction():
     parties = (critic, generator)
     optimisers = [torch.optim.Adam(p.network.parameters(), lr=3e-3, betas=p.betas) for p in parties]
     told = []
-    for _ in range(60):
+    for _ in range(30):
         for player, optimiser in zip(parties, optimisers, strict=True):
             losses = player.step(batch(), draws())
             gradients = torch.autograd.grad(losses.loss, list(player.network.parameters()))

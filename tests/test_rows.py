@@ -1,0 +1,171 @@
+"""Every row of the main table through the miniature, in one process: training, colouring, tables, figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import yaml
+
+from ssimbad import params
+from ssimbad.errors import ParameterError
+from ssimbad.pipeline import runner, table
+
+from .conftest import ROOT, make_house, miniature, write_params
+
+EIGHT = {
+    *[("scft", "pretrain"), ("edm", "pretrain"), ("edm", "finetune"), ("ssimbad", "pretrain")],
+    *[("animediffusion", "pretrain"), ("animediffusion", "finetune")],
+    *[("animediffusion-trajectory", "finetune"), ("ssimbad", "finetune")],
+}
+
+
+def tree() -> dict:
+    small = miniature("demo-all")
+    small["report"]["ladder"] = ["edm", "ssimbad"]
+    small["report"]["nfe"] = {"calls": [2, 3], "samplers": ["heun", "ddim"], "images": 3}
+    return small
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """Everything that the parameters ask for, brought up to date by the runner."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = make_house(tmp_path_factory.mktemp("rows"), tree())
+        patch.chdir(folder)
+        patch.setenv("SSIMBAD_DEVICE", "cpu")
+        p = params.load()
+        for instance in table.instances(p):
+            runner.run(p, instance)
+        yield folder
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_main_table_has_eight_rows_in_all_settings(house):
+    lines = read(house / "reports/tables/main.csv")
+    seen = {(x["method"], x["stage"], x["setting"]) for x in lines}
+    assert seen == {(*row, setting) for row in EIGHT for setting in ("same", "cross", "cross-true")}
+    with_published = {(x["method"], x["stage"]) for x in lines if x["published"]}
+    assert with_published == EIGHT - {
+        ("edm", "pretrain"), ("edm", "finetune"), ("animediffusion-trajectory", "finetune"),
+    }  # fmt: skip
+
+
+def test_missing_terms_of_scft_are_in_the_record_and_under_the_table(house):
+    made = json.loads((house / "models/scft/pretrain/seed-0.json").read_text())
+    assert "perceptual and style" in made["remarks"][0]
+    text = (house / "reports/tables/main.md").read_text()
+    assert "| SCFT (a) | reproduced" in text
+    assert f"- (a) {made['remarks'][0]}" in text
+    assert "same number of images: 16 in pretraining, 16 more in finetuning" in text
+
+
+def test_curves_tell_of_both_players(house):
+    names = {x["name"] for x in read(house / "models/scft/pretrain/seed-0.csv")}
+    assert {"loss", "loss_reconstruction", "loss_triplet", "loss_adversarial", "discriminator_loss"} <= names
+
+
+def test_refinement_starts_from_the_rows_own_pretraining(house):
+    p = params.parse(yaml.safe_dump(tree()))
+    starts = {i.wildcards["method"]: i.inputs["start"] for i in table.instances(p) if i.stage.name == "finetune"}
+    assert starts["animediffusion-trajectory"] == "models/animediffusion/pretrain/seed-0.safetensors"
+    assert starts["edm"] == "models/edm/pretrain/seed-0.safetensors"
+
+
+def test_the_ladder_shows_what_differs_and_by_how_much(house):
+    lines = read(house / "reports/tables/ladder.csv")
+    first, last = ([x for x in lines if (x["method"], x["metric"]) == (m, "psnr")] for m in ("edm", "ssimbad"))
+    assert [x["setting"] for x in first] == ["same", "cross", "cross-true"]
+    assert (first[0]["sigma_density"], last[0]["sigma_density"]) == ("log_normal", "phi")
+    assert (first[0]["loss_weight"], last[0]["loss_weight"]) == ("edm", "none")
+    assert first[0]["previous_difference"] == ""
+    for step in ("previous", "first"):
+        gap = float(last[0]["value"]) - float(first[0]["value"])
+        assert float(last[0][f"{step}_difference"]) == pytest.approx(gap, abs=2e-4)
+        assert float(last[0][f"{step}_low"]) <= gap <= float(last[0][f"{step}_high"])
+    text = (house / "reports/tables/ladder.md").read_text()
+    assert "16 images seen, 1 seed." in text
+
+
+def test_quality_against_calls_stays_within_its_limits(house):
+    lines = read(house / "reports/tables/nfe.csv")
+    sampled = EIGHT - {("scft", "pretrain")}
+    assert {(x["method"], x["stage"]) for x in lines} == sampled
+    assert len(lines) == len(sampled) * 2 * 2 * 2  # samplers, limits, metrics
+    assert {(x["sampler"], x["calls"], x["steps"], x["nfe"]) for x in lines} == {
+        ("heun", "2", "1", "1"), ("heun", "3", "2", "3"), ("ddim", "2", "2", "2"), ("ddim", "3", "3", "3"),
+    }  # fmt: skip
+    assert (house / "reports/figures/nfe.png").read_bytes()[:4] == b"\x89PNG"
+    own = json.loads((house / "models/ssimbad/finetune/seed-0.json").read_text())["train"]["sampler"]
+    assert own["steps"] == 2
+
+
+def test_cost_names_parameters_and_calls_of_every_row(house):
+    measured = [json.loads(path.read_text()) for path in (house / "work/cost").glob("*.json")]
+    calls = {(m["method"], m["nfe"]) for m in measured if m["phase"] == "colorize"}
+    assert calls == {("scft", 1), *((method, 2) for method, _ in EIGHT if method != "scft")}
+    assert all(m["parameters"] > 1000 for m in measured)
+
+
+def test_demo_presets_differ_in_their_rows_only():
+    demo, *others = (
+        yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()) for name in ("demo", "demo-all", "demo-ladder")
+    )
+    for other in others:
+        for key in demo.keys() - {"preset", "seeds", "methods", "weights", "report"}:
+            assert other[key] == demo[key], key
+        for name in ("enabled", "inception", "alexnet"):
+            assert other["weights"][name] == demo["weights"][name]
+    assert set(table_rows("demo-all")) == EIGHT == set(table_rows("paper")) - {("ssimbad-control", "finetune")}
+
+
+def table_rows(preset: str) -> list[tuple[str, str]]:
+    return [(w["method"], w["stage"]) for w in table.trained(params.load(ROOT / f"presets/{preset}.yaml"))]
+
+
+def test_the_demos_rows_see_equal_numbers_of_images():
+    p = params.load(ROOT / "presets/demo-all.yaml")
+    trains = [t for m in p.methods.values() for t in (m.pretrain, m.finetune) if t]
+    assert {t.images for t in trains if not t.start} == {8192}
+    assert {t.images for t in trains if t.start} == {512}
+    assert all(t.sampler.steps == 8 for t in trains if t.sampler)
+    ladder = params.load(ROOT / "presets/demo-ladder.yaml")
+    assert len(ladder.seeds) == 3
+    configs = [ladder.methods[name].config for name in ladder.report.ladder[:-1]]
+    switched = [{k for k, v in c.items() if v == "phi"} for c in configs]
+    assert [len(s) for s in switched] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("ladder", "named"),
+    [
+        (["edm", "scft"], "differs"),
+        (["edm", "none"], "none"),
+        (["edm"], "two methods"),
+        (["edm", "edm"], "two methods"),
+    ],
+)
+def test_impossible_ladders(ladder, named):
+    small = tree()
+    small["report"]["ladder"] = ladder
+    with pytest.raises(ParameterError, match=named):
+        params.parse(yaml.safe_dump(small))
+
+
+def test_features_are_fetched_where_a_loss_looks_through_them(tmp_path):
+    small = tree()
+    small["weights"]["enabled"] = True
+    found = {i.name: i for i in table.instances(params.parse(yaml.safe_dump(small)))}
+    assert found["weights"].outputs["vgg19"] == "data/weights/vgg19.pth"
+    assert found["pretrain-scft-seed-0"].inputs["vgg19"] == "data/weights/vgg19.pth"
+    assert "weights" in found["pretrain-scft-seed-0"].upstream
+    assert "vgg19" not in found["pretrain-edm-seed-0"].inputs
+    small["weights"]["vgg19"] = None
+    with pytest.raises(ParameterError, match=r"weights\.vgg19"):
+        params.parse(yaml.safe_dump(small))
+    write_params(tmp_path, small)
