@@ -275,7 +275,7 @@ def kill_in_training(house, *command: str) -> None:
 
 @pytest.mark.parametrize("first", ["snakemake", "dvc"])
 def test_14_one_engine_killed_the_other_finishes(house, first):
-    house.change("methods.ssimbad.finetune.images", 2048 if first == "snakemake" else 2056)
+    house.change("methods.ssimbad.finetune.images", 512 if first == "snakemake" else 520)
     house.computed()
     if first == "snakemake":
         kill_in_training(house, "snakemake", "--cores", "2", "all")
