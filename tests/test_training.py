@@ -53,8 +53,8 @@ def optimise(run, loss):
 
 
 def trained(folder, train=TRAIN, stop_after=None, validate=None, common=COMMON):
-    """Train; `stop_after` raises in the middle, as a kill would."""
-    run = loop.Run(build(), train, common)
+    """Train; `stop_after` raises in the middle, as a kill would. The model is laid out as in the stage."""
+    run = loop.Run(build().to(memory_format=torch.channels_last), train, common)
     calls = []
 
     def counting(*args):
