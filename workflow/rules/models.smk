@@ -29,7 +29,7 @@ rule pretrain:
     message:
         "pretrain: {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "ssimbad stage pretrain method={wildcards.method} seed={wildcards.seed} 2>&1 | tee -a {log}"
+        "ssimbad stage pretrain method={wildcards.method} seed={wildcards.seed} 2>&1 | tee {log}"
 
 
 rule finetune:
@@ -62,4 +62,4 @@ rule finetune:
     message:
         "finetune: {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "ssimbad stage finetune method={wildcards.method} seed={wildcards.seed} 2>&1 | tee -a {log}"
+        "ssimbad stage finetune method={wildcards.method} seed={wildcards.seed} 2>&1 | tee {log}"
