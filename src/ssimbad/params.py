@@ -306,7 +306,7 @@ class Params(Strict):
         if self.data.size % depth:
             raise ValueError(f"data.size: {self.data.size} is not divisible by {depth}, the network's downsampling")
         for name, method in self.methods.items():
-            registry.check(name, method)
+            registry.check(name, method, self.data.size)
             if method.pretrain is None and method.finetune is None:
                 raise ValueError(f"methods.{name}: neither pretrain nor finetune; give one or remove the method")
             self._check_stages(name, method)
