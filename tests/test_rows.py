@@ -24,7 +24,11 @@ EIGHT = {
 def tree() -> dict:
     small = miniature("demo-all")
     small["report"]["ladder"] = ["edm", "ssimbad"]
-    small["report"]["nfe"] = {"calls": [2, 3], "samplers": ["heun", "ddim"], "images": 3}
+    small["report"]["nfe"] = {
+        "calls": [2, 3],
+        "samplers": [{"name": "heun"}, {"name": "ddim", "eta": 1.0}],
+        "images": 3,
+    }
     return small
 
 
@@ -98,7 +102,8 @@ def test_quality_against_calls_stays_within_its_limits(house):
     assert {(x["method"], x["stage"]) for x in lines} == sampled
     assert len(lines) == len(sampled) * 2 * 2 * 2  # samplers, limits, metrics
     assert {(x["sampler"], x["calls"], x["steps"], x["nfe"]) for x in lines} == {
-        ("heun", "2", "1", "1"), ("heun", "3", "2", "3"), ("ddim", "2", "2", "2"), ("ddim", "3", "3", "3"),
+        ("heun", "2", "1", "1"), ("heun", "3", "2", "3"),
+        ("ddim, eta 1", "2", "2", "2"), ("ddim, eta 1", "3", "3", "3"),
     }  # fmt: skip
     assert (house / "reports/figures/nfe.png").read_bytes()[:4] == b"\x89PNG"
     own = json.loads((house / "models/ssimbad/finetune/seed-0.json").read_text())["train"]["sampler"]

@@ -236,6 +236,21 @@ def test_spectral_normalisation_is_exact():
     assert (layer.weight.grad * layer.weight).sum().abs() < 1e-3 * layer.weight.grad.norm() * layer.weight.norm()
 
 
+@pytest.mark.parametrize("part", ["logits", "score"])
+def test_under_autocast_what_must_be_exact_is(part):
+    model, given = scft.build(setup()), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        if part == "logits":
+            assert model(given.sketch, given.reference)[1].dtype == torch.float32
+        else:
+            layer = SpectralConv2d(4, 8, 3)
+            full = torch.linalg.svdvals(layer.weight.flatten(1))[0]
+            unit = torch.zeros(1, 4, 3, 3)
+            unit[0, 0, 1, 1] = 1
+            got = layer(unit) - layer.bias[:, None, None]
+            assert got[0, :, 0, 0].tolist() == pytest.approx((layer.weight[:, 0, 1, 1] / full).tolist(), abs=3e-3)
+
+
 def test_gram_and_perceptual_terms():
     a = torch.randn(2, 3, 4, 4)
     assert torch.allclose(scft.gram(a)[0, 0, 1], (a[0, 0] * a[0, 1]).sum() / 48, atol=1e-6)
@@ -275,7 +290,9 @@ def test_missing_terms_are_said():
 def test_a_method_in_one_pass_takes_no_sampler():
     train = {"objective": "adversarial", "images": 8, "batch": 8, "learning_rate": 1e-3, "warmup_images": 0}
     block = {"kind": "scft", "label": "SCFT", "pretrain": {**train, "validate_images": 0}}
-    registry.check("scft", Method.model_validate(block))
+    registry.check("scft", Method.model_validate(block), 64)
+    with pytest.raises(ValueError, match=r"methods\.scft\.config\.levels: 5 leave no whole"):
+        registry.check("scft", Method.model_validate(block), 32)
     block["pretrain"]["sampler"] = {"name": "euler", "steps": 2}
     with pytest.raises(ValueError, match=r"methods\.scft\.pretrain\.sampler.*one pass"):
-        registry.check("scft", Method.model_validate(block))
+        registry.check("scft", Method.model_validate(block), 64)

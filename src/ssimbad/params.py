@@ -182,21 +182,32 @@ class Churn(Strict):
     s_noise: Above0 = 1.0
 
 
-class Sampler(Strict):
-    """How a row of the table colours (SPEC §4)."""
+class Solver(Strict):
+    """A sampler, whatever its number of steps."""
 
     name: Literal["euler", "heun", "dpmpp_2m", "ddim"]
-    steps: Positive = Field(description="noise levels of the method's grid; NFE is steps, or 2 steps - 1 for heun")
     eta: Fraction = Field(default=0.0, description="ddim: share of the noise that is renewed; 1 is DDPM's own sampling")
     churn: Churn | None = Field(default=None, description="heun: stochastic sampling")
 
     @model_validator(mode="after")
-    def _own(self) -> Sampler:
+    def _own(self) -> Solver:
         if self.eta and self.name != "ddim":
             raise ValueError(f"eta belongs to ddim, not to {self.name}; remove it")
         if self.churn and self.name != "heun":
             raise ValueError(f"churn belongs to heun, not to {self.name}; remove it")
         return self
+
+    @property
+    def label(self) -> str:
+        """For tables and figures: `ddim, eta 1`."""
+        own = [f"eta {self.eta:g}"] if self.eta else [f"churn {self.churn.s_churn:g}"] if self.churn else []
+        return ", ".join([self.name, *own])
+
+
+class Sampler(Solver):
+    """How a row of the table colours (SPEC §4)."""
+
+    steps: Positive = Field(description="noise levels of the method's grid; NFE is steps, or 2 steps - 1 for heun")
 
 
 class Train(Strict):
@@ -261,7 +272,7 @@ class Nfe(Strict):
     """Quality against the number of network calls, for every row that colours by a sampler."""
 
     calls: Annotated[list[Positive], Field(min_length=1)] = Field(description="at most so many per image")
-    samplers: Annotated[list[Literal["euler", "heun", "dpmpp_2m", "ddim"]], Field(min_length=1)]
+    samplers: Annotated[list[Solver], Field(min_length=1)]
     images: Positive = Field(description="the first so many test faces, same reference")
 
 
@@ -306,7 +317,7 @@ class Params(Strict):
         if self.data.size % depth:
             raise ValueError(f"data.size: {self.data.size} is not divisible by {depth}, the network's downsampling")
         for name, method in self.methods.items():
-            registry.check(name, method)
+            registry.check(name, method, self.data.size)
             if method.pretrain is None and method.finetune is None:
                 raise ValueError(f"methods.{name}: neither pretrain nor finetune; give one or remove the method")
             self._check_stages(name, method)

@@ -44,17 +44,17 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     )
     targets = at_size(inputs["test"], size, ids)[:count]
     rows: list[dict[str, Any]] = []
-    plans = [(name, calls, most_steps(name, calls)) for name in asked.samplers for calls in asked.calls]
-    with job.progress(sum(nfe(name, steps) for name, _, steps in plans), "network calls") as bar:
-        for name, calls, steps in plans:
+    plans = [(solver, calls, most_steps(solver.name, calls)) for solver in asked.samplers for calls in asked.calls]
+    with job.progress(sum(nfe(solver.name, steps) for solver, _, steps in plans), "network calls") as bar:
+        for solver, calls, steps in plans:
             images = chunks.colour(
-                colorize, sketches, references, ids[:count], Sampler(name=name, steps=steps),
+                colorize, sketches, references, ids[:count], Sampler(**dict(solver), steps=steps),
                 chunk=params.colorize.chunk, seed=params.colorize.seed, device=device,
                 precision=params.training.precision, channels_last=params.training.channels_last,
             )  # fmt: skip
-            how = {"sampler": name, "calls": calls, "steps": steps, "nfe": nfe(name, steps)}
+            how = {"sampler": solver.label, "calls": calls, "steps": steps, "nfe": nfe(solver.name, steps)}
             rows += [how | line for line in _measured(images, targets, size, params.evaluation)]
-            bar.update(nfe(name, steps))
+            bar.update(how["nfe"])
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

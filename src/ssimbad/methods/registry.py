@@ -6,6 +6,7 @@ A method module is import-light (no torch at the top) and offers
   through a feature network name it in a property `features`, and in `OPTIONAL_FEATURES` whether they can do without;
 - `SAMPLED`: whether it colours by a sampler;
 - `build(...)`, `training_step(...)`, `colorize(...)`: see `ssimbad.methods.contract`;
+- `fits(config, size)`, if not every image size will do: raises ValueError;
 - `remarks(config, options, features)`, if it has something to say under the tables: what of a training departs from the
   method's description. `features`: whether the feature network was there.
 """
@@ -81,13 +82,17 @@ def remarks(kind: str, config: Any, options: Any, features: bool) -> list[str]:
     return say(config, options, features) if say else []
 
 
-def check(name: str, method: Method) -> None:
-    """Validate one block of `methods`. Raises ValueError naming the wrong key."""
+def check(name: str, method: Method, size: int) -> None:
+    """Validate one block of `methods` for images of `size`. Raises ValueError naming the wrong key."""
     try:
         module(method.kind)
     except ValueError as error:
         raise ValueError(f"methods.{name}.kind: {error}") from None
-    config(method, f"methods.{name}.config")
+    typed = config(method, f"methods.{name}.config")
+    try:
+        getattr(module(method.kind), "fits", lambda *_: None)(typed, size)
+    except ValueError as error:
+        raise ValueError(f"methods.{name}.config.{error}") from None
     for stage, train in (("pretrain", method.pretrain), ("finetune", method.finetune)):
         if train:
             options(method.kind, train.objective, train.options, f"methods.{name}.{stage}.options")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SAMPLED = False
 BETAS = (0.5, 0.999)
 FAR = 2.0
-"""A negative of the triplet lies more than so many tokens from the positive."""
+"""A negative of the triplet lies more than so many tokens from the positive: 4×4 tokens at least."""
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -67,6 +67,13 @@ def remarks(config: Config, options: Adversarial, features: bool) -> list[str]:
         return []
     why = "they need the weights of VGG-19 (weights.enabled: false)" if options.features else "their weights are 0"
     return [f"SCFT without its perceptual and style terms: {why}."]
+
+
+def fits(config: Config, size: int) -> None:
+    """Raises ValueError when images of `size` cannot be cut into enough tokens."""
+    cell = 2 ** (config.levels - 1)
+    if size % cell or size // cell < 4:
+        raise ValueError(f"levels: {config.levels} leave no whole 4×4 tokens of {size} pixels; give fewer")
 
 
 def build(setup: Setup) -> nn.Module:
@@ -199,9 +206,12 @@ def perceptual_and_style(coloured: list[Tensor], target: list[Tensor]) -> dict[s
 
 def gram(features: Tensor) -> Tensor:
     """(B, C, H, W) → (B, C, C) inner products of the channels / (C·H·W), float32."""
+    import torch
+
     _, c, h, w = features.shape
     flat = features.float().flatten(2)
-    return flat @ flat.transpose(1, 2) / (c * h * w)
+    with torch.autocast(features.device.type, enabled=False):
+        return flat @ flat.transpose(1, 2) / (c * h * w)
 
 
 def colorize(model: nn.Module, sketch: Tensor, reference: Tensor, fresh: Fresh, sampler: Sampler | None) -> Tensor:

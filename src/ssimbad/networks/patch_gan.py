@@ -20,7 +20,8 @@ class SpectralConv2d(nn.Conv2d):
             wide = matrix.double()
             left = torch.linalg.eigh(wide @ wide.T).eigenvectors[:, -1]
             right = F.normalize(wide.T @ left, dim=0)
-        sigma = left.to(matrix.dtype) @ matrix @ right.to(matrix.dtype)
+        # As a sum of products: a matrix product would be rounded to bfloat16 under autocast.
+        sigma = (torch.outer(left, right).to(matrix.dtype) * matrix).sum()
         return self._conv_forward(x, self.weight / sigma, self.bias)
 
 

@@ -68,8 +68,10 @@ class Transfer(nn.Module):
 
     def forward(self, sketch: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         x, y = (t.flatten(2).transpose(1, 2) for t in (sketch, reference))
-        logits = self.query(x).float() @ self.key(y).float().transpose(1, 2) / math.sqrt(x.shape[-1])
-        gathered = logits.softmax(dim=-1) @ self.value(y).float()
+        q, k, v = self.query(x).float(), self.key(y).float(), self.value(y).float()
+        with torch.autocast(x.device.type, enabled=False):  # the triplet loss compares single logits
+            logits = q @ k.transpose(1, 2) / math.sqrt(x.shape[-1])
+            gathered = logits.softmax(dim=-1) @ v
         return sketch + gathered.transpose(1, 2).reshape(sketch.shape).to(sketch.dtype), logits
 
 

@@ -55,7 +55,10 @@ def _switches(methods: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     first, *others = configs.values()
     keys = [key for key in first if all(key in other for other in others)]
     differing = [key for key in keys if any(other[key] != first[key] for other in others)]
-    return {name: {key: str(config[key]) for key in differing} for name, config in configs.items()}
+    return {
+        name: {key: DASH if config[key] is None else str(config[key]) for key in differing}
+        for name, config in configs.items()
+    }
 
 
 def _lines(found: list[Result], rungs: list[res.Row], setting: str, evaluation: Any) -> list[dict[str, Any]]:
@@ -105,7 +108,7 @@ def _layout(
         f"Differences: {percent} paired percentile bootstrap interval over test faces, seeds averaged per face. It says"
         " nothing about other seeds; for those compare the intervals of the means.",
     ]
-    columns = ["Rung", *(name.replace("_", " ") for name in named), "Mean", "To the rung above", "To the first rung"]
+    columns = ["Rung", *named, "Mean", "To the rung above", "To the first rung"]
     title = f"Ladder, {SETTINGS[setting]} — {note}"
     return Table(title, f"ladder-{setting}", columns, rows, notes, words=1 + len(named))
 
