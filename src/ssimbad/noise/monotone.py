@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 # Newton with a bisection guard halves the bracket at worst: 60 rounds reach the last bit of float64.
@@ -39,6 +38,8 @@ class Monotone:
         steps = np.diff(y)
         if not ((steps > 0).all() or (steps < 0).all()):
             raise ValueError("a monotone curve needs strictly increasing or strictly decreasing values")
+        from scipy.interpolate import PchipInterpolator  # most forms of phi do without it
+
         return cls(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (x, y, PchipInterpolator(x, y).c)))
 
     def __call__(self, x: Tensor) -> Tensor:

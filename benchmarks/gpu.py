@@ -1,0 +1,301 @@
+"""The paper's network at 256² on one CUDA device: speed of training, memory of refinement, speed of sampling.
+
+    python benchmarks/gpu.py                       # table on the screen, JSON in reports/benchmarks/<device>.json
+    python benchmarks/gpu.py --device cpu --smoke  # every path at a tiny size, to see that it runs; no benchmark
+
+Needs nothing but this repository (`PYTHONPATH=src`), torch, numpy, pydantic, PyYAML and tabulate, so that it also runs
+on a machine without the project's lock. What does not fit the device's memory is a row that says so. The faces are
+random; the batches are made as in training, warps included. `ssimbad plan` reads the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import math
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ssimbad import params
+from ssimbad.methods import edm, registry
+from ssimbad.methods.contract import Batch, Plan, Setup
+from ssimbad.pairing.tps import Law
+from ssimbad.params import Network, Params, Sampler
+from ssimbad.training.feed import Feed, Shard, StepDraws
+
+PHI = {"form": "rational", "c": 0.3}
+TINY = Network(base=8, multipliers=[1, 2], blocks=1, heads=2, embedding=8, groups=4)
+DOES_NOT_FIT = "does not fit"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How the network computes. fp32 is torch's default: convolutions may use TF32, matrix products do not."""
+
+    name: str
+    bf16: bool = True
+    channels_last: bool = False
+    compiled: bool = False
+
+
+MODES = (
+    Mode("fp32", bf16=False),
+    Mode("bf16"),
+    Mode("bf16, channels-last", channels_last=True),
+    Mode("bf16, channels-last, compiled", channels_last=True, compiled=True),
+)
+BEST_EAGER = MODES[2]  # as presets/paper.yaml trains
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is measured: network, side of the images in pixels, batches, sampling steps, seconds per row."""
+
+    network: Network
+    size: int
+    train_batches: tuple[int, ...]
+    refine_batches: tuple[int, ...]
+    refine_steps: tuple[int, ...]
+    sample_batches: tuple[int, ...]
+    sample_steps: int
+    seconds: float
+    backend: str = "inductor"
+
+
+def scale(p: Params, smoke: bool) -> Scale:
+    if smoke:
+        return Scale(TINY, 16, (2,), (2,), (2, 3), (1, 2), 2, 0.0, backend="eager")
+    return Scale(p.network, p.data.size, (32, 64), (1, 8, 32), (10, 50), (1, 64), 50, 10.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `outcome` is "ok", "does not fit" or the first line of another failure."""
+
+    kind: str  # train, refine or sample
+    mode: str
+    batch: int
+    steps: int | None = None
+    checkpointing: bool | None = None
+    images_per_second: float | None = None
+    peak_bytes: int | None = None  # of the device's allocator; None on a CPU
+    outcome: str = "ok"
+
+
+class Bench:
+    """The paper's network on one device, built anew for every row."""
+
+    def __init__(self, p: Params, how: Scale, device: torch.device) -> None:
+        self.p, self.how, self.device = p, how, device
+        shape = (2 * max(how.train_batches), how.size, how.size, 3)
+        self.faces = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+    def model(self, mode: Mode) -> nn.Module:
+        method = self.p.methods["ssimbad"]
+        config = registry.module(method.kind).Config.model_validate({**method.config, "phi": PHI})
+        setup = Setup(method.kind, config, self.how.network, self.p.noise, self.p.schedule.saturation, PHI)
+        memory = torch.channels_last if mode.channels_last else torch.contiguous_format
+        model = edm.build(setup).to(self.device, memory_format=memory)
+        if mode.compiled:
+            model.network.compile(backend=self.how.backend)
+        return model
+
+    def feed(self, mode: Mode) -> Feed:
+        law = Law(**{k: getattr(self.p.references, k) for k in ("low", "high", "shift", "decimals")})
+        return Feed(self.faces, self.faces[..., 0], self.how.size, law, 0, self.device, mode.channels_last)
+
+    def step(self, mode: Mode, batch: int, plan: Plan) -> Callable[[], None]:
+        """One whole step of training: batch, loss, gradient, clipping, AdamW, EMA."""
+        model, feed, common = self.model(mode), self.feed(mode), self.p.training
+        optimiser = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=common.weight_decay, fused=True)
+        ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        seen = itertools.count(0, batch)
+
+        def run() -> None:
+            now = next(seen)
+            draws = StepDraws(now, batch, Shard(), self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=mode.bf16):
+                losses = edm.training_step(model, feed.batch(now, batch, Shard()), plan, draws)
+            optimiser.zero_grad(set_to_none=True)
+            losses.loss.backward()
+            if not math.isfinite(losses.loss.item()):
+                raise RuntimeError("the loss is not finite")
+            nn.utils.clip_grad_norm_(model.parameters(), common.clip)
+            optimiser.step()
+            with torch.no_grad():
+                for name, value in model.state_dict().items():
+                    ema[name].lerp_(value, 0.001)
+
+        return run
+
+    def sampling(self, mode: Mode, batch: int, steps: int) -> Callable[[], None]:
+        model, feed = self.model(mode).eval(), self.feed(mode)
+        given: Batch = feed.batch(0, batch, Shard())
+        noise = torch.randn_like(given.target)
+
+        def run() -> None:
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mode.bf16):
+                edm.colorize(model, given.sketch, given.reference, noise, Sampler(name="euler", steps=steps))
+
+        return run
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    """Every measurement, one after the other."""
+    how = bench.how
+    coloured = Sampler(name="euler", steps=how.sample_steps)
+    for mode, batch in itertools.product(MODES, how.train_batches):
+        plan = Plan("denoising", edm.Denoising(), coloured)
+        yield measured(
+            bench,
+            Row("train", mode.name, batch),
+            lambda mode=mode, batch=batch, plan=plan: bench.step(mode, batch, plan),
+        )
+    for batch, steps, saved in itertools.product(how.refine_batches, how.refine_steps, (False, True)):
+        plan = Plan("trajectory", edm.Trajectory(save_memory=saved), Sampler(name="euler", steps=steps))
+        yield measured(
+            bench,
+            Row("refine", BEST_EAGER.name, batch, steps, saved),
+            lambda batch=batch, plan=plan: bench.step(BEST_EAGER, batch, plan),
+        )
+    for batch in how.sample_batches:
+        yield measured(
+            bench,
+            Row("sample", BEST_EAGER.name, batch, how.sample_steps),
+            lambda batch=batch: bench.sampling(BEST_EAGER, batch, how.sample_steps),
+        )
+
+
+def measured(bench: Bench, row: Row, prepare: Callable[[], Callable[[], None]]) -> Row:
+    """The row with its numbers, or with the reason why there are none."""
+    device = bench.device
+    try:
+        seconds, peak = _timed(prepare(), device, bench.how.seconds)
+        return Row(**{**asdict(row), "images_per_second": row.batch / seconds, "peak_bytes": peak})
+    except torch.OutOfMemoryError:
+        return Row(**{**asdict(row), "outcome": DOES_NOT_FIT})
+    except Exception as error:  # a compiler that is not there must not cost the other rows
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Row(**{**asdict(row), "outcome": f"failed: {first}"})
+    finally:
+        torch.compiler.reset()
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _timed(work: Callable[[], None], device: torch.device, least: float) -> tuple[float, int | None]:
+    """Median seconds of a call over at least three calls and `least` seconds, after two to warm up; peak memory."""
+    cuda = device.type == "cuda"
+    for _ in range(2):
+        work()
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < least:
+        started = time.perf_counter()
+        work()
+        if cuda:
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times), torch.cuda.max_memory_allocated(device) if cuda else None
+
+
+def report(bench: Bench, found: list[Row], smoke: bool) -> dict[str, Any]:
+    """What goes into the JSON: the device, the software, the network, and the rows."""
+    cuda = bench.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(bench.device) if cuda else "cpu",
+        "memory_bytes": torch.cuda.get_device_properties(bench.device).total_memory if cuda else None,
+        "smoke": smoke,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else None,
+        "python": platform.python_version(),
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        "network": bench.how.network.model_dump(mode="json"),
+        "size": bench.how.size,
+        "rows": [asdict(row) for row in found],
+    }
+
+
+def slug(device: str) -> str:
+    """`NVIDIA H100 80GB HBM3` → `nvidia-h100-80gb-hbm3`."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def table(made: dict[str, Any]) -> str:
+    from tabulate import tabulate
+
+    def line(row: dict[str, Any]) -> tuple[Any, ...]:
+        ok, peak = row["outcome"] == "ok", row["peak_bytes"]
+        saved = {None: "", True: "yes", False: "no"}[row["checkpointing"]]
+        speed = f"{row['images_per_second']:.2f}" if ok else row["outcome"]
+        return (
+            row["kind"],
+            row["mode"],
+            row["batch"],
+            row["steps"] or "",
+            saved,
+            speed,
+            f"{peak / 2**30:.1f}" if peak else "—",
+        )
+
+    headers = ["what", "mode", "batch", "steps", "checkpointing", "images/s", "peak GiB"]
+    body = tabulate([line(r) for r in made["rows"]], headers, tablefmt="github", disable_numparse=True)
+    title = f"{made['device']}, {made['size']}², torch {made['torch']}" + (" (smoke: not a benchmark)" * made["smoke"])
+    return f"{title}\n\n{body}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, …; cpu only with --smoke")
+    parser.add_argument("--smoke", action="store_true", help="a tiny network, to see that everything runs")
+    parser.add_argument("--out", type=Path, default=Path("reports/benchmarks"), help="folder of the JSON")
+    parser.add_argument("--preset", type=Path, default=Path("presets/paper.yaml"))
+    given = parser.parse_args(arguments)
+    device = torch.device(given.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print(
+            "benchmarks/gpu.py: no CUDA device here; run it where there is one (dry run: --device cpu --smoke)",
+            file=sys.stderr,
+        )
+        return 2
+    if device.type != "cuda" and not given.smoke:
+        print(
+            f"benchmarks/gpu.py: --device {given.device} needs --smoke; the paper's scale is for a GPU", file=sys.stderr
+        )
+        return 2
+    p = params.load(given.preset)
+    bench = Bench(p, scale(p, given.smoke), device)
+    found = []
+    for row in rows(bench):
+        found.append(row)
+        print(
+            f"{row.kind} {row.mode}, batch {row.batch}: {row.images_per_second or row.outcome}",
+            file=sys.stderr,
+            flush=True,
+        )
+    made = report(bench, found, given.smoke)
+    target = given.out / f"{slug(made['device'])}{'-smoke' * given.smoke}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    print(f"{table(made)}\n\n-> {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
