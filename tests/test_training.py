@@ -61,9 +61,9 @@ def optimise(run, loss):
     run.advance(lambda player: loop.Workers(1, None).gradients(player.network, lambda shard: given))
 
 
-def trained(folder, train=TRAIN, stop_after=None, validate=None, common=COMMON):
+def trained(folder, train=TRAIN, stop_after=None, validate=None, common=COMMON, memory=torch.contiguous_format):
     """Train; `stop_after` raises in the middle, as a kill would."""
-    model, calls = build(), []
+    model, calls = build().to(memory_format=memory), []
 
     def counting(batch, draws):
         calls.append(1)
@@ -168,11 +168,12 @@ def test_ema_follows_with_the_stated_half_life():
     assert loop.ema_decay(1000, 8, 0.0) == 0
 
 
-def test_any_kill_leaves_bit_equal_weights(tmp_path):
-    whole = trained(tmp_path / "whole")
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_any_kill_leaves_bit_equal_weights(tmp_path, memory):
+    whole = trained(tmp_path / "whole", memory=memory)
     for stop in (3, 3, 1):
-        assert trained(tmp_path / "killed", stop_after=stop) is None
-    resumed = trained(tmp_path / "killed")
+        assert trained(tmp_path / "killed", stop_after=stop, memory=memory) is None
+    resumed = trained(tmp_path / "killed", memory=memory)
     for name, value in whole.ema.items():
         assert torch.equal(value, resumed.ema[name]), name
     assert whole.rows == resumed.rows

@@ -95,8 +95,14 @@ def moments(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_moments(optimiser: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+    """Fill the optimiser with what `moments` gave, each tensor in the memory format of its parameter."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in saved.items():
         number, _, rest = name.partition(".")
+        parameter = parameters[int(number)]
+        if tensor.shape == parameter.shape:
+            # The fused AdamW walks both through memory side by side, whatever their formats say.
+            tensor = torch.empty_like(parameter, device=tensor.device).copy_(tensor)
         state.setdefault(int(number), {})[rest] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
