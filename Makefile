@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # Make a preset the active experiment, unless it is already: edited parameters of that preset are left alone.
 active = grep -q '^preset: $(1)$$' params.yaml || ssimbad preset $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure test test-engines test-browser lint format plots report ui status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure test test-slow test-engines test-browser lint format plots report ui status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,6 +45,9 @@ nfe-figure: install ## quality against network calls, for the rows of the active
 
 test: install ## fast tests, with a miniature run of the whole pipeline
 	python -m pytest -m "not engines and not slurm and not browser and not gpu and not slow"
+
+test-slow: install ## kills and stops of trainings in several processes
+	python -m pytest -m "slow and not slurm and not engines"
 
 test-engines: install ## Snakemake, DVC and the logbook on a miniature pipeline
 	python -m pytest -m "engines"

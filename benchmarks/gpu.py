@@ -148,7 +148,7 @@ class Bench:
 
         def run() -> None:
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mode.bf16):
-                edm.colorize(model, given.sketch, given.reference, noise, Sampler(name="euler", steps=steps))
+                edm.colorize(model, given.sketch, given.reference, lambda: noise, Sampler(name="euler", steps=steps))
 
         return run
 

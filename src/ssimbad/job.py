@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ssimbad import artifacts
+from ssimbad.team import ALONE, Team
 from ssimbad.tracking.spool import Spool
 
 COST = Path("work/cost")
@@ -20,7 +21,8 @@ COST = Path("work/cost")
 class Job:
     """One stage instance at work.
 
-    `scratch` is a folder of its own that survives kills and is no output; `threads` is the number of cores granted.
+    `scratch` is a folder of its own that survives kills and is no output; `threads` is the number of cores granted;
+    `team` are the processes that share a training, of which only the first speaks.
     """
 
     stage: str
@@ -31,6 +33,7 @@ class Job:
     seed: int | None = None
     setting: str | None = None
     log: Spool | None = None
+    team: Team = ALONE
 
     @property
     def name(self) -> str:
@@ -40,7 +43,8 @@ class Job:
 
     def say(self, text: str) -> None:
         """One line in the log."""
-        print(text, flush=True)
+        if self.team.leads:
+            print(text, flush=True)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Values for the logbook; they are no outputs."""
@@ -75,6 +79,7 @@ class Job:
             dynamic_ncols=terminal,
             file=sys.stderr if terminal else _LineEnds(),
             leave=True,
+            disable=not self.team.leads,
         ) as bar:
             yield bar
 

@@ -7,10 +7,12 @@ import importlib
 import os
 import shutil
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ssimbad import team
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.job import Job
 from ssimbad.params import Params, View
@@ -45,13 +47,22 @@ def threads() -> int:
 
 
 def run(params: Params, instance: Instance, force: bool = False) -> None:
-    """Bring one instance up to date.
+    """Bring one instance up to date; of several processes of one job, the first does so and the others help to train.
 
     Raises:
         UserError: an input is missing, another process works on this instance, or the stage met a user's mistake;
             existing outputs are left as they were.
     """
-    with lock.held(WORK / instance.name, instance.name), records.hashes() as hashed:
+    here = team.here()
+    if not here.leads:
+        if instance.stage.batch:
+            _follow(params, instance, here)
+        return
+    with (
+        team.Call(here if instance.stage.batch else team.ALONE) as call,
+        lock.held(WORK / instance.name, instance.name),
+        records.hashes() as hashed,
+    ):
         if not force and records.stale(instance, params, hashed) is None:
             print(f"{instance.name}: up to date", flush=True)
             return
@@ -60,7 +71,7 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
         if not force and _restore(instance, scratch / _KEPT):
             print(f"{instance.name}: restored from {scratch / _KEPT}, nothing computed", flush=True)
         else:
-            _compute(params, instance, scratch, basis)
+            _compute(params, instance, scratch, basis, call)
             if instance.stage.expensive:
                 _keep(instance, scratch / _KEPT)
         if records.made_from(instance, params, hashed) != basis:
@@ -68,11 +79,47 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
         records.write(instance, basis, hashed)
 
 
-def _compute(params: Params, instance: Instance, scratch: Path, basis: dict[str, Any]) -> None:
-    module, function = instance.stage.run.split(":")
-    stage = getattr(importlib.import_module(module), function)
-    w = dict(instance.wildcards)
-    job = Job(
+def _compute(params: Params, instance: Instance, scratch: Path, basis: dict[str, Any], call: team.Call) -> None:
+    w = instance.wildcards
+    spool_id = f"{instance.name}-{uuid.uuid4().hex[:12]}"
+    tags = {"stage": instance.stage.name, **{k: str(v) for k, v in w.items() if k != "stage"}}
+    with (
+        spool.opened(spool_id, instance.name, tags, basis["params"], basis["inputs"], live.sinks(spool_id)) as log,
+        system.sampled(log),
+        _team(params, instance, scratch, basis, call) as together,
+    ):
+        _stage(params, instance, replace(_job(instance, scratch), log=log, team=together))
+        _show(instance, log)
+    missing = [path for path in instance.outputs.values() if not Path(path).exists()]
+    if missing:
+        raise RuntimeError(f"{instance.name} ended without writing {missing}")
+
+
+def _team(
+    params: Params, instance: Instance, scratch: Path, basis: dict[str, Any], call: team.Call
+) -> AbstractContextManager[team.Team]:
+    if instance.stage.batch is None:
+        return nullcontext(team.ALONE)
+    key = f"methods.{instance.wildcards['method']}.{instance.stage.name}.batch"
+    word = {"scratch": str(scratch), "params": basis["params"]}
+    batch = instance.stage.batch(params, instance.wildcards)
+    return call.train(instance.command, batch, params.training.threads, key, word)
+
+
+def _follow(params: Params, instance: Instance, here: team.Team) -> None:
+    """Help the leader to train: no lock, no record, no output."""
+    with team.followed(here) as told:
+        if told is None:
+            return
+        word, together = told
+        if word["params"] != records.resolved(instance, params):
+            raise UserError("params.yaml changed while the processes of this training started; run the command again")
+        _stage(params, instance, replace(_job(instance, Path(word["scratch"])), team=together))
+
+
+def _job(instance: Instance, scratch: Path) -> Job:
+    w = instance.wildcards
+    return Job(
         stage=instance.stage.name,
         scratch=scratch,
         threads=threads(),
@@ -81,19 +128,13 @@ def _compute(params: Params, instance: Instance, scratch: Path, basis: dict[str,
         seed=w.get("seed"),
         setting=w.get("setting"),
     )
+
+
+def _stage(params: Params, instance: Instance, job: Job) -> None:
+    module, function = instance.stage.run.split(":")
     inputs = {k: Path(v) if isinstance(v, str) else [Path(f) for f in v] for k, v in instance.inputs.items()}
     outputs = {k: Path(v) for k, v in instance.outputs.items()}
-    spool_id = f"{instance.name}-{uuid.uuid4().hex[:12]}"
-    tags = {"stage": job.stage, **{k: str(v) for k, v in w.items() if k != "stage"}}
-    with (
-        spool.opened(spool_id, instance.name, tags, basis["params"], basis["inputs"], live.sinks(spool_id)) as log,
-        system.sampled(log),
-    ):
-        stage(View(params, instance.params), inputs, outputs, replace(job, log=log))
-        _show(instance, log)
-    missing = [str(p) for p in outputs.values() if not p.exists()]
-    if missing:
-        raise RuntimeError(f"{instance.name} ended without writing {missing}")
+    getattr(importlib.import_module(module), function)(View(params, instance.params), inputs, outputs, job)
 
 
 def _show(instance: Instance, log: spool.Spool) -> None:

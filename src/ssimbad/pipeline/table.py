@@ -39,6 +39,8 @@ class Stage:
     expensive: bool = False
     """Expensive stages depend on their version (workflow/versions.yaml) instead of on their code, and their finished
     results are kept by fingerprint."""
+    batch: Callable[[Params, Wildcards], int] | None = None
+    """Images of one step, which all devices of the job share; None: one process does the stage."""
 
 
 @dataclass(frozen=True)
@@ -302,6 +304,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=lambda p, w: _training_outputs(w, "pretrain"),
         params=lambda p, w: _training_params(w, "pretrain"),
         expensive=True,
+        batch=lambda p, w: p.methods[w["method"]].pretrain.batch,
     ),
     Stage(
         name="finetune",
@@ -311,6 +314,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=lambda p, w: _training_outputs(w, "finetune"),
         params=lambda p, w: _training_params(w, "finetune"),
         expensive=True,
+        batch=lambda p, w: p.methods[w["method"]].finetune.batch,
     ),
     Stage(
         name="colorize",

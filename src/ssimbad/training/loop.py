@@ -24,6 +24,7 @@ from ssimbad.job import Job
 from ssimbad.methods.contract import Losses, Player
 from ssimbad.params import Train, Training
 from ssimbad.seeding import derive
+from ssimbad.team import ALONE, Team
 from ssimbad.training import checkpoints
 from ssimbad.training.feed import Feed, Shard, StepDraws
 
@@ -172,15 +173,15 @@ class Run:
 
 
 class Workers:
-    """Equal shares of every batch, computed side by side: threads on a CPU, the one process on a GPU.
+    """Equal shares of every batch, computed side by side: threads on a CPU, one process per GPU.
 
     A CPU thread computes with one core, so that the sums, and the last bits of the weights, depend on the number of
     shares alone and not on the machine's cores; it is also faster than sharing each operation of a small batch.
     """
 
-    def __init__(self, count: int, pool: ThreadPoolExecutor) -> None:
-        self._shards = [Shard(rank, count) for rank in range(count)]
-        self._map = pool.map if count > 1 else map
+    def __init__(self, count: int, pool: ThreadPoolExecutor, team: Team = ALONE) -> None:
+        self._shards = [Shard(team.rank * count + i, team.world * count) for i in range(count)]
+        self._map, self._team = pool.map if count > 1 else map, team
 
     def gradients(self, network: nn.Module, work: Callable[[Shard], Losses]) -> Losses:
         """Run `work` on every shard; leave the mean gradient in the network's `.grad`, return the joined losses.
@@ -196,14 +197,15 @@ class Workers:
         done = list(self._map(share, self._shards))
         for parameter, *parts in zip(parameters, *(gradients for _, gradients in done), strict=True):
             parameter.grad = sum(parts[1:], parts[0]) / len(parts)
-        return _joined([losses for losses, _ in done])
+        self._team.mean_([p.grad for p in parameters])
+        return _everybodys(_joined([losses for losses, _ in done]), self._team)
 
 
 @contextmanager
-def workers(count: int) -> Iterator[Workers]:
-    """`count` shares of every batch for as long as the block lasts."""
+def workers(count: int, team: Team = ALONE) -> Iterator[Workers]:
+    """`count` shares of every batch in each process of the team, for as long as the block lasts."""
     with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield Workers(count, pool)
+        yield Workers(count, pool, team)
 
 
 def _joined(parts: list[Losses]) -> Losses:
@@ -211,6 +213,16 @@ def _joined(parts: list[Losses]) -> Losses:
     sigma = None if parts[0].sigma is None else torch.cat([p.sigma for p in parts])
     terms = {name: torch.stack([p.terms[name] for p in parts]).mean() for name in parts[0].terms}
     return Losses(loss, torch.cat([p.per_image for p in parts]), sigma, terms)
+
+
+def _everybodys(losses: Losses, team: Team) -> Losses:
+    """The losses of the global batch, from those of this process's rows."""
+    if team.world == 1:
+        return losses
+    scalars = torch.stack([losses.loss, *losses.terms.values()])
+    team.mean_([scalars])
+    sigma = None if losses.sigma is None else team.gathered(losses.sigma)
+    return Losses(scalars[0], team.gathered(losses.per_image), sigma, dict(zip(losses.terms, scalars[1:], strict=True)))
 
 
 def fit(
@@ -222,10 +234,11 @@ def fit(
     key: str,
 ) -> tuple[float, int]:
     """Train until `train.images` are seen, saving state in `job.scratch`; returns (seconds, images) of this process."""
-    train, common = run.train, run.common
+    train, common, team = run.train, run.common, job.team
     if run.resume(job.scratch, key):
         job.say(f"{job.name}: resumed at {run.seen} of {train.images} images")
         job.tags(resumed=run.seen)
+    _start_together(run, team)
     device = next(run.model.parameters()).device
 
     def work(player: Player, shard: Shard) -> Losses:
@@ -237,7 +250,7 @@ def fit(
     started, first, logged = time.perf_counter(), run.seen, len(run.rows)
     with (
         job.progress(train.images, "images", done=run.seen) as bar,
-        workers(common.threads if device.type == "cpu" else 1) as crew,
+        workers(common.threads if device.type == "cpu" else 1, team) as crew,
         interrupt.Watch() as watch,
     ):
         while run.seen < train.images:
@@ -254,15 +267,30 @@ def fit(
                 logged = len(run.rows)
             if run.seen >= train.images:
                 break
-            if _due(run.seen, common.state_images, train.batch):
+            reason = watch.due
+            stop = team.any(reason is not None)
+            if team.leads and (stop or _due(run.seen, common.state_images, train.batch)):
                 run.save(job.scratch, key)
-            if reason := watch.due:
-                run.save(job.scratch, key)
-                job.say(
-                    f"{job.name}: {reason}; {run.seen} of {train.images} images are saved, the same command goes on"
-                )
+            if stop:
+                why = reason or "another process of this training was asked to stop"
+                job.say(f"{job.name}: {why}; {run.seen} of {train.images} images are saved, the same command goes on")
                 sys.exit(interrupt.EXIT)
     return time.perf_counter() - started, run.seen - first
+
+
+def _start_together(run: Run, team: Team) -> None:
+    """All processes at the same image with the same weights.
+
+    Raises:
+        UserError: they read different states.
+    """
+    places = team.gathered(torch.tensor([run.seen])).tolist()
+    if len(set(places)) > 1:
+        raise UserError(
+            f"the processes of this training resume at {places} images; let all nodes see the same work/ and run again"
+        )
+    with torch.no_grad():
+        team.follow_([p for player in run.players for p in player.network.state_dict().values()])
 
 
 def _due(seen: int, every: int, batch: int) -> bool:

@@ -30,7 +30,7 @@ Paths = dict[str, Path]
 def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     """Train one method's stage and write the weights with which it colours."""
     torch.set_num_threads(params.training.threads)
-    device = devices.pick()
+    device = job.team.device or devices.pick()
     method = params.methods[job.method]
     train: Train = method[job.stage]
     setup = _setup(params, method, inputs)
@@ -51,6 +51,8 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     validate = _validator(params, inputs, setup, train, law, job, device) if train.validate_images else None
     going = loop.Run(model, parties, train, params.training)
     seconds, images = loop.fit(going, feed, validate, seed, job, key=job.scratch.name)
+    if not job.team.leads:
+        return
     remarks = registry.remarks(setup.kind, setup.config, plan.options, looking is not None)
     _write(going, setup, train, params.data.size, remarks, outputs, job)
     checkpoints.clear(job.scratch)
@@ -107,14 +109,19 @@ def _validator(
     module = registry.module(setup.kind)
     judge = module.build(setup).to(device)
 
+    # An equal number of rows on each device, the last ones repeated.
+    share = -(-len(ids) // job.team.world)
+    mine = [min(i, len(ids) - 1) for i in range(job.team.rank * share, (job.team.rank + 1) * share)]
+
     def validate(weights: dict[str, Tensor]) -> float:
         judge.load_state_dict(weights)
         images = chunks.colour(
-            partial(module.colorize, judge), sketches, references, ids, train.sampler,
+            partial(module.colorize, judge), sketches[mine], references[mine], [ids[i] for i in mine], train.sampler,
             chunk=train.batch, seed=params.references.seed, device=device, precision=params.training.precision,
             channels_last=params.training.channels_last,
         )  # fmt: skip
-        return float(psnr(images, target).mean())
+        values = job.team.gathered(torch.from_numpy(psnr(images, target[mine])))
+        return float(values.numpy()[: len(ids)].mean())
 
     return validate
 

@@ -1,0 +1,282 @@
+"""One training by several processes, one per device: how they find each other, start, agree and add up.
+
+The first process leads. It alone holds the lock and writes outputs, states, logs and the logbook; the others compute
+their rows of every global batch and are told by the leader what to train, or that there is nothing to do. They are
+started from outside (torchrun, or srun with several tasks) or, where one process sees several devices, by the leader.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from ssimbad.errors import ParameterError, UserError
+from ssimbad.interrupt import EXIT
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.distributed import Store
+
+PATIENCE = timedelta(minutes=30)  # for the slowest process in one exchange; a dead one ends the others sooner
+LEADERS_WORK = timedelta(days=2)  # followers wait while the leader takes the lock and hashes the inputs
+GRACE = 5.0  # seconds in which the leader may end by itself after a follower has failed
+_HELPED = "SSIMBAD_STARTED_BY_LEADER"
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among those of one training. `local`: its number on this machine."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    device: torch.device | None = None
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def mean_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes, bit-equal on all of them."""
+        if self.world == 1:
+            return
+        import torch
+        from torch import distributed
+
+        # One exchange for all: 200 small ones would cost more than the sum of their bytes.
+        flat = torch.cat([t.reshape(-1) for t in tensors])
+        distributed.all_reduce(flat)
+        flat /= self.world
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """(n, …) on each process → (world · n, …), in the order of the ranks."""
+        if self.world == 1:
+            return values
+        import torch
+        from torch import distributed
+
+        mine = values.to(self.device).contiguous()
+        parts = [torch.empty_like(mine) for _ in range(self.world)]
+        distributed.all_gather(parts, mine)
+        return torch.cat(parts).to(values.device)
+
+    def any(self, wish: bool) -> bool:
+        """Whether one of the processes wishes it; the same answer on all."""
+        if self.world == 1:
+            return wish
+        import torch
+
+        return bool(self.gathered(torch.tensor([wish], dtype=torch.uint8)).any())
+
+    def follow_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by the leader's."""
+        if self.world > 1:
+            from torch import distributed
+
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
+
+
+ALONE = Team()
+
+
+def here() -> Team:
+    """What the environment says: torchrun's variables, or srun's where the step has several tasks."""
+    e = os.environ
+    if "WORLD_SIZE" in e and "RANK" in e:
+        return Team(int(e["RANK"]), int(e["WORLD_SIZE"]), int(e.get("LOCAL_RANK", 0)))
+    if int(e.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+        return Team(int(e["SLURM_PROCID"]), int(e["SLURM_STEP_NUM_TASKS"]), int(e["SLURM_LOCALID"]))
+    return ALONE
+
+
+class Call:
+    """The leader's word to its followers. Left without `train`, it is that there is nothing to do."""
+
+    def __init__(self, team: Team) -> None:
+        self._team, self._store, self._spoken = team, None, False
+
+    def __enter__(self) -> Call:
+        if self._team.world > 1:
+            self._store = _store(self._team)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._store is not None and not self._spoken:
+            _say(self._store, None, self._team.world)
+
+    @contextmanager
+    def train(self, command: str, batch: int, threads: int, key: str, word: dict[str, Any]) -> Iterator[Team]:
+        """The team for as long as the training lasts.
+
+        Args:
+            command: of the stage; repeated on each further device of this machine, where nobody else has started it.
+            batch: images of one step; `key`: the parameter that says so.
+            threads: shares into which each process divides its part of a batch on a CPU.
+            word: JSON-like, what the followers need to know.
+
+        Raises:
+            ParameterError: the devices cannot share a batch equally.
+        """
+        from ssimbad import devices
+
+        team = self._team
+        if team.world == 1:
+            team = replace(team, world=len(devices.visible()))
+        if team.world == 1:
+            yield ALONE
+            return
+        shares = team.world * (threads if devices.pick().type == "cpu" else 1)
+        if batch % shares:
+            raise ParameterError(
+                f"{key}: {batch} images do not divide into {shares} equal shares for {team.world} devices; "
+                f"choose a multiple of {shares}, or show the job fewer devices (CUDA_VISIBLE_DEVICES)"
+            )
+        with _helpers(command, team.world) if self._store is None else _outside(self._store) as store:
+            self._spoken = True
+            _say(store, word, team.world)
+            with _joined(team, store) as joined:
+                yield joined
+
+
+@contextmanager
+def followed(team: Team) -> Iterator[tuple[dict[str, Any], Team] | None]:
+    """For a follower: the leader's word and the team, or None when there is nothing to do."""
+    if os.environ.get(_HELPED):
+        threading.Thread(target=_end_with_leader, daemon=True).start()
+    store = _store(team)
+    store.wait(["word"], LEADERS_WORK)
+    word = json.loads(store.get("word"))
+    store.add("heard", 1)
+    if word is None:
+        yield None
+    else:
+        with _joined(team, store) as joined:
+            yield word, joined
+
+
+def _say(store: Store, word: dict[str, Any] | None, world: int) -> None:
+    """Set the word; with nothing to do, stay until all have heard it: the store may end with this process."""
+    store.set("word", json.dumps(word))
+    end = time.monotonic() + 60
+    while word is None and store.add("heard", 0) < world - 1 and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def _store(team: Team) -> Store:
+    """Where the processes leave each other notes; the leader, or torchrun's agent, keeps it."""
+    from torch import distributed
+
+    host, port = _address()
+    keeps = team.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    try:
+        store = distributed.TCPStore(host, port, None, keeps, PATIENCE, wait_for_workers=False)
+    except (RuntimeError, distributed.DistError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"process {team.rank} of {team.world}: no meeting at {host}:{port} ({reason})") from None
+    return distributed.PrefixStore("ssimbad", store)
+
+
+def _address() -> tuple[str, int]:
+    """MASTER_ADDR and MASTER_PORT, or the first node of the SLURM job and a port of its own."""
+    e = os.environ
+    host, port = e.get("MASTER_ADDR"), e.get("MASTER_PORT")
+    job = e.get("SLURM_JOB_ID")
+    if job and not host:
+        done = subprocess.run(
+            ["scontrol", "show", "hostnames", e.get("SLURM_STEP_NODELIST") or e["SLURM_JOB_NODELIST"]],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        host = done.stdout.split()[0] if done.stdout.strip() else None
+    if job and not port:
+        port = str(20000 + int(job) % 20000)
+    if not (host and port):
+        raise ParameterError("several processes, but MASTER_ADDR and MASTER_PORT are not set; start them with torchrun")
+    return host, int(port)
+
+
+@contextmanager
+def _outside(store: Store) -> Iterator[Store]:
+    """Followers that torchrun or srun has started, and will end with the leader."""
+    yield store
+
+
+@contextmanager
+def _helpers(command: str, world: int) -> Iterator[Store]:
+    """One process for each further device of this machine, for as long as the block lasts."""
+    from torch import distributed
+
+    store = distributed.TCPStore("127.0.0.1", 0, None, True, PATIENCE, wait_for_workers=False)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(world), _HELPED: "1"}
+    program = [sys.executable, "-c", "from ssimbad.cli import main; main()", *command.split()[1:]]
+    processes = [
+        subprocess.Popen(
+            program,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            # Nothing is written to it: it ends when the leader ends, however that happens.
+            stdin=subprocess.PIPE,
+        )
+        for rank in range(1, world)
+    ]
+    done = threading.Event()
+    guard = threading.Thread(target=_end_with_followers, args=(processes, done), daemon=True)
+    guard.start()
+    try:
+        yield distributed.PrefixStore("ssimbad", store)
+        for process in processes:
+            process.wait(timeout=60)
+    finally:
+        done.set()
+        for process in processes:
+            process.stdin.close()
+
+
+def _end_with_followers(processes: list[subprocess.Popen], done: threading.Event) -> None:
+    """A follower that fails would leave the leader waiting for its gradients."""
+    while not done.wait(0.5):
+        failed = [p for p in processes if p.poll() not in (None, 0, EXIT)]
+        if failed and not done.wait(GRACE):
+            line = f"ssimbad: process {processes.index(failed[0]) + 1} ended with code {failed[0].returncode}; "
+            print(line + "the same command goes on from the last state", file=sys.stderr, flush=True)
+            os._exit(1)
+
+
+def _end_with_leader() -> None:
+    os.read(0, 1)  # returns at the end of the pipe; Python's own stdin would hold a lock at this process's end
+    os._exit(EXIT)
+
+
+@contextmanager
+def _joined(team: Team, store: Store) -> Iterator[Team]:
+    """The process group: NCCL between GPUs, Gloo between CPUs."""
+    import torch
+    from torch import distributed
+
+    from ssimbad import devices
+
+    device = devices.pick(team.local)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=distributed.PrefixStore("group", store),
+        rank=team.rank,
+        world_size=team.world,
+        timeout=PATIENCE,
+    )
+    try:
+        yield replace(team, device=device)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,255 @@
+"""Data-parallel training: the same losses for any number of processes, one stop for all, and one who writes."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ssimbad import artifacts, devices, team
+from ssimbad.errors import UserError
+from ssimbad.training import checkpoints
+
+from .conftest import ROOT, make_house, miniature
+
+RUN = [sys.executable, "-c", "from ssimbad.cli import main; main()", "stage"]
+PRETRAIN = ["pretrain", "method=ssimbad", "seed=0"]
+WEIGHTS = Path("models/ssimbad/pretrain/seed-0.safetensors")
+
+
+def workshop(folder: Path, **train) -> Path:
+    """A miniature house with training data made by hand; validation on, so that it is shared too."""
+    tree = miniature()
+    method = tree["methods"]["ssimbad"]
+    method["config"]["phi"] = {"form": "rational", "c": 0.3}
+    method["pretrain"] |= {"images": 64, "validate_images": 32} | train
+    tree["data"]["val"] = 5
+    make_house(folder, tree)
+    generator = np.random.default_rng(0)
+    lines = []
+    for split, count in (("train", 20), ("val", 5)):
+        faces = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        artifacts.write_array(folder / f"data/faces/{split}.npy", faces)
+        artifacts.write_array(folder / f"data/sketches/{split}.npy", faces[..., 0])
+        lines += [f"{split}-{i},{split}" for i in range(count)]
+    artifacts.write_text(folder / "data/faces/manifest.csv", "\n".join(["id,split", *lines]) + "\n")
+    return folder
+
+
+def start(folder: Path, *words: str, devices: str = "cpu", **environment: str) -> subprocess.Popen:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+    env |= {"PYTHONPATH": str(ROOT / "src"), "SSIMBAD_DEVICE": devices, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(
+        [*RUN, *(words or PRETRAIN)], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def ended(process: subprocess.Popen, code: int = 0) -> str:
+    """stdout and stderr of a process that ends with this code."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
+    assert "Fatal" not in err
+    return out + err
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoints.read_tensors(folder / WEIGHTS)[0]
+
+
+def curve(folder: Path) -> dict[tuple[str, str, str], float]:
+    rows = csv.DictReader((folder / WEIGHTS.with_suffix(".csv")).open())
+    return {(r["images"], r["split"], r["name"]): float(r["value"]) for r in rows}
+
+
+def alike(one: Path, other: Path) -> None:
+    expected, found = curve(one), curve(other)
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, rel=2e-4, abs=1e-6), key
+    for name, value in weights(one).items():
+        assert torch.allclose(value, weights(other)[name], rtol=1e-3, atol=1e-5), name
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = workshop(tmp_path_factory.mktemp("alone") / "house")
+    ended(start(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = workshop(tmp_path_factory.mktemp("together") / "house")
+    said = ended(start(folder, devices="cpu,cpu"))
+    assert said.count("64 images -> ") == 1
+    return folder
+
+
+def test_two_processes_give_the_losses_of_one(alone, together):
+    alike(alone, together)
+    names = {name for _, _, name in curve(alone)}
+    assert {"loss", "gradient_norm", "psnr", "loss_sigma_0"} <= names
+
+
+def test_the_leader_alone_writes(together):
+    assert len(list((together / "work/spool").glob("*.jsonl"))) == 1
+    assert not list((together / "work").rglob("state-*"))
+    assert not list((together / "work").rglob("lock.json"))
+    assert (together / "records/pretrain-ssimbad-seed-0.json").exists()
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+def launched(folder: Path, *words: str, world: int = 2) -> list[subprocess.Popen]:
+    """As torchrun starts them, on one node or on several."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(world)}
+    return [start(folder, *words, RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(world)]
+
+
+def test_processes_from_outside_do_the_same_and_leave_when_there_is_nothing_to_do(alone, tmp_path):
+    folder = workshop(tmp_path / "house")
+    for process in launched(folder):
+        ended(process)
+    alike(alone, folder)
+    before = (folder / WEIGHTS).stat().st_mtime_ns
+    leader, follower = launched(folder)
+    assert "up to date" in ended(leader)
+    assert ended(follower) == ""
+    assert (folder / WEIGHTS).stat().st_mtime_ns == before
+    (folder / "data/faces/manifest.csv").unlink()
+    leader, follower = launched(folder)
+    assert "manifest.csv is missing" in ended(leader, 1)
+    assert ended(follower) == ""
+
+
+def test_srun_says_who_is_who(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert team.here() == team.ALONE
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert team.here() == team.Team(rank=3, world=4, local=1)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert team.here() == team.Team(rank=0, world=2)
+
+
+def waiting_for(condition, process: subprocess.Popen, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, ended(process)
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def states(folder: Path) -> list[Path]:
+    return sorted((folder / "work").rglob("state-*.safetensors"))
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    import psutil
+
+    return [p.pid for p in psutil.Process(process.pid).children()]
+
+
+def gone(pids: list[int], seconds: float = 20) -> bool:
+    import psutil
+
+    return not psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], timeout=seconds)[1]
+
+
+LONG = {"images": 480, "validate_images": 0}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = workshop(tmp_path_factory.mktemp("whole") / "house", **LONG)
+    ended(start(folder, devices="cpu,cpu"))
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_with_its_leader_it_resumes_to_the_same_bits(whole, tmp_path):
+    folder = workshop(tmp_path / "house", **LONG)
+    leader = start(folder, devices="cpu,cpu")
+    waiting_for(lambda: states(folder), leader)
+    helpers = children(leader)
+    assert helpers
+    leader.kill()
+    leader.wait()
+    assert gone(helpers)
+    assert not (folder / WEIGHTS).exists()
+    assert "resumed at" in ended(start(folder, devices="cpu,cpu"))
+    assert all(torch.equal(v, weights(folder)[k]) for k, v in weights(whole).items())
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_stops_all_at_the_same_step(whole, tmp_path):
+    folder = workshop(tmp_path / "house", **LONG)
+    leader = start(folder, devices="cpu,cpu")
+    waiting_for(lambda: states(folder), leader)
+    os.kill(children(leader)[0], signal.SIGTERM)
+    assert "another process of this training was asked to stop" in ended(leader, 75)
+    ended(start(folder, devices="cpu"))  # and one device may finish what two began
+    alike(whole, folder)
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_training_in_order(tmp_path):
+    folder = workshop(tmp_path / "house", **LONG)
+    leader = start(folder, devices="cpu,cpu")
+    waiting_for(lambda: states(folder), leader)
+    os.kill(children(leader)[0], signal.SIGKILL)
+    leader.wait(timeout=60)
+    assert leader.returncode not in (0, None)
+    assert states(folder)
+    assert not (folder / WEIGHTS).exists()
+
+
+def test_a_batch_that_does_not_divide_is_one_line(tmp_path):
+    folder = workshop(tmp_path / "house")
+    said = ended(start(folder, devices="cpu,cpu,cpu"), 2)
+    assert said.strip().splitlines() == [
+        "ssimbad: methods.ssimbad.pretrain.batch: 8 images do not divide into 3 equal shares for 3 devices; "
+        "choose a multiple of 3, or show the job fewer devices (CUDA_VISIBLE_DEVICES)"
+    ]
+
+
+def test_devices_are_those_named(monkeypatch):
+    monkeypatch.setenv("SSIMBAD_DEVICE", "cpu,cpu")
+    assert devices.visible() == [torch.device("cpu")] * 2
+    monkeypatch.setenv("SSIMBAD_DEVICE", "cpu,gpu9")
+    with pytest.raises(UserError, match="SSIMBAD_DEVICE"):
+        devices.visible()
+
+
+def test_work_is_dealt_in_order():
+    def work(worker, item):
+        time.sleep(0.01 * (item % 3))
+        return worker, item
+
+    done = list(devices.deal(work, range(20), ["a", "b", "c"]))
+    assert [item for _, item in done] == list(range(20))
+    assert {worker for worker, _ in done} == {"a", "b", "c"}
+    assert list(devices.deal(work, range(3), ["a"])) == [("a", 0), ("a", 1), ("a", 2)]
+
+    def broken(worker, item):
+        raise UserError(f"item {item}")
+
+    with pytest.raises(UserError, match="item 0"):
+        list(devices.deal(broken, range(5), ["a", "b"]))
