@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -76,6 +77,18 @@ def deal(work: Callable[[Worker, Item], Result], items: Iterable[Item], workers:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def home(network: torch.nn.Module) -> torch.device:
+    """The device where a network's weights are; the CPU for one without weights."""
+    return next((p.device for p in network.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Convolutions on a GPU in full float32 and by the same algorithm every time, for numbers that are compared."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
 
 
 def name(device: torch.device) -> str:
