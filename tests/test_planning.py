@@ -72,17 +72,19 @@ def test_counts_are_those_of_torchs_counter_on_real_tensors(tree):
 
 
 def test_work_grows_in_a_straight_line_with_the_steps_for_every_row_of_the_paper(tree):
-    p = small(tree)
+    p, seen = small(tree, multipliers=[1]), set()
     for name, method in p.methods.items():
         for stage in ("pretrain", "finetune"):
             train = getattr(method, stage)
-            if train is None or train.sampler is None:
+            if train is None or train.sampler is None or (method.kind, train.objective) in seen:
                 continue
+            seen.add((method.kind, train.objective))
             model = flops._model(p, method)
             one, two, three = (flops._once(p, method, train, model, n) for n in (1, 2, 3))
             for i in (0, 1):
                 assert three[i] - two[i] == two[i] - one[i], (name, stage)
-            assert row(p, name, stage).chain == (train.objective in ("trajectory", "inversion")), (name, stage)
+            assert (one[0] != two[0]) == (train.objective in ("trajectory", "inversion")), (name, stage)
+            assert one[1] != two[1]
 
 
 def test_an_opponent_is_counted(tree):
@@ -144,20 +146,15 @@ def test_feature_networks_are_as_large_as_said():
 
 def benchmark(p: Params, folder: Path, **changes) -> Path:
     rows = [
-        {
-            "kind": "train",
-            "mode": "bf16, channels-last",
-            "steps": None,
-            "checkpointing": None,
-            "images_per_second": 100.0,
-        },
-        {"kind": "train", "mode": "fp32", "steps": None, "checkpointing": None, "images_per_second": 7.0},
-        {"kind": "refine", "mode": "bf16, channels-last", "steps": 50, "checkpointing": True, "images_per_second": 2.0},
-        {"kind": "sample", "mode": "bf16, channels-last", "steps": 50, "checkpointing": None, "images_per_second": 8.0},
+        ("train", "bf16, channels-last", None, None, 100.0),
+        ("train", "fp32", None, None, 7.0),
+        ("refine", "bf16, channels-last", 50, True, 2.0),
+        ("sample", "bf16, channels-last", 50, None, 8.0),
     ]
+    keys = ("kind", "mode", "steps", "checkpointing", "images_per_second")
     made = {
         "device": "NVIDIA Test 1", "smoke": False, "network": p.network.model_dump(), "size": p.data.size,
-        "rows": [{"outcome": "ok", **r} for r in rows],
+        "rows": [{"outcome": "ok", **dict(zip(keys, r, strict=True))} for r in rows],
     }  # fmt: skip
     path = folder / "nvidia-test-1.json"
     path.write_text(json.dumps(made | changes))
@@ -170,13 +167,12 @@ def test_hours_come_from_the_measurement_of_the_same_kind(tmp_path, tree):
     speed = rates.find(p, "nvidia-test-1", None, tmp_path)
     assert speed == rates.find(p, "NVIDIA Test 1", None, tmp_path)
     reference = report._reference(p)
-    work = {("ssimbad", s): row(p, "ssimbad", s) for s in ("pretrain", "finetune")} | {
-        ("scft", "pretrain"): row(p, "scft")
-    }
+    rows = [("ssimbad", "pretrain"), ("ssimbad", "finetune"), ("scft", "pretrain")]
+    work = {(name, stage): row(p, name, stage) for name, stage in rows}
     found = {t.stage: report.hours(t, speed, reference) for t in report.tasks(p, work, reference)}
     # Straight from the rates, since network and steps are those that were measured.
     assert found["ssimbad pretrain: train"] == pytest.approx(9358784 / 100 / 3600)
-    assert found["ssimbad finetune: train"] == pytest.approx(311936 / 2 / 3600, rel=1e-3)
+    assert found["ssimbad finetune: train"] == pytest.approx(311936 / 2 / 3600, rel=5e-3)
     assert found["ssimbad finetune: colorize"] == pytest.approx(2 * 579 / 8 / 3600)
     assert found["ssimbad finetune: validate"] == pytest.approx(10 * 500 / 8 / 3600)
     assert found["ssimbad pretrain: colorize"] == pytest.approx(2 * 579 / 8 / 3600 * 99 / 50)
