@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from queue import SimpleQueue
-from typing import TypeVar
 
 import torch
 
 from ssimbad.errors import UserError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Worker = TypeVar("Worker")
 
 
 def visible() -> list[torch.device]:
@@ -45,38 +37,6 @@ def pick(number: int = 0) -> torch.device:
     """The device of process `number` on this machine; see `visible` for the errors."""
     found = visible()
     return found[number % len(found)]
-
-
-def deal(work: Callable[[Worker, Item], Result], items: Iterable[Item], workers: Sequence[Worker]) -> Iterator[Result]:
-    """`work(worker, item)` for every item, in the order of the items, each by a worker that is free.
-
-    One thread per worker: most of the time it waits for its device. Only a few results are held back at a time.
-    """
-    if len(workers) == 1:
-        yield from (work(workers[0], item) for item in items)
-        return
-    free: SimpleQueue[Worker] = SimpleQueue()
-    for worker in workers:
-        free.put(worker)
-
-    def turn(item: Item) -> Result:
-        worker = free.get()
-        try:
-            return work(worker, item)
-        finally:
-            free.put(worker)
-
-    pool = ThreadPoolExecutor(len(workers))
-    try:
-        waiting: deque[Future[Result]] = deque()
-        for item in items:
-            waiting.append(pool.submit(turn, item))
-            if len(waiting) > 2 * len(workers):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def home(network: torch.nn.Module) -> torch.device:

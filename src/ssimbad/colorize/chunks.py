@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssimbad import devices
+from ssimbad import dealing
 from ssimbad.pairing import resize
 from ssimbad.params import Sampler
 from ssimbad.seeding import derive
@@ -82,7 +82,7 @@ def pieces(
             images = colorize(place(sketch), place(references[rows]), fresh, sampler)
         return names, resize.to_bytes(images[: len(names)])
 
-    return devices.deal(colour_one, range(0, len(ids), chunk), artists)
+    return dealing.deal(colour_one, range(0, len(ids), chunk), artists)
 
 
 def colour(

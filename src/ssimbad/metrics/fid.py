@@ -12,7 +12,7 @@ import torch
 from pytorch_fid import fid_score, inception
 from torch import nn
 
-from ssimbad import devices
+from ssimbad import dealing, devices
 from ssimbad.errors import UserError
 from ssimbad.seeding import derive
 
@@ -66,7 +66,7 @@ def features(images: np.ndarray, *copies: nn.Module) -> np.ndarray:
         return network(batch.permute(0, 3, 1, 2).float() / 255)[0].flatten(1).cpu()
 
     with devices.exact():
-        return torch.cat(list(devices.deal(one, range(0, len(images), BATCH), copies))).double().numpy()
+        return torch.cat(list(dealing.deal(one, range(0, len(images), BATCH), copies))).double().numpy()
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:

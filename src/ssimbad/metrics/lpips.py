@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssimbad import devices
+from ssimbad import dealing, devices
 from ssimbad.errors import UserError
 from ssimbad.metrics.fid import read_state
 from ssimbad.pairing.resize import to_unit
@@ -58,4 +58,4 @@ def lpips(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.nda
         return network(*pair).item()
 
     with devices.exact():
-        return np.array(list(devices.deal(one, range(len(images)), copies)), dtype=np.float64)
+        return np.array(list(dealing.deal(one, range(len(images)), copies)), dtype=np.float64)
