@@ -80,7 +80,7 @@ def tasks(p: Params, work: dict[tuple[str, str], Work], reference: Work) -> Iter
         yield Task(f"{row}: colorize", "sample", seeds * settings, p.data.test, calls, w.colour, same)
         if p.report.nfe and train.sampler:
             asked = p.report.nfe
-            each = sum(nfe(s, most_steps(s, c)) for s in asked.samplers for c in asked.calls)
+            each = sum(nfe(s.name, most_steps(s.name, c)) for s in asked.samplers for c in asked.calls)
             yield Task(f"{row}: nfe", "sample", seeds, min(asked.images, p.data.test), each, each * w.call, same)
 
 
