@@ -197,6 +197,24 @@ def test_nothing_measured_is_unknown(tmp_path, tree, monkeypatch):
         rates.find(p, None, 0.0, tmp_path)
 
 
+def test_a_method_that_cannot_be_counted_is_named(house, monkeypatch):
+    monkeypatch.setattr(rates, "_present", lambda: None)
+
+    counted = flops.count
+
+    def some(p, method, train):
+        if method.label == "SSIMBaD" and train.objective == "denoising":
+            raise NotImplementedError("no data\nhere")
+        return counted(p, method, train)
+
+    monkeypatch.setattr(flops, "count", some)
+    done = CliRunner().invoke(app, ["plan"])
+    assert done.exit_code == 0, done.output
+    assert "Not counted, and missing above: ssimbad pretrain (NotImplementedError: no data)." in done.output
+    assert "ssimbad finetune: train" in done.output
+    assert "ssimbad pretrain: train" not in done.output
+
+
 def test_the_command_prints_three_tables_and_writes_nothing(house, monkeypatch):
     monkeypatch.setattr(rates, "_present", lambda: None)
     before = sorted(house.rglob("*"))

@@ -54,7 +54,9 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
         Line("models", weights, f"{len(work)} trainings × {seeds} seeds"),
         Line("outputs", images, f"{len(work) * seeds * settings} archives of {data.test} PNGs", most=True),
         Line("work: kept results", weights + images, "models and outputs once more, by fingerprint", most=True),
-        Line("work: states", max(states.values()), "of the largest training; gone when it ends", passing=True),
+        Line(
+            "work: states", max(states.values(), default=0), "of the largest training; gone when it ends", passing=True
+        ),
         Line(
             "work: states, all at once", seeds * sum(states.values()), "if all trainings run side by side", passing=True
         ),

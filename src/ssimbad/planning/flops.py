@@ -6,8 +6,11 @@ and attention; elementwise operations are left out.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -111,13 +114,19 @@ def _once(p: Params, method: Method, train: Train, model: nn.Module, steps: int)
     law = tps.Law(p.references.low, p.references.high, p.references.shift, p.references.decimals)
     image, sketch = torch.empty(1, 3, size, size, device=_META), torch.empty(1, 1, size, size, device=_META)
     batch = Batch(image, sketch, image, tps.Warp.random(np.random.default_rng(0), 1, law))
+    # Tensors without data know no autocast; it changes no count.
+    with mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()):
+        return _run(module, model, Plan(train.objective, options, sampler), batch)
+
+
+def _run(module: ModuleType, model: nn.Module, plan: Plan, batch: Batch) -> tuple[int, int]:
     with _Counter() as training:
-        for player in contract.players(module, model, Plan(train.objective, options, sampler), None):
+        for player in contract.players(module, model, plan, None):
             network = player.network.to(_META)
             losses = player.step(batch, _Draws())
             torch.autograd.grad(losses.loss, list(network.parameters()), materialize_grads=True)
     with _Counter() as colouring, torch.no_grad():
-        module.colorize(model, sketch, image, lambda: torch.empty_like(image), sampler)
+        module.colorize(model, batch.sketch, batch.target, lambda: torch.empty_like(batch.target), plan.sampler)
     return training.total, colouring.total
 
 

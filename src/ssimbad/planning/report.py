@@ -43,17 +43,31 @@ def show(p: Params, device: str | None, images_per_second: float | None) -> None
         ParameterError: see `rates.find`.
     """
     speed = rates.find(p, device, images_per_second)
-    print("counting operations …", file=sys.stderr, flush=True)
-    work = {
-        (w["method"], w["stage"]): flops.count(p, p.methods[w["method"]], getattr(p.methods[w["method"]], w["stage"]))
-        for w in table.trained(p)
-        if w["seed"] == p.seeds[0]
-    }
+    print("counting operations: a minute or two at paper scale", file=sys.stderr, flush=True)
+    work, lacking = _counted(p)
     reference = _reference(p)
     print(f"Plan of params.yaml (preset {p.preset}); estimates, nothing has been run.\n")
     print(_disk(disk.lines(p, work)))
     print(_work(list(tasks(p, work, reference)), speed, reference))
+    if lacking:
+        print(f"Not counted, and missing above: {', '.join(lacking)}.\n")
     print(_downloads(p))
+
+
+def _counted(p: Params) -> tuple[dict[tuple[str, str], Work], list[str]]:
+    """{(method, stage): its work}, and those whose networks cannot run without data."""
+    work, lacking = {}, []
+    for w in table.trained(p):
+        name, stage = w["method"], w["stage"]
+        if w["seed"] != p.seeds[0]:
+            continue
+        try:
+            work[name, stage] = flops.count(p, p.methods[name], getattr(p.methods[name], stage))
+        except Exception as error:  # whatever a new method may do to tensors without data
+            lacking.append(
+                f"{name} {stage} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            )
+    return work, lacking
 
 
 def _reference(p: Params) -> Work:
@@ -81,7 +95,7 @@ def tasks(p: Params, work: dict[tuple[str, str], Work], reference: Work) -> Iter
         if p.report.nfe and train.sampler:
             asked = p.report.nfe
             each = sum(nfe(s.name, most_steps(s.name, c)) for s in asked.samplers for c in asked.calls)
-            yield Task(f"{row}: nfe", "sample", seeds, min(asked.images, p.data.test), each, each * w.call, same)
+            yield Task(f"{row}: nfe-figure", "sample", seeds, min(asked.images, p.data.test), each, each * w.call, same)
 
 
 def hours(task: Task, speed: Rates, reference: Work) -> float | None:
