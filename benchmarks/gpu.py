@@ -158,14 +158,14 @@ def rows(bench: Bench) -> Iterator[Row]:
     how = bench.how
     coloured = Sampler(name="euler", steps=how.sample_steps)
     for mode, batch in itertools.product(MODES, how.train_batches):
-        plan = Plan("denoising", edm.Denoising(), coloured)
+        plan = Plan("denoising", edm.OBJECTIVES["denoising"](), coloured)
         yield measured(
             bench,
             Row("train", mode.name, batch),
             lambda mode=mode, batch=batch, plan=plan: bench.step(mode, batch, plan),
         )
     for batch, steps, saved in itertools.product(how.refine_batches, how.refine_steps, (False, True)):
-        plan = Plan("trajectory", edm.Trajectory(save_memory=saved), Sampler(name="euler", steps=steps))
+        plan = Plan("trajectory", edm.OBJECTIVES["trajectory"](save_memory=saved), Sampler(name="euler", steps=steps))
         yield measured(
             bench,
             Row("refine", BEST_EAGER.name, batch, steps, saved),

@@ -10,10 +10,13 @@ import torch
 from PIL import Image
 
 from ssimbad import artifacts
+from ssimbad import params as parameters
 from ssimbad.colorize import chunks, load, user
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.methods import edm
+from ssimbad.pairing import resize
 from ssimbad.params import Sampler
+from ssimbad.pipeline import runner
 from ssimbad.training import checkpoints
 
 from .test_methods import build, setup
@@ -48,6 +51,66 @@ def test_an_image_is_bit_equal_among_1_7_and_64(precision):
 def test_an_image_is_bit_equal_whatever_the_threads():
     ids = [f"face-{i}" for i in range(20)]
     assert np.array_equal(coloured(ids, threads=1), coloured(ids, threads=2))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_image_is_bit_equal_whatever_the_number_of_devices(precision):
+    ids = [f"face-{i}" for i in range(20)]
+    alone = coloured(ids, precision=precision, chunk=4)
+    generator = torch.Generator().manual_seed(0)
+    sketches = torch.rand(64, 1, 16, 16, generator=generator) * 2 - 1
+    references = torch.rand(64, 3, 16, 16, generator=generator) * 2 - 1
+    used = set()
+
+    def artist(number):
+        verb = partial(edm.colorize, build())
+
+        def colorize(*given):
+            used.add(number)
+            return verb(*given)
+
+        return colorize, CPU
+
+    found = list(
+        chunks.pieces(
+            [artist(number) for number in range(3)], sketches, references, ids, Sampler(name="heun", steps=3),
+            chunk=4, seed=0, precision=precision, channels_last=True,
+        )
+    )  # fmt: skip
+    assert [list(names) for names, _ in found] == [ids[i : i + 4] for i in range(0, 20, 4)]
+    assert np.array_equal(np.concatenate([images for _, images in found]), alone)
+    assert used == {0, 1, 2}
+
+
+def test_the_stage_writes_the_same_archive_on_one_device_and_on_two(house, weights, monkeypatch):
+    row = "ssimbad/pretrain/seed-0"
+    (house / f"models/{row}").parent.mkdir(parents=True)
+    for ending in (".safetensors", ".json"):
+        weights.with_suffix(ending).rename((house / f"models/{row}").with_suffix(ending))
+    generator = np.random.default_rng(0)
+    artifacts.write_text(house / "data/faces/manifest.csv", "id,split\n" + "".join(f"f{i},test\n" for i in range(6)))
+    artifacts.write_array(house / "data/sketches/test.npy", generator.integers(0, 256, (6, 32, 32), np.uint8))
+    artifacts.write_array(house / "data/references/same.npy", generator.integers(0, 256, (6, 32, 32, 3), np.uint8))
+    params = parameters.load()
+    wanted = {"method": "ssimbad", "stage": "pretrain", "seed": "0", "setting": "same"}
+    instance = runner.find(params, "colorize", wanted)
+    made = []
+    for places in ("cpu", "cpu,cpu"):
+        monkeypatch.setenv("SSIMBAD_DEVICE", places)
+        runner.run(params, instance, force=True)
+        made.append((house / f"outputs/{row}/same.zip").read_bytes())
+    assert made[0] == made[1]
+    assert len(artifacts.read_png_zip(house / f"outputs/{row}/same.zip")) == 6
+    cost = artifacts.read_json(next((house / "work/cost").glob("*.json")))
+    assert cost["devices"] == 2
+
+
+def test_stored_images_are_read_by_the_chunk():
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    stored = chunks.Stored(images, 16)
+    whole = resize.to_unit(resize.area(images, 16))
+    assert torch.equal(stored[[4, 0, 5, 5]], whole[[4, 0, 5, 5]])
+    assert chunks.Stored(images[..., 0], 16)[[1]].shape == (1, 1, 16, 16)
 
 
 def test_noise_belongs_to_the_id():

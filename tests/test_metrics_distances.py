@@ -105,6 +105,15 @@ def test_lpips_feeds_minus_one_to_one(random_alexnet):
     assert lpips.lpips(black, black, network).tolist() == [0.0]
 
 
+def test_lpips_is_bit_equal_on_any_number_of_devices(random_alexnet):
+    """Random weights: only the dealing is looked at."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    copies = [lpips.load_network(random_alexnet) for _ in range(3)]
+    alone = lpips.lpips(images, images[::-1], copies[0])
+    assert np.array_equal(lpips.lpips(images, images[::-1], *copies), alone)
+    assert (alone[:2] > 0).all()
+
+
 @pytest.mark.parametrize("loader", [fid.load_network, lpips.load_network])
 @pytest.mark.parametrize("content", [b"", b"not weights", None])
 def test_a_wrong_weights_file_is_one_readable_line(tmp_path, loader, content):
@@ -152,6 +161,7 @@ def test_features_are_pool3_and_do_not_depend_on_the_batch(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
     values = fid.features(images, Pool())
     np.testing.assert_allclose(values, images.mean(axis=(1, 2)) / 255, rtol=1e-5)
+    assert np.array_equal(fid.features(images, Pool(), Pool()), values)
     monkeypatch.setattr(fid, "BATCH", 2)
     np.testing.assert_allclose(fid.features(images, Pool()), values)
 

@@ -45,6 +45,13 @@ def test_cost_table_in_three_forms(tmp_path):
     assert r"\begin{tabular}{llllrrrrrr}" in (out / "cost.tex").read_text()
 
 
+def test_device_hours_count_every_device(tmp_path):
+    cost.write(measured(tmp_path, TRAIN | {"device": "H100", "devices": 4}), tmp_path / "tables")
+    with (tmp_path / "tables/cost.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (line["device"], line["device_hours"]) == ("4 × H100", "2.0")
+
+
 def test_nothing_measured_writes_nothing(tmp_path):
     assert cost.write(tmp_path / "none", tmp_path / "tables") is None
     assert not (tmp_path / "tables").exists()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssimbad import artifacts, devices, team
+from ssimbad import artifacts, dealing, devices, team
 from ssimbad.errors import UserError
 from ssimbad.training import checkpoints
 
@@ -243,13 +243,13 @@ def test_work_is_dealt_in_order():
         time.sleep(0.01 * (item % 3))
         return worker, item
 
-    done = list(devices.deal(work, range(20), ["a", "b", "c"]))
+    done = list(dealing.deal(work, range(20), ["a", "b", "c"]))
     assert [item for _, item in done] == list(range(20))
     assert {worker for worker, _ in done} == {"a", "b", "c"}
-    assert list(devices.deal(work, range(3), ["a"])) == [("a", 0), ("a", 1), ("a", 2)]
+    assert list(dealing.deal(work, range(3), ["a"])) == [("a", 0), ("a", 1), ("a", 2)]
 
     def broken(worker, item):
         raise UserError(f"item {item}")
 
     with pytest.raises(UserError, match="item 0"):
-        list(devices.deal(broken, range(5), ["a", "b"]))
+        list(dealing.deal(broken, range(5), ["a", "b"]))

@@ -49,6 +49,20 @@ def status() -> None:
 
 
 @app.command()
+def plan(
+    device: Annotated[str | None, typer.Option(help="a file in reports/benchmarks; default: the card here")] = None,
+    images_per_second: Annotated[
+        float | None, typer.Option(help="training images per second of the shared network on one device")
+    ] = None,
+) -> None:
+    """Estimate disk, GPU hours and downloads of the active parameters before anything runs."""
+    from ssimbad import params
+    from ssimbad.planning import report
+
+    report.show(params.load(), device, images_per_second)
+
+
+@app.command()
 def preset(name: Annotated[str, typer.Argument(help="a file in presets/, such as demo or paper")]) -> None:
     """Make presets/NAME.yaml the active params.yaml and bring dvc.yaml in line."""
     from ssimbad import artifacts, params

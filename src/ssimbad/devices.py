@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from ssimbad.errors import UserError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Worker = TypeVar("Worker")
 
 
 def visible() -> list[torch.device]:
@@ -46,36 +39,16 @@ def pick(number: int = 0) -> torch.device:
     return found[number % len(found)]
 
 
-def deal(work: Callable[[Worker, Item], Result], items: Iterable[Item], workers: Sequence[Worker]) -> Iterator[Result]:
-    """`work(worker, item)` for every item, in the order of the items, each by a worker that is free.
+def home(network: torch.nn.Module) -> torch.device:
+    """The device where a network's weights are; the CPU for one without weights."""
+    return next((p.device for p in network.parameters()), torch.device("cpu"))
 
-    One thread per worker: most of the time it waits for its device. Only a few results are held back at a time.
-    """
-    if len(workers) == 1:
-        yield from (work(workers[0], item) for item in items)
-        return
-    free: SimpleQueue[Worker] = SimpleQueue()
-    for worker in workers:
-        free.put(worker)
 
-    def turn(item: Item) -> Result:
-        worker = free.get()
-        try:
-            return work(worker, item)
-        finally:
-            free.put(worker)
-
-    pool = ThreadPoolExecutor(len(workers))
-    try:
-        waiting: deque[Future[Result]] = deque()
-        for item in items:
-            waiting.append(pool.submit(turn, item))
-            if len(waiting) > 2 * len(workers):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+@contextmanager
+def exact() -> Iterator[None]:
+    """Convolutions on a GPU in full float32 and by the same algorithm every time, for numbers that are compared."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
 
 
 def name(device: torch.device) -> str:

@@ -7,7 +7,7 @@ import sys
 from ssimbad import params as parameters
 from ssimbad.errors import UserError
 from ssimbad.pipeline import lock, records, runner, table
-from ssimbad.tracking import spool
+from ssimbad.tracking import spool, system
 
 try:
     P = parameters.load()
@@ -20,6 +20,8 @@ except UserError as error:
     print(f"ssimbad: {error}", file=sys.stderr)
     sys.exit(error.code)
 
+# One unit is all cards of this machine: a stage uses every card that it sees. On SLURM the profile asks for cards.
+GPU = 1 if system.cards() else 0
 EMBEDDED = P.data.source == "embedded"
 METHODS = list(P.methods)
 INSTANCES = {

@@ -25,7 +25,7 @@ rule pretrain:
     resources:
         mem_mb=16000,
         runtime=1440,
-        gpu=1,
+        gpu=GPU,
     message:
         "pretrain: {wildcards.method}, seed {wildcards.seed}"
     shell:
@@ -58,7 +58,7 @@ rule finetune:
     resources:
         mem_mb=16000,
         runtime=1440,
-        gpu=1,
+        gpu=GPU,
     message:
         "finetune: {wildcards.method}, seed {wildcards.seed}"
     shell:

@@ -19,7 +19,7 @@ rule colorize:
     resources:
         mem_mb=8000,
         runtime=240,
-        gpu=1,
+        gpu=GPU,
     message:
         "colorize: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, {wildcards.setting} reference"
     shell:
@@ -50,6 +50,7 @@ rule evaluate:
     resources:
         mem_mb=8000,
         runtime=60,
+        gpu=GPU,
     message:
         "evaluate: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, {wildcards.setting}"
     shell:
@@ -108,7 +109,7 @@ rule nfe:
     resources:
         mem_mb=8000,
         runtime=720,
-        gpu=1,
+        gpu=GPU,
     message:
         "nfe: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, by several samplers and steps"
     shell:

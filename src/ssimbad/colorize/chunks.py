@@ -1,18 +1,19 @@
 """Colouring many sketches so that each image is the same whatever its company.
 
 The network always sees chunks of one fixed size, the last one padded, and each image's noise comes from a generator
-seeded by its id: an image is bit-equal on a CPU whatever the number of images or jobs.
+seeded by its id: an image is bit-equal on a CPU whatever the number of images, jobs or devices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ssimbad import dealing
 from ssimbad.pairing import resize
 from ssimbad.params import Sampler
 from ssimbad.seeding import derive
@@ -29,7 +30,61 @@ def noise(seed: int, ids: Sequence[str], size: int, place: Callable[[Tensor], Te
     return lambda: place(torch.stack([torch.randn(3, size, size, generator=stream) for stream in streams]))
 
 
-@torch.inference_mode()
+class Stored:
+    """Stored images at training size, read, shrunk and converted a chunk at a time: memory does not grow with N.
+
+    Args:
+        images: (N, H, H[, C]) uint8, memory-mapped; H is a multiple of `size`.
+    """
+
+    def __init__(self, images: np.ndarray, size: int) -> None:
+        self._images, self._size = images, size
+
+    def __getitem__(self, rows: list[int]) -> Tensor:
+        """(len(rows), 1 or 3, size, size) float32 in [-1, 1]."""
+        return resize.to_unit(resize.area(self._images[rows], self._size))
+
+
+def pieces(
+    artists: Sequence[tuple[Colorize, torch.device]],
+    sketches: Tensor | Stored,
+    references: Tensor | Stored,
+    ids: Sequence[str],
+    sampler: Sampler | None,
+    *,
+    chunk: int,
+    seed: int,
+    precision: str,
+    channels_last: bool,
+) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+    """The chunks in order, each as ids and (n, S, S, 3) uint8, coloured by whichever artist is free.
+
+    Args:
+        artists: a method's verb, bound to its model, and the device where the model is; one per device.
+        sketches, references: N rows each, (1, S, S) and (3, S, S) float32 in [-1, 1].
+        chunk: images that the network sees together.
+    """
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+
+    # Here and not around the loop, since both contexts belong to a thread.
+    @torch.inference_mode()
+    def colour_one(artist: tuple[Colorize, torch.device], start: int) -> tuple[Sequence[str], np.ndarray]:
+        colorize, device = artist
+
+        def place(images: Tensor) -> Tensor:
+            return images.to(device).contiguous(memory_format=memory)
+
+        names = ids[start : start + chunk]
+        rows = [start + min(i, len(names) - 1) for i in range(chunk)]
+        sketch = sketches[rows]
+        fresh = noise(seed, [ids[row] for row in rows], sketch.shape[-1], place)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            images = colorize(place(sketch), place(references[rows]), fresh, sampler)
+        return names, resize.to_bytes(images[: len(names)])
+
+    return dealing.deal(colour_one, range(0, len(ids), chunk), artists)
+
+
 def colour(
     colorize: Colorize,
     sketches: Tensor,
@@ -37,33 +92,9 @@ def colour(
     ids: Sequence[str],
     sampler: Sampler | None,
     *,
-    chunk: int,
-    seed: int,
     device: torch.device,
-    precision: str,
-    channels_last: bool,
-    progress: Any = None,
+    **how: Any,
 ) -> np.ndarray:
-    """(N, S, S, 3) uint8 from sketches (N, 1, S, S) and references (N, 3, S, S), float32 in [-1, 1], one id each.
-
-    Args:
-        colorize: a method's verb, bound to its model.
-        chunk: images the network sees together.
-        progress: called with the number of images finished after each chunk.
-    """
-    memory = torch.channels_last if channels_last else torch.contiguous_format
-
-    def place(images: Tensor) -> Tensor:
-        return images.to(device).contiguous(memory_format=memory)
-
-    done = []
-    for start in range(0, len(ids), chunk):
-        names = ids[start : start + chunk]
-        rows = [start + min(i, len(names) - 1) for i in range(chunk)]
-        fresh = noise(seed, [ids[row] for row in rows], sketches.shape[-1], place)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            images = colorize(place(sketches[rows]), place(references[rows]), fresh, sampler)
-        done.append(resize.to_bytes(images[: len(names)]))
-        if progress:
-            progress(len(names))
-    return np.concatenate(done)
+    """(N, S, S, 3) uint8: all pieces together, on one device; see `pieces`."""
+    found = pieces([(colorize, device)], sketches, references, ids, sampler, **how)
+    return np.concatenate([images for _, images in found])

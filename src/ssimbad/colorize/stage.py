@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ssimbad import artifacts, devices
@@ -13,7 +15,6 @@ from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
 from ssimbad.job import Job
 from ssimbad.methods import registry
-from ssimbad.pairing import resize
 from ssimbad.params import View
 from ssimbad.samplers import nfe
 
@@ -21,24 +22,26 @@ Paths = dict[str, Path]
 
 
 def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
-    """Colour the test set in one reference setting."""
+    """Colour the test set in one reference setting, in chunks of test ids dealt to the devices of the job."""
     torch.set_num_threads(job.threads)
-    device = devices.pick()
-    model, made = load.trained(inputs["weights"], device, params.training.channels_last)
+    places = devices.visible()
+    loaded = [load.trained(inputs["weights"], device, params.training.channels_last) for device in places]
+    made = loaded[0][1]
+    verb = registry.module(made["setup"]["kind"]).colorize
+    artists = [(partial(verb, model), device) for (model, _), device in zip(loaded, places, strict=True)]
     sampler = params.methods[job.method][job.of].sampler
     ids = manifest.ids(inputs["manifest"], "test")
-    sketches, references = (_test_set(inputs[name], params.data.size, ids) for name in ("sketches", "references"))
-    colorize = partial(registry.module(made["setup"]["kind"]).colorize, model)
+    sketches, references = (
+        chunks.Stored(manifest.images(inputs[name], ids), params.data.size) for name in ("sketches", "references")
+    )
     started = time.perf_counter()
     with job.progress(len(ids), "images") as bar:
-        images = chunks.colour(
-            colorize, sketches, references, ids, sampler,
-            chunk=params.colorize.chunk, seed=params.colorize.seed, device=device,
-            precision=params.training.precision, channels_last=params.training.channels_last, progress=bar.update,
+        pieces = chunks.pieces(
+            artists, sketches, references, ids, sampler, chunk=params.colorize.chunk, seed=params.colorize.seed,
+            precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
+        artifacts.write_zip(outputs["images"], _pngs(pieces, bar.update))
     seconds = time.perf_counter() - started
-    members = ((f"{name}.png", artifacts.png_bytes(image)) for name, image in zip(ids, images, strict=True))
-    artifacts.write_zip(outputs["images"], members)
     job.note_cost(
         phase="colorize",
         images=len(ids),
@@ -46,11 +49,16 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         seconds_per_image=seconds / len(ids),
         nfe=nfe(sampler.name, sampler.steps) if sampler else 1,
         parameters=made["parameters"],
-        device=devices.name(device),
+        device=devices.name(places[0]),
+        devices=len(places),
     )
     how = f"by {sampler.name} in {sampler.steps} steps" if sampler else "in one pass"
     job.say(f"{job.name}: {len(ids)} images {how} -> {outputs['images']}")
 
 
-def _test_set(path: Path, size: int, ids: list[str]) -> torch.Tensor:
-    return resize.to_unit(resize.area(manifest.images(path, ids), size))
+def _pngs(
+    pieces: Iterable[tuple[Sequence[str], np.ndarray]], progress: Callable[[int], object]
+) -> Iterator[tuple[str, bytes]]:
+    for names, images in pieces:
+        yield from ((f"{name}.png", artifacts.png_bytes(image)) for name, image in zip(names, images, strict=True))
+        progress(len(names))

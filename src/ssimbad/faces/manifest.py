@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,19 @@ def rows(manifest: Path, split: str) -> list[dict[str, str]]:
     Raises:
         UserError: the file is missing or is no manifest.
     """
+    return list(_read(manifest, split))
+
+
+def _read(manifest: Path, split: str) -> Iterator[dict[str, str]]:
+    # Row by row: a test set of hundreds must not cost the memory of a training set of millions.
     try:
         with manifest.open(newline="", encoding="utf-8") as file:
-            found = list(csv.DictReader(file))
+            lines = csv.DictReader(file)
+            if not {"id", "split"} <= set(lines.fieldnames or ()):
+                raise UserError(f"{manifest}: not a manifest of faces; delete it and run stage faces again")
+            yield from (row for row in lines if row["split"] == split)
     except FileNotFoundError:
         raise UserError(f"{manifest}: not there; run stage faces") from None
-    if found and not {"id", "split"} <= found[0].keys():
-        raise UserError(f"{manifest}: not a manifest of faces; delete it and run stage faces again")
-    return [row for row in found if row["split"] == split]
 
 
 def ids(manifest: Path, split: str) -> list[str]:
@@ -33,7 +39,7 @@ def ids(manifest: Path, split: str) -> list[str]:
     Raises:
         UserError: as `rows`, or the split is empty.
     """
-    found = [row["id"] for row in rows(manifest, split)]
+    found = [row["id"] for row in _read(manifest, split)]
     if not found:
         raise UserError(f"{manifest}: lists no {split} face; set data.{split} and run stage faces again")
     return found

@@ -3,8 +3,7 @@
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ssimbad import artifacts
+from ssimbad.dealing import deal
 from ssimbad.errors import UserError
 from ssimbad.faces.reading import Unreadable, normalise, normalise_grey
 from ssimbad.faces.sources import Picture, Source, open_source
@@ -157,18 +157,13 @@ def _store(
         array.flush()
 
 
-def _parallel(function: Callable, items: Iterable, job: Job, unit: str) -> list:
+def _parallel(function: Callable, items: Sequence, job: Job, unit: str) -> list:
     """Results in the order of the items. Threads suffice: Pillow works without the interpreter lock."""
-    items = list(items)
     results = []
-    pool = ThreadPoolExecutor(max(1, job.threads))
-    try:
-        with job.progress(len(items), unit) as bar:
-            for result in pool.map(function, items):
-                results.append(result)
-                bar.update(1)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with job.progress(len(items), unit) as bar:
+        for result in deal(lambda _, item: function(item), items, range(max(1, job.threads))):
+            results.append(result)
+            bar.update(1)
     return results
 
 

@@ -12,6 +12,7 @@ import torch
 from pytorch_fid import fid_score, inception
 from torch import nn
 
+from ssimbad import dealing, devices
 from ssimbad.errors import UserError
 from ssimbad.seeding import derive
 
@@ -52,14 +53,20 @@ def _with_weights(state: dict[str, torch.Tensor], path: Path) -> nn.Module:
             raise UserError(f"{path}: not pytorch-fid's Inception; check weights.inception in params.yaml") from None
 
 
-@torch.inference_mode()
-def features(images: np.ndarray, network: nn.Module) -> np.ndarray:
-    """(N, H, W, 3) uint8 → (N, 2048) float64: pool3 features; the network resizes the images to 299²."""
-    rows = [
-        network(torch.tensor(images[i : i + BATCH]).permute(0, 3, 1, 2).float() / 255)[0].flatten(1)
-        for i in range(0, len(images), BATCH)
-    ]
-    return torch.cat(rows).double().numpy()
+def features(images: np.ndarray, *copies: nn.Module) -> np.ndarray:
+    """(N, H, W, 3) uint8 → (N, 2048) float64: pool3 features; the network resizes the images to 299².
+
+    Args:
+        copies: the network, once per device; batches are dealt to them and are the same for any number.
+    """
+
+    @torch.inference_mode()
+    def one(network: nn.Module, start: int) -> torch.Tensor:
+        batch = torch.tensor(images[start : start + BATCH]).to(devices.home(network))
+        return network(batch.permute(0, 3, 1, 2).float() / 255)[0].flatten(1).cpu()
+
+    with devices.exact():
+        return torch.cat(list(dealing.deal(one, range(0, len(images), BATCH), copies))).double().numpy()
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:

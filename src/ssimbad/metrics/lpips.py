@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ssimbad import dealing, devices
 from ssimbad.errors import UserError
 from ssimbad.metrics.fid import read_state
 from ssimbad.pairing.resize import to_unit
@@ -35,13 +36,12 @@ def load_network(path: Path) -> nn.Module:
     return network.eval()
 
 
-@torch.inference_mode()
-def lpips(images: np.ndarray, targets: np.ndarray, network: nn.Module) -> np.ndarray:
+def lpips(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.ndarray:
     """LPIPS per image.
 
     Args:
         images, targets: (N, H, W, 3) uint8, paired by position; the network is fed [-1, 1], as it expects.
-        network: from `load_network`.
+        copies: the network from `load_network`, once per device; the images are dealt to them one by one.
 
     Returns:
         (N,) float64, 0 for identical images.
@@ -51,7 +51,11 @@ def lpips(images: np.ndarray, targets: np.ndarray, network: nn.Module) -> np.nda
     """
     if images.shape != targets.shape:
         raise ValueError(f"images {images.shape} and targets {targets.shape} differ in shape")
-    return np.array(
-        [network(to_unit(a[None]), to_unit(b[None])).item() for a, b in zip(images, targets, strict=True)],
-        dtype=np.float64,
-    )
+
+    @torch.inference_mode()
+    def one(network: nn.Module, row: int) -> float:
+        pair = (to_unit(x[row : row + 1]).to(devices.home(network)) for x in (images, targets))
+        return network(*pair).item()
+
+    with devices.exact():
+        return np.array(list(dealing.deal(one, range(len(images)), copies)), dtype=np.float64)

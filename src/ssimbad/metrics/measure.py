@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,18 +27,18 @@ Metric = dict[str, Any]
 
 @dataclass(frozen=True)
 class Networks:
-    """Feature networks with their true weights; where one is None, `reason` says why.
+    """Feature networks with their true weights, one copy per device; where there is none, `reason` says why.
 
     A number from any other weights is never called FID, KID or LPIPS.
     """
 
-    inception: nn.Module | None = None
-    alexnet: nn.Module | None = None
+    inception: tuple[nn.Module, ...] = ()
+    alexnet: tuple[nn.Module, ...] = ()
     reason: str = SWITCHED_OFF
 
 
 def load_networks(inputs: Mapping[str, Path]) -> Networks:
-    """The networks whose weights files a stage was given as `inception` and `alexnet`.
+    """The networks whose weights files a stage was given as `inception` and `alexnet`, on all devices of the job.
 
     Raises:
         UserError: a file holds something else.
@@ -47,21 +47,22 @@ def load_networks(inputs: Mapping[str, Path]) -> Networks:
     absent = [path.name for path in given if not path.is_file()]
     if not given or absent:
         return Networks(reason=f"weights file not there: {', '.join(absent)}" if absent else SWITCHED_OFF)
+    from ssimbad import devices
     from ssimbad.metrics import fid, lpips
 
-    return Networks(
-        fid.load_network(inputs["inception"]) if "inception" in inputs else None,
-        lpips.load_network(inputs["alexnet"]) if "alexnet" in inputs else None,
-    )
+    def copies(name: str, load: Callable[[Path], nn.Module]) -> tuple[nn.Module, ...]:
+        return tuple(load(inputs[name]).to(device) for device in devices.visible()) if name in inputs else ()
+
+    return Networks(copies("inception", fid.load_network), copies("alexnet", lpips.load_network))
 
 
 def per_image(images: np.ndarray, targets: np.ndarray, networks: Networks) -> dict[str, np.ndarray]:
     """{metric: (N,) float64} of (N, H, W, 3) uint8 images and targets, paired by position."""
     values = {"psnr": psnr(images, targets), "ms_ssim": ms_ssim(images, targets)}
-    if networks.alexnet is not None:
+    if networks.alexnet:
         from ssimbad.metrics import lpips
 
-        values["lpips"] = lpips.lpips(images, targets, networks.alexnet)
+        values["lpips"] = lpips.lpips(images, targets, *networks.alexnet)
     return {name: value.round(DIGITS) for name, value in values.items()}
 
 
@@ -76,7 +77,7 @@ def summarise(values: dict[str, np.ndarray], size: int, networks: Networks, eval
     """
     metrics = {name: _with_interval(value, evaluation) for name, value in values.items()}
     metrics["ms_ssim"]["scales"] = scales(size)
-    if networks.alexnet is None:
+    if not networks.alexnet:
         metrics["lpips"] = missing(len(values["psnr"]), networks.reason)
     return metrics
 
@@ -84,11 +85,11 @@ def summarise(values: dict[str, np.ndarray], size: int, networks: Networks, eval
 def distribution(images: np.ndarray, targets: np.ndarray, networks: Networks, seed: int) -> dict[str, Metric]:
     """FID and KID of two sets of (N, H, W, 3) uint8 images; no intervals: resampling biases both."""
     n = len(images)
-    if networks.inception is None:
+    if not networks.inception:
         return {name: missing(n, networks.reason) for name in ("fid", "kid")}
     from ssimbad.metrics import fid
 
-    a, b = (fid.features(x, networks.inception) for x in (images, targets))
+    a, b = (fid.features(x, *networks.inception) for x in (images, targets))
     try:
         distance = _metric(fid.frechet_distance(a, b), n)
     except ValueError as error:  # pytorch-fid gives up on some rank-deficient covariances of few images

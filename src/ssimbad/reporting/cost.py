@@ -25,7 +25,8 @@ def write(
     """Make cost.csv, cost.md and cost.tex in `tables` from every `costs`/*.json.
 
     A file is one measurement with the keys `MEASURED` (phase train or colorize; seconds are wall time; nfe
-    counts network calls per image); a missing key is an empty field and prints as a dash.
+    counts network calls per image) and `devices`, how many shared the work (1 if absent); another missing key is an
+    empty field and prints as a dash.
 
     Args:
         labels: printed name per method id.
@@ -49,8 +50,10 @@ def write(
 
 def _line(measured: dict[str, Any]) -> dict[str, Any]:
     line = {key: measured.get(key) for key in MEASURED}
-    seconds = line["seconds"]
-    return line | {"device_hours": None if seconds is None else round(seconds / 3600, 4)}
+    seconds, devices = line["seconds"], measured.get("devices", 1)
+    if devices > 1:
+        line["device"] = f"{devices} × {line['device']}"
+    return line | {"device_hours": None if seconds is None else round(devices * seconds / 3600, 4)}
 
 
 def _order(line: dict[str, Any]) -> tuple[str, int, int, str]:

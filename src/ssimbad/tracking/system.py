@@ -42,6 +42,17 @@ def _machine(process: psutil.Process) -> dict[str, float]:
     }
 
 
+def cards() -> int:
+    """NVIDIA cards of this machine, as the driver counts them; 0 without a driver."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetCount()
+    except Exception:  # no driver, no permission: no cards
+        return 0
+
+
 def _gpus() -> dict[str, float]:
     try:
         import pynvml

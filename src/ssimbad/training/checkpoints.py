@@ -78,6 +78,12 @@ def latest_state(folder: Path, key: str) -> tuple[dict[str, dict[str, Tensor]], 
     return None
 
 
+def clear(folder: Path) -> None:
+    """Remove the states of a training that has ended."""
+    for path in _states(folder):
+        path.unlink()
+
+
 def _states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*.safetensors"))
 
@@ -89,14 +95,12 @@ def moments(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_moments(optimiser: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
-    """Fill the optimiser with what `moments` gave, each tensor in the memory format of its parameter."""
+    """Undo `moments`. The fused optimiser reads memory in order, so each tensor is laid out as its parameter is."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in saved.items():
         number, _, rest = name.partition(".")
-        parameter = parameters[int(number)]
-        if tensor.shape == parameter.shape:
-            # The fused AdamW walks both through memory side by side, whatever their formats say.
-            tensor = torch.empty_like(parameter, device=tensor.device).copy_(tensor)
-        state.setdefault(int(number), {})[rest] = tensor
+        like = parameters[int(number)]
+        placed = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+        state.setdefault(int(number), {})[rest] = placed
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -160,4 +160,5 @@ def _note_cost(job: Job, seconds: float, images: int, parameters: int, device: s
             images_per_second=images / seconds,
             parameters=parameters,
             device=device,
+            devices=job.team.world,
         )

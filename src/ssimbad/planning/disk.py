@@ -1,0 +1,93 @@
+"""Bytes that a run will leave on disk, by arithmetic on the parameters; what cannot be known beforehand says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssimbad.params import Params
+from ssimbad.pipeline import table
+from ssimbad.planning.flops import Work
+
+FLOAT = 4  # bytes; weights, averages and moments are float32
+STATES = 3  # two are kept, and a third is written before the oldest goes
+_PNG_ROW = 1.001  # a PNG of noise is no smaller than its bytes; deflate adds less than this
+
+# float32 numbers in the files that the presets pin, by their sha256: pytorch-fid's Inception, AlexNet, VGG-19.
+_PINNED = {
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2": 23_885_392,
+    "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02": 61_100_840,
+    "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44": 143_667_240,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """`bytes` None: not known beforehand; `most`: an upper bound, as for PNGs that nobody has drawn yet."""
+
+    what: str
+    bytes: int | None
+    note: str = ""
+    most: bool = False
+    passing: bool = False
+    """Only while its stage runs; not in the total."""
+
+
+def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
+    """Outputs, kept results and states. `work` is {(method, stage): …}."""
+    data, seeds = p.data, len(p.seeds)
+    pixels = data.native_size**2
+    counts = (data.train, data.val, data.test)
+    faces = None if data.train is None else sum(c or 0 for c in counts)
+    note = "" if faces else "data.train: null takes all images that are left"
+    settings = len(table.shown(p))
+    weights = sum(w.parameters for w in work.values()) * FLOAT * seeds
+    images = round(len(work) * seeds * settings * data.test * _PNG_ROW * data.size * (3 * data.size + 1))
+    references = (3 + (data.source == "embedded")) * data.test * 3 * pixels
+    states = {key: STATES * _state(p, key, w) for key, w in work.items()}
+    return [
+        _raw(p),
+        Line("data/weights", downloads(p)[0], "feature networks") if p.weights.enabled else Line("data/weights", 0),
+        Line("data/faces", faces and 3 * pixels * faces, note),
+        Line("data/sketches", faces and pixels * faces, note),
+        Line("data/references", references),
+        Line("models", weights, f"{len(work)} trainings × {seeds} seeds"),
+        Line("outputs", images, f"{len(work) * seeds * settings} archives of {data.test} PNGs", most=True),
+        Line("work: kept results", weights + images, "models and outputs once more, by fingerprint", most=True),
+        Line(
+            "work: states", max(states.values(), default=0), "of the largest training; gone when it ends", passing=True
+        ),
+        Line(
+            "work: states, all at once", seeds * sum(states.values()), "if all trainings run side by side", passing=True
+        ),
+    ]
+
+
+def _state(p: Params, key: tuple[str, str], work: Work) -> int:
+    """Weights and two moments of all players, the averaged model, and the best one where it is chosen on validation."""
+    chosen = bool(getattr(p.methods[key[0]], key[1]).validate_images)
+    return FLOAT * (3 * work.trained + (1 + chosen) * work.parameters)
+
+
+def _raw(p: Params) -> Line:
+    path = Path(table.source(p))
+    if p.data.source == "folder":
+        return Line("your own images", None, f"{path}: yours, read and never written")
+    if path.is_file():
+        return Line("data/raw", path.stat().st_size, "as rendered")
+    return Line("data/raw", None, "PNGs of rendered faces: known when they are rendered")
+
+
+def downloads(p: Params) -> tuple[int | None, list[tuple[str, int | None, str]]]:
+    """Bytes of all feature networks that are downloaded, and [(name, bytes, from where)]."""
+    if not p.weights.enabled:
+        return 0, []
+    names = ["inception", "alexnet", *table.loss_features(p)]
+    found = []
+    for name in dict.fromkeys(names):
+        entry = getattr(p.weights, name)
+        numbers = _PINNED.get(entry.sha256)
+        size = 0 if entry.path else numbers and FLOAT * numbers
+        found.append((name, size, entry.path or entry.url))
+    sizes = [size for _, size, _ in found]
+    return None if None in sizes else sum(sizes), found

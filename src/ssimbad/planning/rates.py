@@ -1,0 +1,81 @@
+"""How fast a device is: measured by benchmarks/gpu.py, or told on the command line; never guessed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssimbad import artifacts
+from ssimbad.errors import ParameterError
+from ssimbad.params import Params
+
+BENCHMARKS = Path("reports/benchmarks")
+UNKNOWN = "unknown — no benchmark of this device; pass --images-per-second"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Images per second by kind of work (train, refine, sample), and where they come from.
+
+    `refine` and `sample` hold (images per second, steps of the chain); `told`: the one rate came from the command line
+    and is scaled to every network by its operations.
+    """
+
+    source: str
+    train: float | None = None
+    refine: tuple[float, int] | None = None
+    sample: tuple[float, int] | None = None
+    told: bool = False
+
+
+NONE = Rates(UNKNOWN)
+
+
+def find(p: Params, device: str | None, told: float | None, folder: Path = BENCHMARKS) -> Rates:
+    """The rates of a device by the name of its file or of the card.
+
+    Raises:
+        ParameterError: a rate that is not above zero, or a device that was named and never measured.
+    """
+    if told is not None:
+        if told <= 0:
+            raise ParameterError(f"--images-per-second {told:g}: expected a number above 0")
+        return Rates(f"scaled by operations from {told:g} training images/s", train=told, told=True)
+    measured = {path.stem: artifacts.read_json(path) for path in sorted(folder.glob("*.json"))}
+    measured = {name: made for name, made in measured.items() if not made["smoke"]}
+    if device is None:
+        device = _present()
+    chosen = next((made for name, made in measured.items() if device in (name, made["device"])), None)
+    if chosen is None:
+        if device is not None and device != _present():
+            known = ", ".join(measured) or f"none yet ({folder} is empty; run benchmarks/gpu.py)"
+            raise ParameterError(f"--device {device}: no benchmark of it; measured are {known}")
+        return NONE
+    return _of(p, chosen)
+
+
+def _present() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _of(p: Params, made: dict[str, Any]) -> Rates:
+    if made["network"] != p.network.model_dump(mode="json") or made["size"] != p.data.size:
+        return Rates(f"unknown — {made['device']} was measured with another network or size; pass --images-per-second")
+    common = p.training
+    mode = "fp32" if common.precision == "fp32" else "bf16, channels-last" if common.channels_last else "bf16"
+    ok = [row for row in made["rows"] if row["outcome"] == "ok" and row["mode"] == mode]
+
+    def fastest(kind: str, **wanted: Any) -> dict[str, Any] | None:
+        rows = [r for r in ok if r["kind"] == kind and all(r[k] == v for k, v in wanted.items())]
+        return max(rows, key=lambda r: r["images_per_second"] * (r["steps"] or 1), default=None)
+
+    train, refine, sample = fastest("train"), fastest("refine", checkpointing=True), fastest("sample")
+    return Rates(
+        f"measured on {made['device']}",
+        train and train["images_per_second"],
+        refine and (refine["images_per_second"], refine["steps"]),
+        sample and (sample["images_per_second"], sample["steps"]),
+    )

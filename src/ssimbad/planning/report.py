@@ -1,0 +1,164 @@
+"""`ssimbad plan`: what a run of the active parameters will cost, before anything runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+from ssimbad.params import Method, Params, Sampler, Train
+from ssimbad.pipeline import table
+from ssimbad.planning import disk, flops, rates
+from ssimbad.planning.flops import Work
+from ssimbad.planning.rates import Rates
+from ssimbad.samplers import most_steps, nfe
+
+PACKAGES = "packages: several GB; 6.4 GB once installed (requirements.lock, Linux on x86-64, CUDA build of PyTorch)"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One line of the table of work: `runs` instances of `images` images each, `operations` per image."""
+
+    stage: str
+    kind: str  # train, refine or sample: which rate applies
+    runs: int
+    images: int
+    calls: int
+    operations: int
+    same_network: bool
+    """Whether it is the network that benchmarks/gpu.py measures."""
+
+    @property
+    def total(self) -> int:
+        return self.runs * self.images * self.operations
+
+
+def show(p: Params, device: str | None, images_per_second: float | None) -> None:
+    """Print disk, work with GPU hours, and downloads.
+
+    Raises:
+        ParameterError: see `rates.find`.
+    """
+    speed = rates.find(p, device, images_per_second)
+    print("counting operations: a minute or two at paper scale", file=sys.stderr, flush=True)
+    work, lacking = _counted(p)
+    reference = _reference(p)
+    print(f"Plan of params.yaml (preset {p.preset}); estimates, nothing has been run.\n")
+    print(_disk(disk.lines(p, work)))
+    print(_work(list(tasks(p, work, reference)), speed, reference))
+    if lacking:
+        print(f"Not counted, and missing above: {', '.join(lacking)}.\n")
+    print(_downloads(p))
+
+
+def _counted(p: Params) -> tuple[dict[tuple[str, str], Work], list[str]]:
+    """{(method, stage): its work}, and those whose networks cannot run without data."""
+    work, lacking = {}, []
+    for w in table.trained(p):
+        name, stage = w["method"], w["stage"]
+        if w["seed"] != p.seeds[0]:
+            continue
+        try:
+            work[name, stage] = flops.count(p, p.methods[name], getattr(p.methods[name], stage))
+        except Exception as error:  # whatever a new method may do to tensors without data
+            lacking.append(
+                f"{name} {stage} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            )
+    return work, lacking
+
+
+def _reference(p: Params) -> Work:
+    """The network and the objective that benchmarks/gpu.py measures, in the size of these parameters."""
+    train = Train(
+        objective="denoising", images=1, batch=1, learning_rate=1.0, warmup_images=0, validate_images=0,
+        sampler=Sampler(name="euler", steps=1),
+    )  # fmt: skip
+    return flops.count(p, Method(kind="edm", label="", pretrain=train), train)
+
+
+def tasks(p: Params, work: dict[tuple[str, str], Work], reference: Work) -> Iterator[Task]:
+    """What runs on a GPU."""
+    seeds, settings = len(p.seeds), len(table.shown(p))
+    for (name, stage), w in work.items():
+        train, same = getattr(p.methods[name], stage), w.parameters == reference.parameters
+        row = f"{name} {stage}"
+        steps = (train.options.get("sampler") or train.sampler.model_dump())["steps"] if w.chain else 1
+        yield Task(f"{row}: train", "refine" if w.chain else "train", seeds, train.images, steps, w.train, same)
+        calls = nfe(train.sampler.name, train.sampler.steps) if train.sampler else 1
+        if train.validate_images:
+            judged = -(-train.images // train.validate_images) * p.data.val
+            yield Task(f"{row}: validate", "sample", seeds, judged, calls, w.colour, same)
+        yield Task(f"{row}: colorize", "sample", seeds * settings, p.data.test, calls, w.colour, same)
+        if p.report.nfe and train.sampler:
+            asked = p.report.nfe
+            each = sum(nfe(s.name, most_steps(s.name, c)) for s in asked.samplers for c in asked.calls)
+            yield Task(f"{row}: nfe-figure", "sample", seeds, min(asked.images, p.data.test), each, each * w.call, same)
+
+
+def hours(task: Task, speed: Rates, reference: Work) -> float | None:
+    """Hours of one device, by the operations per second of the measurement that is most like the task."""
+    if speed.told:
+        return task.total / (speed.train * reference.train) / 3600
+    if not task.same_network:
+        return None
+    measured = {
+        "train": speed.train and speed.train * reference.train,
+        # With checkpointing each call of the chain runs forward once more.
+        "refine": speed.refine and speed.refine[0] * speed.refine[1] * (reference.train + reference.call),
+        "sample": speed.sample and speed.sample[0] * speed.sample[1] * reference.call,
+    }[task.kind]
+    return task.total / measured / 3600 if measured else None
+
+
+def size(count: int | None) -> str:
+    """Bytes in decimal units, as disks are sold."""
+    if count is None:
+        return "unknown"
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+def _disk(lines: list[disk.Line]) -> str:
+    rows = [(line.what, ("≤ " if line.most else "") + size(line.bytes), line.note) for line in lines]
+    kept = [line for line in lines if not line.passing]
+    total = sum(line.bytes or 0 for line in kept)
+    unknown = any(line.bytes is None for line in kept)
+    most = any(line.most for line in kept)
+    bound = "about " if unknown or not most else "≤ "
+    rows.append(("total", bound + size(total) + (" and what is unknown" if unknown else ""), "without states"))
+    note = "DVC's cache holds the outputs once more where the file system cannot share blocks (reflink)."
+    return f"{tabulate(rows, ['disk', 'size', ''], disable_numparse=True)}\n{note}\n"
+
+
+def _work(found: list[Task], speed: Rates, reference: Work) -> str:
+    rows, known, lacking = [], 0.0, False
+    for task in found:
+        needed = hours(task, speed, reference)
+        known, lacking = known + (needed or 0), lacking or needed is None
+        rows.append(
+            (
+                *(task.stage, task.runs, f"{task.images:,}", task.calls, f"{task.operations / 1e12:.4g}"),
+                *(f"{task.total / 1e15:,.4g}", "unknown" if needed is None else f"{needed:,.3g}"),
+            )
+        )
+    total = f"{sum(t.total for t in found) / 1e15:,.4g}"
+    sum_of_hours = ("unknown" if not known else f"at least {known:,.3g}") if lacking else f"{known:,.3g}"
+    rows.append(("total", "", "", "", "", total, sum_of_hours))
+    headers = ["work", "runs", "images each", "calls", "TFLOP/image", "PFLOP in all", "GPU hours"]
+    body = tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 6))
+    note = "Feature networks (losses, evaluate) and the stages on CPUs are not counted."
+    return f"{body}\nGPU hours: {speed.source}. {note}\n"
+
+
+def _downloads(p: Params) -> str:
+    total, found = disk.downloads(p)
+    rows = [(f"data/weights: {name}", size(count) if count else "none", where) for name, count, where in found]
+    rows = rows or [("data/weights", "none", "weights.enabled: false")]
+    if len(rows) > 1:
+        rows.append(("feature networks in all", size(total), ""))
+    return f"{tabulate(rows, ['downloads', 'size', ''], disable_numparse=True)}\n{PACKAGES}"

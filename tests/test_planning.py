@@ -1,0 +1,229 @@
+"""`ssimbad plan`: exact counts against torch's own counter and real files, and no hours without a measurement."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+import yaml
+from pytorch_fid import inception
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
+
+from ssimbad import artifacts
+from ssimbad import params as parameters
+from ssimbad.cli import app
+from ssimbad.errors import ParameterError
+from ssimbad.methods import edm
+from ssimbad.methods.contract import Plan
+from ssimbad.params import Params
+from ssimbad.pipeline import table
+from ssimbad.planning import disk, flops, rates, report
+from ssimbad.training import checkpoints
+
+from .conftest import ROOT
+from .test_methods import batch, draws
+from .test_training import TRAIN, trained
+
+PAPER = parameters.parse((ROOT / "presets/paper.yaml").read_text())
+
+
+def small(tree: dict, **network) -> Params:
+    """The paper's rows with networks of a few thousand parameters."""
+    wide = yaml.safe_load((ROOT / "presets/paper.yaml").read_text())
+    wide["network"] = tree["network"] | network
+    wide["data"] |= {"native_size": 32, "size": 32}
+    wide["schedule"]["size"] = 32
+    for method in wide["methods"].values():
+        if method["kind"] == "scft":
+            method["config"] = {"base": 4, "levels": 3, "residuals": 1}
+    return Params.model_validate(wide)
+
+
+def row(p: Params, name: str, stage: str = "pretrain") -> flops.Work:
+    return flops.count(p, p.methods[name], getattr(p.methods[name], stage))
+
+
+def test_the_papers_network_has_the_known_size_and_work():
+    """SPEC §4: 52,301,251 parameters, 273 GFLOP per forward at 256²."""
+    work = row(PAPER, "ssimbad")
+    assert work.parameters == work.trained == 52_301_251
+    assert work.call / 1e9 == pytest.approx(273, abs=0.5)
+    assert work.colour == 99 * work.call
+    assert work.train == pytest.approx(3 * work.call, rel=1e-3)
+    assert not work.chain
+
+
+def test_counts_are_those_of_torchs_counter_on_real_tensors(tree):
+    from .test_methods import NETWORK, build
+
+    tree["network"] = NETWORK.model_dump()
+    p = Params.model_validate(tree)
+    work, model = row(p, "ssimbad"), build()
+    with FlopCounterMode(display=False) as counter:
+        losses = edm.training_step(model, batch(1), Plan("denoising", edm.Denoising(), TRAIN.sampler), draws(n=1))
+        torch.autograd.grad(losses.loss, list(model.parameters()), materialize_grads=True)
+    assert p.data.size == 16
+    assert work.train == counter.get_total_flops()
+    assert work.parameters == sum(q.numel() for q in model.parameters())
+
+
+def test_work_grows_in_a_straight_line_with_the_steps_for_every_row_of_the_paper(tree):
+    p, seen = small(tree, multipliers=[1]), set()
+    for name, method in p.methods.items():
+        for stage in ("pretrain", "finetune"):
+            train = getattr(method, stage)
+            if train is None or train.sampler is None or (method.kind, train.objective) in seen:
+                continue
+            seen.add((method.kind, train.objective))
+            model = flops._model(p, method)
+            one, two, three = (flops._once(p, method, train, model, n) for n in (1, 2, 3))
+            for i in (0, 1):
+                assert three[i] - two[i] == two[i] - one[i], (name, stage)
+            assert (one[0] != two[0]) == (train.objective in ("trajectory", "inversion")), (name, stage)
+            assert one[1] != two[1]
+
+
+def test_an_opponent_is_counted(tree):
+    scft = row(small(tree), "scft")
+    assert scft.trained > scft.parameters
+    assert scft.colour == scft.call
+
+
+def test_states_take_the_bytes_that_are_foreseen(tmp_path, tree):
+    """A real state file, of the network of these tests, against the arithmetic."""
+    from .test_methods import NETWORK
+
+    tree["network"] = NETWORK.model_dump()
+    p = Params.model_validate(tree)
+    trained(tmp_path, stop_after=3)
+    tensors, _ = checkpoints.read_tensors(next(tmp_path.glob("state-*")))
+    written = sum(t.numel() * t.element_size() for name, t in tensors.items() if not name.endswith(".step"))
+    assert disk._state(p, ("ssimbad", "pretrain"), row(p, "ssimbad")) == written
+    assert sum(v.numel() for k, v in tensors.items() if k.startswith("ema/")) == row(p, "ssimbad").parameters
+
+
+def test_arrays_take_the_bytes_that_are_foreseen(tree):
+    p = Params.model_validate(tree)
+    work = {(w["method"], w["stage"]): row(p, w["method"], w["stage"]) for w in table.trained(p)}
+    found = {line.what: line for line in disk.lines(p, work)}
+    n = p.data.train + p.data.val + p.data.test
+    assert found["data/faces"].bytes == n * 32 * 32 * 3
+    assert found["data/sketches"].bytes == n * 32 * 32
+    assert found["data/references"].bytes == 4 * p.data.test * 32 * 32 * 3
+    assert found["models"].bytes == 4 * sum(w.parameters for w in work.values())
+    assert found["outputs"].most
+    open_ended = Params.model_validate(tree | {"data": tree["data"] | {"source": "folder", "path": "x", "train": None}})
+    found = {line.what: line for line in disk.lines(open_ended, work)}
+    assert found["data/faces"].bytes is None
+
+
+def test_no_png_is_larger_than_the_bound(tree):
+    import numpy as np
+
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    bound = disk._PNG_ROW * 64 * (3 * 64 + 1)
+    headers = 200
+    assert len(artifacts.png_bytes(noise)) < bound + headers
+
+
+def test_feature_networks_are_as_large_as_said():
+    with torch.device("meta"):
+        states = [
+            inception._inception_v3(num_classes=1008, aux_logits=False, weights=None).state_dict(),
+            torchvision.models.alexnet(weights=None).state_dict(),
+            torchvision.models.vgg19(weights=None).state_dict(),
+        ]
+    numbers = [sum(t.numel() for k, t in s.items() if not k.endswith("num_batches_tracked")) for s in states]
+    assert list(disk._PINNED.values()) == numbers
+    pinned = (PAPER.weights.inception.sha256, PAPER.weights.alexnet.sha256, PAPER.weights.vgg19.sha256)
+    assert tuple(disk._PINNED) == pinned
+    assert disk.downloads(PAPER)[0] == 4 * sum(numbers)
+
+
+def benchmark(p: Params, folder: Path, **changes) -> Path:
+    rows = [
+        ("train", "bf16, channels-last", None, None, 100.0),
+        ("train", "fp32", None, None, 7.0),
+        ("refine", "bf16, channels-last", 50, True, 2.0),
+        ("sample", "bf16, channels-last", 50, None, 8.0),
+    ]
+    keys = ("kind", "mode", "steps", "checkpointing", "images_per_second")
+    made = {
+        "device": "NVIDIA Test 1", "smoke": False, "network": p.network.model_dump(), "size": p.data.size,
+        "rows": [{"outcome": "ok", **dict(zip(keys, r, strict=True))} for r in rows],
+    }  # fmt: skip
+    path = folder / "nvidia-test-1.json"
+    path.write_text(json.dumps(made | changes))
+    return path
+
+
+def test_hours_come_from_the_measurement_of_the_same_kind(tmp_path, tree):
+    p = small(tree)
+    benchmark(p, tmp_path)
+    speed = rates.find(p, "nvidia-test-1", None, tmp_path)
+    assert speed == rates.find(p, "NVIDIA Test 1", None, tmp_path)
+    reference = report._reference(p)
+    rows = [("ssimbad", "pretrain"), ("ssimbad", "finetune"), ("scft", "pretrain")]
+    work = {(name, stage): row(p, name, stage) for name, stage in rows}
+    found = {t.stage: report.hours(t, speed, reference) for t in report.tasks(p, work, reference)}
+    # Straight from the rates, since network and steps are those that were measured.
+    assert found["ssimbad pretrain: train"] == pytest.approx(9358784 / 100 / 3600)
+    assert found["ssimbad finetune: train"] == pytest.approx(311936 / 2 / 3600, rel=5e-3)
+    assert found["ssimbad finetune: colorize"] == pytest.approx(2 * 579 / 8 / 3600)
+    assert found["ssimbad finetune: validate"] == pytest.approx(10 * 500 / 8 / 3600)
+    assert found["ssimbad pretrain: colorize"] == pytest.approx(2 * 579 / 8 / 3600 * 99 / 50)
+    assert found["scft pretrain: train"] is None
+    told = rates.find(p, None, 100.0, tmp_path)
+    assert report.hours(next(report.tasks(p, work, reference)), told, reference) == pytest.approx(9358784 / 100 / 3600)
+    assert all(report.hours(t, told, reference) for t in report.tasks(p, work, reference))
+
+
+def test_nothing_measured_is_unknown(tmp_path, tree, monkeypatch):
+    p = small(tree)
+    monkeypatch.setattr(rates, "_present", lambda: None)
+    assert rates.find(p, None, None, tmp_path) is rates.NONE
+    benchmark(p, tmp_path, smoke=True)
+    with pytest.raises(ParameterError, match="none yet"):
+        rates.find(p, "nvidia-test-1", None, tmp_path)
+    benchmark(p, tmp_path, size=64)
+    assert rates.find(p, "nvidia-test-1", None, tmp_path).train is None
+    with pytest.raises(ParameterError, match="measured are nvidia-test-1"):
+        rates.find(p, "h100", None, tmp_path)
+    with pytest.raises(ParameterError, match="above 0"):
+        rates.find(p, None, 0.0, tmp_path)
+
+
+def test_a_method_that_cannot_be_counted_is_named(house, monkeypatch):
+    monkeypatch.setattr(rates, "_present", lambda: None)
+
+    counted = flops.count
+
+    def some(p, method, train):
+        if method.label == "SSIMBaD" and train.objective == "denoising":
+            raise NotImplementedError("no data\nhere")
+        return counted(p, method, train)
+
+    monkeypatch.setattr(flops, "count", some)
+    done = CliRunner().invoke(app, ["plan"])
+    assert done.exit_code == 0, done.output
+    assert "Not counted, and missing above: ssimbad pretrain (NotImplementedError: no data)." in done.output
+    assert "ssimbad finetune: train" in done.output
+    assert "ssimbad pretrain: train" not in done.output
+
+
+def test_the_command_prints_three_tables_and_writes_nothing(house, monkeypatch):
+    monkeypatch.setattr(rates, "_present", lambda: None)
+    before = sorted(house.rglob("*"))
+    done = CliRunner().invoke(app, ["plan"])
+    assert done.exit_code == 0, done.output
+    assert "nothing has been run" in done.output
+    assert rates.UNKNOWN in done.output
+    for word in ("data/faces", "work: states", "kept results", "ssimbad finetune: train", "packages", "total"):
+        assert word in done.output
+    done = CliRunner().invoke(app, ["plan", "--images-per-second", "50"])
+    assert "unknown" not in done.output.split("GPU hours")[1].split("downloads")[0]
+    assert sorted(house.rglob("*")) == before
