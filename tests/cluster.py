@@ -143,13 +143,13 @@ class House:
         assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done.stdout + done.stderr
 
-    def start(self, target: str = "all") -> subprocess.Popen:
+    def start(self, target: str = "all", **environment: str) -> subprocess.Popen:
         """Snakemake in a session of its own; its log is snakemake.log."""
         with (self.folder / "snakemake.log").open("ab") as log:
             return subprocess.Popen(
                 [*COMMAND, target, *QUICK],
                 cwd=self.folder,
-                env=ENVIRONMENT,
+                env={**ENVIRONMENT, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

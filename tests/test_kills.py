@@ -49,7 +49,7 @@ def shot(folder, moment: float) -> tuple[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_after_twenty_kills_the_weights_are_those_of_an_uninterrupted_run(tmp_path):
     plain, killed = house(tmp_path / "plain"), house(tmp_path / "killed")
     assert command(plain, *COMMAND).returncode == 0
