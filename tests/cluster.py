@@ -13,11 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
-from .conftest import ROOT, make_house, miniature
+from .conftest import ROOT, draw_faces, make_house, miniature
 
 SCRIPTS = ROOT / "tests/slurm"
 UNAVAILABLE = 69
@@ -98,16 +96,6 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} seconds: {what}"
         time.sleep(0.2)
-
-
-def draw_faces(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for i in range(count):
-        face, ground = (tuple(int(v) for v in generator.integers(0, 256, 3)) for _ in range(2))
-        image = Image.new("RGB", (32, 32), ground)
-        ImageDraw.Draw(image).ellipse((6, 4 + i % 5, 26, 28), fill=face, outline="black")
-        image.save(folder / f"{i:02d}.png")
 
 
 def smallest(**pretrain: object) -> dict:

@@ -6,8 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,6 +59,19 @@ def make_house(folder: Path, tree: dict | None = None) -> Path:
 
 def write_params(folder: Path, tree: dict) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+def draw_faces(folder: Path, count: int) -> None:
+    """Small pictures that are all different."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for i in range(count):
+        colours = [tuple(int(v) for v in generator.integers(0, 256, 3)) for _ in range(3)]
+        image = Image.new("RGB", (32, 32), colours[0])
+        pen = ImageDraw.Draw(image)
+        pen.ellipse((6, 4 + i % 5, 26, 28), fill=colours[1], outline="black")
+        pen.rectangle((10, 12, 13 + i % 4, 16), fill=colours[2], outline="black")
+        image.save(folder / f"{i:02d}.png")
 
 
 @pytest.fixture

@@ -13,12 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image, ImageDraw
 
-from .conftest import ROOT, make_house, miniature, write_params
+from .conftest import ROOT, draw_faces, make_house, miniature, write_params
 
 pytestmark = pytest.mark.engines
 
@@ -92,18 +90,6 @@ class House:
     def checkout(self, tag: str) -> None:
         self.run("git", "checkout", "-q", tag)
         self.run("dvc", "checkout", "-q")
-
-
-def draw_faces(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for i in range(count):
-        colours = [tuple(int(v) for v in generator.integers(0, 256, 3)) for _ in range(3)]
-        image = Image.new("RGB", (32, 32), colours[0])
-        pen = ImageDraw.Draw(image)
-        pen.ellipse((6, 4 + i % 5, 26, 28), fill=colours[1], outline="black")
-        pen.rectangle((10, 12, 13 + i % 4, 16), fill=colours[2], outline="black")
-        image.save(folder / f"{i:02d}.png")
 
 
 @pytest.fixture(scope="module")

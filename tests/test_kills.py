@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from .cluster import ENVIRONMENT, draw_faces, smallest, until
-from .conftest import make_house
+from .cluster import ENVIRONMENT, smallest, until
+from .conftest import draw_faces, make_house
 
 KILLS = 20
 COMMAND = ("ssimbad", "stage", "pretrain", "method=ssimbad", "seed=0")
