@@ -13,11 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
-from .conftest import ROOT, make_house, miniature
+from .conftest import ROOT, draw_faces, make_house, miniature
 
 SCRIPTS = ROOT / "tests/slurm"
 UNAVAILABLE = 69
@@ -100,16 +98,6 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
         time.sleep(0.2)
 
 
-def draw_faces(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for i in range(count):
-        face, ground = (tuple(int(v) for v in generator.integers(0, 256, 3)) for _ in range(2))
-        image = Image.new("RGB", (32, 32), ground)
-        ImageDraw.Draw(image).ellipse((6, 4 + i % 5, 26, 28), fill=face, outline="black")
-        image.save(folder / f"{i:02d}.png")
-
-
 def smallest(**pretrain: object) -> dict:
     """Parameters with every stage in as few instances as there can be; faces come from a folder."""
     tree = miniature()
@@ -143,13 +131,13 @@ class House:
         assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done.stdout + done.stderr
 
-    def start(self, target: str = "all") -> subprocess.Popen:
+    def start(self, target: str = "all", **environment: str) -> subprocess.Popen:
         """Snakemake in a session of its own; its log is snakemake.log."""
         with (self.folder / "snakemake.log").open("ab") as log:
             return subprocess.Popen(
                 [*COMMAND, target, *QUICK],
                 cwd=self.folder,
-                env=ENVIRONMENT,
+                env={**ENVIRONMENT, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

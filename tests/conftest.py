@@ -68,11 +68,16 @@ def make_folder_house(folder: Path) -> Path:
     tree["data"] |= {"source": "folder", "path": "data/raw/faces"}
     del tree["methods"]["ssimbad-control"]
     made = make_house(folder, tree)
-    _draw_faces(made / "data/raw/faces", 26)
+    draw_faces(made / "data/raw/faces", 26)
     return made
 
 
-def _draw_faces(folder: Path, count: int) -> None:
+def write_params(folder: Path, tree: dict) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+def draw_faces(folder: Path, count: int) -> None:
+    """Small pictures that are all different."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     for i in range(count):
@@ -82,10 +87,6 @@ def _draw_faces(folder: Path, count: int) -> None:
         pen.ellipse((6, 4 + i % 5, 26, 28), fill=colours[1], outline="black")
         pen.rectangle((10, 12, 13 + i % 4, 16), fill=colours[2], outline="black")
         image.save(folder / f"{i:02d}.png")
-
-
-def write_params(folder: Path, tree: dict) -> None:
-    (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
 @pytest.fixture

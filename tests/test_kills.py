@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from .cluster import ENVIRONMENT, draw_faces, smallest, until
-from .conftest import make_house
+from .cluster import ENVIRONMENT, smallest, until
+from .conftest import draw_faces, make_house
 
 KILLS = 20
 COMMAND = ("ssimbad", "stage", "pretrain", "method=ssimbad", "seed=0")
@@ -49,7 +49,7 @@ def shot(folder, moment: float) -> tuple[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_after_twenty_kills_the_weights_are_those_of_an_uninterrupted_run(tmp_path):
     plain, killed = house(tmp_path / "plain"), house(tmp_path / "killed")
     assert command(plain, *COMMAND).returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 
@@ -59,3 +60,13 @@ def test_logs_are_where_the_guide_says(house):
         assert "pretrain-ssimbad-seed-0: 16 of 16 images, " in text
         assert " images/s, " in text
         assert " left" in text
+
+
+def test_another_slurm_is_left_alone(house, tmp_path):
+    """To a start with another state folder the running cluster is somebody else's."""
+    other = tmp_path / "other"
+    environment = {**cluster.ENVIRONMENT, "TEST_SLURM_STATE": str(other)}
+    done = subprocess.run([cluster.SCRIPTS / "start.sh"], env=environment, capture_output=True, text=True)
+    assert done.returncode == cluster.UNAVAILABLE
+    assert "belongs to another SLURM" in done.stderr
+    assert not other.exists()

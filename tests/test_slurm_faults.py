@@ -43,9 +43,9 @@ class Trainee(cluster.House):
         profile["set-resources"]["pretrain"] |= resources
         path.write_text(yaml.safe_dump(profile))
 
-    def train(self) -> tuple[subprocess.Popen, psutil.Process]:
+    def train(self, **environment: str) -> tuple[subprocess.Popen, psutil.Process]:
         """Start Snakemake; return it and the training, stopped in its middle."""
-        snakemake = self.start(TARGET)
+        snakemake = self.start(TARGET, **environment)
         until(self.saved, 180, "a first state")
         training = self.training()
         training.suspend()
@@ -101,13 +101,13 @@ def house(upstream, tmp_path):
         subprocess.run(["scancel", "--quiet", job.job])
 
 
-def gone(process: psutil.Process) -> None:
+def gone(process: psutil.Process, seconds: float = 120) -> None:
     def ended() -> bool:
         with suppress(psutil.NoSuchProcess):
             return process.status() == psutil.STATUS_ZOMBIE
         return True
 
-    until(ended, 120, "the training has ended")
+    until(ended, seconds, "the training has ended")
 
 
 def judge(house: Trainee, upstream, resumed: list[int], states: list[str]) -> None:
@@ -159,16 +159,16 @@ def test_requeued(house, upstream):
 
 @pytest.mark.slow
 def test_stopped_before_its_time_limit(house, upstream):
-    house.request(runtime="2 if attempt == 1 else 10")
+    house.request(runtime="3 if attempt == 1 else 10")
     snakemake, training = house.train()
-    until(lambda: minutes_left(house) < 0.9, 120, "the last minute before the limit")
+    until(lambda: minutes_left(house) < 0.9, 180, "the last minute before the limit")
     training.resume()
     gone(training)
     saved = house.saved()
     house.finish(snakemake)
     judge(house, upstream, [saved], ["FAILED", "COMPLETED"])
     assert f"the time limit is near; {saved} of {IMAGES} images are saved" in house.logs()
-    assert [r.minutes for r in house.records()] == [2, 10]
+    assert [r.minutes for r in house.records()] == [3, 10]
 
 
 def minutes_left(house: Trainee) -> float:
@@ -179,10 +179,10 @@ def minutes_left(house: Trainee) -> float:
 
 @pytest.mark.slow
 def test_over_its_time_limit(house, upstream):
-    """Stopped until SLURM's own SIGTERM comes."""
-    house.request(runtime="2 if attempt == 1 else 10")
-    snakemake, training = house.train()
-    gone(training)
+    """A training that does not see the limit coming, and is still there when SLURM's own SIGTERM comes."""
+    house.request(runtime="3 if attempt == 1 else 10")
+    snakemake, training = house.train(SSIMBAD_DEADLINE="9999999999")
+    gone(training, 300)
     saved = house.saved()
     house.finish(snakemake)
     judge(house, upstream, [saved], ["TIMEOUT", "COMPLETED"])
