@@ -275,6 +275,7 @@ def _joined(team: Team, store: Store) -> Iterator[Team]:
         rank=team.rank,
         world_size=team.world,
         timeout=PATIENCE,
+        device_id=device if device.type == "cuda" else None,
     )
     try:
         yield replace(team, device=device)
