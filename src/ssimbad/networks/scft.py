@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 SLOPE = 0.2
 """Of the LeakyReLUs."""
 
