@@ -11,18 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SLOPE = 0.2
+"""Of the LeakyReLUs."""
+
 
 def block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    """conv3×3, normalisation, LeakyReLU.
+    """conv3×3, normalisation, LeakyReLU."""
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1)
+    return nn.Sequential(convolution, normalisation(channels_out), nn.LeakyReLU(SLOPE))
 
-    One group for all channels: batch statistics would let an image depend on its company, and normalising each channel
-    for itself would hide the reference's mean colour.
-    """
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1),
-        nn.GroupNorm(1, channels_out),
-        nn.LeakyReLU(0.2),
-    )
+
+def normalisation(channels: int) -> nn.Module:
+    """Groups of four channels: batch statistics would let an image depend on its company, and normalising each channel
+    for itself would hide the reference's mean colour."""
+    return nn.GroupNorm(max(1, channels // 4), channels)
 
 
 class Encoder(nn.Module):
@@ -49,7 +51,7 @@ class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = block(channels, channels)
-        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(1, channels))
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), normalisation(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(self.first(x))
@@ -120,12 +122,26 @@ class Generator(nn.Module):
         self.transfer = Transfer(channels)
         self.residuals = nn.Sequential(*(Residual(channels) for _ in range(residuals)))
         self.decoder = Decoder(2 * channels, widths)
+        self.apply(_start)
+        # The reference reaches the image through the values alone, so they begin at full strength. Queries and keys
+        # begin stronger: else the tokens themselves must grow until single logits differ by the triplet's margin, and
+        # what they say of their places drowns what they say of colours.
+        nn.init.orthogonal_(self.transfer.value.weight)
+        for layer in (self.transfer.query, self.transfer.key):
+            nn.init.orthogonal_(layer.weight, gain=4)
 
     def forward(self, sketch: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         lines, colours = self.sketch(sketch), self.reference(reference)
         joined, logits = self.transfer(self.reduce_sketch(tokens(lines)), self.reduce_reference(tokens(colours)))
         refined = joined + self.residuals(joined)
         return self.decoder(torch.cat([refined, joined], dim=1), lines), logits
+
+
+def _start(layer: nn.Module) -> None:
+    """Weights that keep a signal's variance through a LeakyReLU (He et al. 2015, eq. 14), no bias."""
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, SLOPE)
+        nn.init.zeros_(layer.bias)
 
 
 def tokens(maps: list[Tensor]) -> Tensor:
