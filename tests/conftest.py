@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,10 @@ def house(tmp_path, monkeypatch) -> Path:
 def _quiet_engines():
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Of networks as small as these, a second thread only waits for the first, for very long on a busy machine."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
