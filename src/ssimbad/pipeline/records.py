@@ -104,6 +104,8 @@ def made_from(instance: Instance, params: Params, hashed: Hashes) -> dict[str, A
         "params": resolved(instance, params),
         "inputs": {f: hashed.md5(f) for f in sorted(instance.files)},
     }
+    if lost := [f for f in sources(instance) if not Path(f).exists()]:
+        raise UserError(f"{lost[0]} is missing: the installed package is not this checkout's; run `make install`")
     if instance.stage.expensive:
         basis["version"] = version(instance.stage.name)
     else:
