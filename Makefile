@@ -29,12 +29,12 @@ demo: install ## the whole chain on embedded faces, to tables and figures (about
 	snakemake --cores $(CORES) all
 	ssimbad results
 
-demo-all: install ## all eight rows of the main table at demo scale (its budgets: 45 minutes on two cores)
+demo-all: install ## all eight rows of the main table at demo scale (meant for 45 minutes on two cores)
 	$(call active,demo-all)
 	snakemake --cores $(CORES) all
 	ssimbad results
 
-ladder: install ## from EDM to SSIMBaD, one change at a time, three seeds (its budgets: an hour on two cores)
+ladder: install ## from EDM to SSIMBaD, one change at a time, three seeds (meant for an hour on two cores)
 	$(call active,demo-ladder)
 	snakemake --cores $(CORES) all
 	cat reports/tables/ladder.md
@@ -90,7 +90,7 @@ status: install ## which stages are fresh, and why the others are not
 
 clean-results: ## remove what the stages made (not the kept trainings under work/)
 	rm -rf data/raw data/faces data/sketches data/references data/weights models outputs records .state logs
-	rm -rf reports/schedule reports/metrics reports/tables reports/figures
+	rm -rf reports/schedule reports/metrics reports/nfe reports/tables reports/figures
 
 clean-work: ## remove resume states and kept trainings
 	rm -rf work
