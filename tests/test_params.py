@@ -10,6 +10,8 @@ from ssimbad import params
 from ssimbad.errors import ParameterError
 from ssimbad.pipeline.table import instances
 
+from .conftest import ROOT
+
 
 def parse(tree):
     return params.parse(yaml.safe_dump(tree))
@@ -144,3 +146,10 @@ def test_command_line_reports_in_one_line_with_status_2(house):
     assert run.returncode == 2
     assert run.stderr.count("\n") == 1
     assert "precison" in run.stderr
+
+
+def test_the_page_of_parameters_is_up_to_date():
+    from ssimbad import params_page
+
+    page = (ROOT / "docs/parameters.md").read_text()
+    assert page == params_page.page(), "run `ssimbad parameters > docs/parameters.md`"

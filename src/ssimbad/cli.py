@@ -81,6 +81,14 @@ def preset(name: Annotated[str, typer.Argument(help="a file in presets/, such as
     print(f"{source} -> params.yaml, dvc.yaml")
 
 
+@app.command()
+def parameters() -> None:
+    """Print every key of params.yaml with its type, limits and meaning (docs/parameters.md)."""
+    from ssimbad import params_page
+
+    print(params_page.page(), end="")
+
+
 @app.command("dvc-yaml")
 def dvc_yaml() -> None:
     """Write dvc.yaml from the stage table, after an edit of params.yaml that adds or removes instances."""

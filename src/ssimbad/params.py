@@ -27,7 +27,7 @@ class Strict(BaseModel):
 
 
 class Data(Strict):
-    """Where faces come from and how they are cut (SPEC §2, §8)."""
+    """Where faces come from and how they are cut."""
 
     source: Literal["embedded", "folder"] = Field(description="embedded: rendered here; folder: your own images")
     path: str | None = Field(description="folder or .zip of your own images; only for source folder")
@@ -58,7 +58,7 @@ class Data(Strict):
 
 
 class Embedded(Strict):
-    """The rendered faces (SPEC §8)."""
+    """The rendered faces."""
 
     style: Literal["adventurer"] = Field(description="DiceBear style")
     size: Annotated[int, Field(ge=32, le=1024)] = Field(description="side of the rendered PNG, pixels")
@@ -66,18 +66,18 @@ class Embedded(Strict):
 
 
 class Sketches(Strict):
-    """XDoG (research/papers.md §1.1)."""
+    """XDoG."""
 
     sigmas: Annotated[list[Above0], Field(min_length=1)] = Field(description="one is drawn per image, pixels")
     k: Above0 = Field(description="ratio of the two Gaussians' sigmas")
     p: Above0 = Field(description="sharpening weight")
     epsilon: float = Field(description="threshold")
     phi: Above0 = Field(description="steepness of the dark side")
-    seed: int
+    seed: int = Field(description="of the sigma of each image")
 
 
 class References(Strict):
-    """Thin-plate-spline warp and cross pairing (research/papers.md §1.1)."""
+    """Thin-plate-spline warp and cross pairing."""
 
     seed: int = Field(description="of the test warps and the pairing")
     low: Fraction = Field(description="inner control points lie on the diagonal from here, unit square")
@@ -93,10 +93,10 @@ class References(Strict):
 
 
 class Noise(Strict):
-    """Range of noise levels (SPEC §1)."""
+    """Range of noise levels."""
 
-    sigma_min: Above0
-    sigma_max: Above0
+    sigma_min: Above0 = Field(description="lowest noise level, for images in [-1, 1]")
+    sigma_max: Above0 = Field(description="highest noise level")
     sigma_data: Above0 = Field(description="standard deviation assumed of images in [-1, 1]")
 
     @model_validator(mode="after")
@@ -107,15 +107,15 @@ class Noise(Strict):
 
 
 class Ddpm(Strict):
-    """Discrete schedule (SPEC §3, §4)."""
+    """Discrete schedule."""
 
-    steps: Positive
-    beta_start: Above0
-    beta_end: Above0
+    steps: Positive = Field(description="timesteps T")
+    beta_start: Above0 = Field(description="beta of the first timestep; linear in between")
+    beta_end: Above0 = Field(description="beta of the last timestep")
 
 
 class Schedule(Strict):
-    """The noise-schedule study (SPEC §3)."""
+    """The noise-schedule study."""
 
     images: Annotated[int, Field(ge=2)] = Field(description="training faces measured")
     size: Annotated[int, Field(ge=16)] = Field(description="side at which SSIM is measured, pixels")
@@ -124,17 +124,17 @@ class Schedule(Strict):
     points: Annotated[int, Field(ge=3)] = Field(description="points of the straight-line fit, uniform in phi")
     saturation: Above0 = Field(description="tanh, sigmoid and erf are clipped at 1 minus this")
     bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples over images")
-    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(description="of the bootstrap intervals")
     select_from: Literal["rational", "published", "empirical"] = Field(
         description="family of `phi: selected`: continuous c, the published ten c, or 1 - mean SSIM"
     )
     c_low: Above0 = Field(description="search range of the continuous c")
-    c_high: Above0
+    c_high: Above0 = Field(description="... to here")
     ddpm: Ddpm
 
 
 class Network(Strict):
-    """The shared U-Net (research/papers.md §1.3)."""
+    """The shared U-Net."""
 
     base: Positive = Field(description="channels of the first level")
     multipliers: Annotated[list[Positive], Field(min_length=1)] = Field(description="channels per level / base")
@@ -155,7 +155,7 @@ class Network(Strict):
 
 
 class Training(Strict):
-    """What every training stage shares (SPEC §4)."""
+    """What every training stage shares."""
 
     threads: Positive = Field(
         description="shares of a batch computed side by side on a CPU; the last bits of the weights depend on it"
@@ -176,16 +176,16 @@ class Training(Strict):
 class Churn(Strict):
     """Stochastic sampling (Karras et al. 2022, Alg. 2)."""
 
-    s_churn: Above0
-    s_min: Annotated[float, Field(ge=0)] = 0.0
+    s_churn: Above0 = Field(description="how much noise is added, over all steps")
+    s_min: Annotated[float, Field(ge=0)] = Field(default=0.0, description="lower noise levels are left alone")
     s_max: Above0 | None = Field(default=None, description="higher noise levels are left alone; null: none are")
-    s_noise: Above0 = 1.0
+    s_noise: Above0 = Field(default=1.0, description="standard deviation of the added noise")
 
 
 class Solver(Strict):
     """A sampler, whatever its number of steps."""
 
-    name: Literal["euler", "heun", "dpmpp_2m", "ddim"]
+    name: Literal["euler", "heun", "dpmpp_2m", "ddim"] = Field(description="function in src/ssimbad/samplers.py")
     eta: Fraction = Field(default=0.0, description="ddim: share of the noise that is renewed; 1 is DDPM's own sampling")
     churn: Churn | None = Field(default=None, description="heun: stochastic sampling")
 
@@ -205,7 +205,7 @@ class Solver(Strict):
 
 
 class Sampler(Solver):
-    """How a row of the table colours (SPEC §4)."""
+    """How a row of the table colours."""
 
     steps: Positive = Field(description="noise levels of the method's grid; NFE is steps, or 2 steps - 1 for heun")
 
@@ -218,8 +218,8 @@ class Train(Strict):
     options: dict[str, Any] = Field(default_factory=dict, description="of the objective")
     images: Positive = Field(description="images seen in all")
     batch: Positive = Field(description="global batch, images per optimiser step")
-    learning_rate: Above0
-    warmup_images: Annotated[int, Field(ge=0)]
+    learning_rate: Above0 = Field(description="of AdamW, after the warm-up")
+    warmup_images: Annotated[int, Field(ge=0)] = Field(description="linear warm-up, images; then a cosine")
     validate_images: Annotated[int, Field(ge=0)] = Field(
         description="choose the best weights on the validation split every so many images; 0: keep the last"
     )
@@ -234,27 +234,29 @@ class Method(Strict):
     kind: str = Field(description="file in src/ssimbad/methods")
     label: str = Field(description="name in tables and figures")
     config: dict[str, Any] = Field(default_factory=dict, description="of the kind")
-    pretrain: Train | None = None
-    finetune: Train | None = None
+    pretrain: Train | None = Field(default=None, description="null: the method has no such stage")
+    finetune: Train | None = Field(default=None, description="null: the method has no such stage")
 
 
 class Colorize(Strict):
-    """Sampling of the test set (SPEC §2)."""
+    """Sampling of the test set."""
 
     chunk: Positive = Field(description="images the network always sees together; the last chunk is padded")
     seed: int = Field(description="of the initial noise, with the image id")
 
 
 class Evaluation(Strict):
-    """Metrics (SPEC §5)."""
+    """Metrics."""
 
-    bootstrap: Annotated[int, Field(ge=100)]
-    confidence: Annotated[float, Field(gt=0.5, lt=1)]
-    seed: int
+    bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples over test images")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(description="of the intervals")
+    seed: int = Field(description="of the resamples")
 
 
 class WeightFile(Strict):
-    url: str
+    """Weights of a feature network."""
+
+    url: str = Field(description="where they are fetched from")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="of the whole file")
     path: str | None = Field(description="a copy of your own, used instead of the url")
 
@@ -262,7 +264,7 @@ class WeightFile(Strict):
 class Weights(Strict):
     """Files of the feature networks; switched off, FID, KID and LPIPS show a dash, and losses do without or refuse."""
 
-    enabled: bool
+    enabled: bool = Field(description="fetch and use them")
     inception: WeightFile
     alexnet: WeightFile
     vgg19: WeightFile | None = Field(default=None, description="of the losses that look through it")
@@ -272,11 +274,13 @@ class Nfe(Strict):
     """Quality against the number of network calls, for every row that colours by a sampler."""
 
     calls: Annotated[list[Positive], Field(min_length=1)] = Field(description="at most so many per image")
-    samplers: Annotated[list[Solver], Field(min_length=1)]
+    samplers: Annotated[list[Solver], Field(min_length=1)] = Field(description="each a curve")
     images: Positive = Field(description="the first so many test faces, same reference")
 
 
 class Report(Strict):
+    """Tables and figures."""
+
     grid_images: Positive = Field(description="columns of the picture grids")
     ladder: list[str] = Field(
         default=[], description="methods that lead from one schedule to another, each changing a part of the last"
