@@ -44,7 +44,7 @@ nfe-figure: install ## quality against network calls, for the rows of the active
 	snakemake --cores $(CORES) all_nfe
 
 test: install ## fast tests, with a miniature run of the whole pipeline
-	python -m pytest -m "not engines and not slurm and not browser and not gpu and not slow"
+	python -m pytest -n $(CORES) --dist loadfile -m "not engines and not slurm and not browser and not gpu and not slow"
 
 test-slow: install ## kills and stops of trainings in several processes
 	python -m pytest -m "slow and not slurm and not engines"
