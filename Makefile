@@ -46,7 +46,7 @@ nfe-figure: install ## quality against network calls, for the rows of the active
 test: install ## fast tests, with a miniature run of the whole pipeline
 	python -m pytest -n $(CORES) --dist loadfile -m "not engines and not slurm and not browser and not gpu and not slow"
 
-test-slow: install ## kills and stops of trainings in several processes
+test-slow: install ## what takes minutes: kills and stops of trainings in several processes, the GPU benchmark on a CPU
 	python -m pytest -m "slow and not slurm and not engines"
 
 test-engines: install ## Snakemake, DVC and the logbook on a miniature pipeline

@@ -58,6 +58,7 @@ def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_every_path_runs_on_a_cpu_at_a_tiny_size(tmp_path):
     done = call("--device", "cpu", "--smoke", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -71,6 +71,7 @@ def test_counts_are_those_of_torchs_counter_on_real_tensors(tree):
     assert work.parameters == sum(q.numel() for q in model.parameters())
 
 
+@pytest.mark.slow
 def test_work_grows_in_a_straight_line_with_the_steps_for_every_row_of_the_paper(tree):
     p, seen = small(tree, multipliers=[1]), set()
     for name, method in p.methods.items():

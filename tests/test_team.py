@@ -120,6 +120,7 @@ def launched(folder: Path, *words: str, world: int = 2) -> list[subprocess.Popen
     return [start(folder, *words, RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(world)]
 
 
+@pytest.mark.slow
 def test_processes_from_outside_do_the_same_and_leave_when_there_is_nothing_to_do(alone, tmp_path):
     folder = workshop(tmp_path / "house")
     for process in launched(folder):
