@@ -56,6 +56,8 @@ def page(house):
     finally:
         server.terminate()
         server.wait(timeout=20)
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, "the UI has ended and left its server"
 
 
 @pytest.fixture(scope="module")

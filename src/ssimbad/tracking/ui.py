@@ -11,6 +11,7 @@ import time
 import urllib.request
 import webbrowser
 
+from ssimbad import interrupt
 from ssimbad.errors import UserError
 from ssimbad.tracking import store
 
@@ -32,6 +33,7 @@ def serve(port: int) -> int:
     experiment = store.Store(where).experiment
     base = f"http://127.0.0.1:{port}"
     page = f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+    interrupt.install()  # SIGTERM then also ends the server below
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", where),
@@ -45,6 +47,7 @@ def serve(port: int) -> int:
         return 0
     finally:
         server.terminate()
+        server.wait(timeout=15)
 
 
 def _announce(base: str, page: str) -> None:
