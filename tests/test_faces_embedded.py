@@ -17,6 +17,7 @@ from ssimbad.faces.embedded import PARTS, draw_faces, face_ids, render
 from ssimbad.faces.palettes import FREE, all_colours, draw_palette
 from ssimbad.faces.splits import split_ids
 from ssimbad.job import Job
+from ssimbad.pairing import references
 from ssimbad.params import Data, Embedded, References, View
 
 STYLE = "adventurer"
@@ -200,7 +201,6 @@ def make(folder: Path, threads: int) -> dict[str, Path]:
 
 
 def test_stage_raw(tmp_path):
-    references = pytest.importorskip("ssimbad.pairing.references")
     outputs = make(tmp_path / "one", 1)
     faces = artifacts.read_png_zip(outputs["zip"])
     assert list(faces) == face_ids(11)

@@ -1,5 +1,7 @@
 """Methods: SSIMBaD and EDM share a denoiser and differ in their schedule only."""
 
+import math
+
 import pytest
 import torch
 
@@ -33,6 +35,21 @@ def draws(seed=0, n=4, shard=Shard()):  # noqa: B008
     return StepDraws(seed, n, shard, torch.device("cpu"))
 
 
+def losses_of_training(module, model, plan, steps, clip=math.inf):
+    """The loss before each of `steps` steps on the same batch and the same draws."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(steps):
+        result = module.training_step(model, batch(), plan, draws())
+        assert result.per_image.shape == (4,)
+        optimiser.zero_grad()
+        result.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimiser.step()
+        losses.append(result.loss.item())
+    return losses
+
+
 def test_registry_finds_the_method_files():
     assert {"edm", "ssimbad"} <= set(registry.kinds())
     with pytest.raises(ValueError, match=r"known: .*ssimbad"):
@@ -45,7 +62,7 @@ def test_setup_survives_its_json():
 
 
 def test_ssimbad_draws_sigma_uniformly_in_phi():
-    """papers.md §1.2: ln sigma is logistic around ln 0.3; P(sigma < 0.1) = 0.246, P(sigma < 1) = 0.771."""
+    """Uniform phi = sigma/(sigma + 0.3): ln sigma is logistic around ln 0.3, so P(sigma < 0.1) = 0.246 and so on."""
     sigma = edm.draw_sigma(build(), torch.linspace(0, 1, 100_001, dtype=torch.float64))
     for edge, share in ((0.01, 0.026), (0.1, 0.246), (0.3, 0.499), (1, 0.771), (3, 0.912), (10, 0.974)):
         assert (sigma < edge).double().mean().item() == pytest.approx(share, abs=1.5e-3)
@@ -54,7 +71,7 @@ def test_ssimbad_draws_sigma_uniformly_in_phi():
 
 
 def test_edm_draws_sigma_log_normally():
-    """methods.md F.2: median 0.30, P(sigma > 1) = 16 %, P(sigma < 0.05) = 7 %."""
+    """ln sigma ~ N(-1.2, 1.2²): median 0.30, P(sigma > 1) = 16 %, P(sigma < 0.05) = 7 %."""
     sigma = edm.draw_sigma(build("edm", None), torch.linspace(0, 1, 100_001, dtype=torch.float64))
     assert sigma.median().item() == pytest.approx(0.301, abs=1e-3)
     assert (sigma > 1).double().mean().item() == pytest.approx(0.16, abs=0.005)
@@ -62,7 +79,7 @@ def test_edm_draws_sigma_log_normally():
 
 
 def test_sampling_grids():
-    """The rho = 7 grid of EDM eq. 5 and the phi grid of papers.md §1.2, both from 80 to 0.002 and then 0."""
+    """The rho = 7 grid of EDM eq. 5 and SSIMBaD's phi grid, both from 80 to 0.002 and then 0."""
     n = 18
     rho = [(80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(n)]
     assert edm.levels(build("edm", None), n).tolist() == pytest.approx([*rho, 0], rel=1e-9)
@@ -86,15 +103,7 @@ def test_a_few_steps_lower_the_loss(kind, objective):
     model = build(kind, RATIONAL if kind == "ssimbad" else None)
     module = registry.module(kind)
     plan = Plan(objective, module.OBJECTIVES[objective](), Sampler(name="euler", steps=2))
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(30):
-        result = module.training_step(model, batch(), plan, draws())
-        optimiser.zero_grad()
-        result.loss.backward()
-        optimiser.step()
-        losses.append(result.loss.item())
-        assert result.per_image.shape == (4,)
+    losses = losses_of_training(module, model, plan, steps=30)
     assert losses[-1] < 0.6 * losses[0]
 
 

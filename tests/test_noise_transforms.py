@@ -1,4 +1,4 @@
-"""phi and its inverses against the published facts (research/papers.md §1.2, D2, D13)."""
+"""phi and its inverses against the published facts."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_levels_end_exactly_fall_and_are_uniform_in_phi(spec):
         assert n < 3 or float((steps / steps.mean() - 1).abs().max()) < 1e-6
 
 
-# Quoted to the digits of research/papers.md §1.2, for c = 0.3.
+# For c = 0.3, to the digits shown.
 @pytest.mark.parametrize(
     ("n", "start", "end"),
     [
@@ -189,7 +189,7 @@ def test_ddpm_schedule_has_the_published_ends():
     alpha_bar = ddpm.alpha_bar(1000, 1e-6, 1e-2)
     assert alpha_bar.dtype == torch.float64 and alpha_bar.shape == (1000,)
     assert float(alpha_bar[0]) == pytest.approx(1 - 1e-6, rel=1e-12)
-    # The signal left at the end is 0.081, at t = 901 0.130 (research/papers.md §2.1).
+    # The signal left at the end is 0.081, at t = 901 0.130.
     assert float(alpha_bar[999].sqrt()) == pytest.approx(0.081, abs=6e-4)
     assert float(alpha_bar[901].sqrt()) == pytest.approx(0.130, abs=6e-4)
     sigma = ddpm.sigma(1000, 1e-6, 1e-2)

@@ -1,4 +1,4 @@
-"""The TPS warp against a direct float64 evaluation of papers.md §1.1."""
+"""The TPS warp against a direct float64 evaluation of the published protocol."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""XDoG against a literal evaluation of papers.md §1.1."""
+"""XDoG against a literal evaluation of its published formula."""
 
 import math
 

@@ -48,7 +48,7 @@ def row(p: Params, name: str, stage: str = "pretrain") -> flops.Work:
 
 
 def test_the_papers_network_has_the_known_size_and_work():
-    """SPEC §4: 52,301,251 parameters, 273 GFLOP per forward at 256²."""
+    """The published network: 52,301,251 parameters, 273 GFLOP per forward at 256²."""
     work = row(PAPER, "ssimbad")
     assert work.parameters == work.trained == 52_301_251
     assert work.call / 1e9 == pytest.approx(273, abs=0.5)

@@ -55,7 +55,7 @@ def duel(**options):
 
 
 def test_number_of_parameters():
-    """research/methods.md §A.6: 82.93 million for the generator of 992-channel tokens, 0.10 million for PatchGAN."""
+    """SGA's re-implementation: 82.93 million for the generator of 992-channel tokens, 0.10 million for PatchGAN."""
     with torch.device("meta"):
         published = Generator(base=16, levels=5, width=None, residuals=4)
         assert count(published) / 1e6 == pytest.approx(82.93, abs=0.005)

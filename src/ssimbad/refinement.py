@@ -1,6 +1,6 @@
-"""Trajectory refinement: the loss of the finished image, back-propagated through the whole sampling chain (SSIMBaD §3).
+"""Trajectory refinement: the loss of the finished image, back-propagated through the whole sampling chain.
 
-The same code serves every method that colours by a sampler.
+Source: SSIMBaD, arXiv 2506.04283. The same code serves every method that colours by a sampler.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """AnimeDiffusion (Cao et al. 2024): DDPM conditioned by concatenation, finetuned through the target's DDIM inversion.
 
 The chain runs in x = x_t / sqrt(alpha_bar_t) with sigma = sqrt((1 - alpha_bar_t) / alpha_bar_t) (networks/denoiser.py),
-so that it shares samplers and trajectory refinement with the other rows (research/papers.md §2.1).
+so that it shares samplers and trajectory refinement with the other rows.
 """
 
 from __future__ import annotations

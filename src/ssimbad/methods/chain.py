@@ -57,7 +57,7 @@ def refine(
     sampler: samplers.Sampler,
     features: Features | None,
 ) -> Losses:
-    """The loss of the finished image, with gradients through every call of the chain (SSIMBaD §3)."""
+    """The loss of the finished image, with gradients through every call of the chain (SSIMBaD, arXiv 2506.04283)."""
     from ssimbad import refinement
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def build(setup: Setup) -> nn.Module:
     network = UNet(7, 3, **setup.network.model_dump())
     low, high = setup.noise.sigma_min, setup.noise.sigma_max
 
-    # SPEC §1: one treatment for every axis. The sinusoid is made for values up to 1000, so EDM's ln(sigma)/4, which
+    # One treatment for every axis. The sinusoid is made for values up to 1000, so EDM's ln(sigma)/4, which
     # spans [-1.6, 1.1], is rescaled as phi is; the factor 1/4 then has no effect.
     axis = transforms.make({"form": "log"}) if config.c_noise == "log" else phi
 
@@ -91,7 +91,10 @@ def build(setup: Setup) -> nn.Module:
 
 
 def levels(model: nn.Module, steps: int) -> Tensor:
-    """N noise levels of the sampling grid, then 0; (N + 1,) float64. Source: EDM eq. 5, or SPEC §1 for phi."""
+    """N noise levels of the sampling grid, then 0; (N + 1,) float64.
+
+    Source: EDM eq. 5; for phi SSIMBaD (arXiv 2506.04283), uniform in phi.
+    """
     from ssimbad.noise import transforms
 
     config, noise = model.setup.config, model.setup.noise

@@ -1,7 +1,7 @@
 """SCFT (Lee et al. 2020): a GAN that learns where in the reference each place of the sketch finds its colour.
 
 The reference is the target itself, recoloured and warped, so the correspondence is known and supervises the attention
-(research/methods.md §A). What the paper leaves open is chosen as the public re-implementations agree: least-squares
+(§3). What the paper leaves open is chosen as the public re-implementations agree: least-squares
 GAN, Adam with betas (0.5, 0.999) and no weight decay, the discriminator at twice the learning rate. The learning rate
 follows the schedule of all rows (warm-up and cosine), not the re-implementations' linear fall over the second half.
 """

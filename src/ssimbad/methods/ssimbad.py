@@ -1,6 +1,6 @@
 """SSIMBaD: phi(sigma), along which SSIM falls in a straight line, for training density, sampling grid and embedding.
 
-It is EDM's preconditioned denoiser with phi in all three places and plain mean squared error (research/papers.md §1.2).
+It is EDM's preconditioned denoiser with phi in all three places and plain mean squared error (arXiv 2506.04283).
 """
 
 from __future__ import annotations

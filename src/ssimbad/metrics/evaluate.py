@@ -1,4 +1,4 @@
-"""Stage evaluate: one archive of colourised images against its targets, paired by id (SPEC §5)."""
+"""Stage evaluate: one archive of colourised images against its targets, paired by id."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,6 +1,7 @@
 """The generator of SCFT (Lee et al. 2020, §3): attention carries the reference's features to the sketch's places.
 
-At its published size (base 16, 5 levels, no reduction) it has 82.9 million parameters (research/methods.md §A).
+At its published size (base 16, 5 levels, no reduction) it has 82.9 million parameters,
+like the public re-implementation in SGA.
 """
 
 from __future__ import annotations

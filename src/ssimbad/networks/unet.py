@@ -1,4 +1,4 @@
-"""The U-Net shared by AnimeDiffusion, EDM and SSIMBaD (research/papers.md §1.3).
+"""The U-Net shared by AnimeDiffusion, EDM and SSIMBaD (the public code of the first and the last).
 
 At paper scale (base 64, multipliers 1/2/4/8, 2 blocks, 7 channels in, 3 out) it has 52,301,251 parameters.
 """

@@ -1,4 +1,7 @@
-"""Which phi makes SSIM fall along a straight line: the criterion, the candidates and the choice (SPEC §3)."""
+"""Which phi makes SSIM fall along a straight line: the criterion, the candidates and the choice.
+
+Source: SSIMBaD, arXiv 2506.04283, and its public code.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from ssimbad.seeding import derive
 
 Spec = dict[str, Any]
 
-# The three values that can be read in the public figures (research/papers.md §1.2).
+# The three values that can be read in SSIMBaD's public figures.
 PUBLISHED_R2 = {"ddpm": 0.8780, "edm-ln": 0.8950, "rational-0.3": 0.9965}
 
 

@@ -1,4 +1,4 @@
-"""How SSIM falls with the noise level, per image (SPEC §3).
+"""How SSIM falls with the noise level, per image (SSIMBaD, arXiv 2506.04283).
 
 The curve of an image does not depend on the candidate map phi. It is measured once on a shared grid of
 levels, with one noise array per image, and every candidate is read off it.

@@ -44,7 +44,7 @@ _R2 = (
 
 
 def run_curves(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
-    """Measure SSIM against the noise level, for the sampled training faces (SPEC §3).
+    """Measure SSIM against the noise level, for the sampled training faces (SSIMBaD, arXiv 2506.04283).
 
     Reads `train` (N, S, S, 3) uint8 and `manifest`; writes `curves`: schedule,id,level,ssim.
     """
@@ -69,7 +69,7 @@ def run_curves(params: View, inputs: dict[str, Path], outputs: dict[str, Path], 
 
 
 def run_select(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
-    """Score every candidate, choose phi*, and draw it (SPEC §3).
+    """Score every candidate, choose phi*, and draw it (SSIMBaD, arXiv 2506.04283).
 
     Reads `curves`, `train` and `manifest` (the picture grid needs one face); writes `phi_star` (JSON), `r2`
     (CSV) and the figures ssim_degradation, noisy_grid and r2 as <name>_png and <name>_pdf.

@@ -1,6 +1,6 @@
-"""phi: strictly monotone maps of the noise level sigma, with their inverses (SPEC §1, §3).
+"""phi: strictly monotone maps of the noise level sigma, with their inverses (SSIMBaD, arXiv 2506.04283).
 
-The published candidates are those of SSIMBaD's search (research/papers.md §1.2); `edm` is the axis on which
+The published candidates are those of SSIMBaD's search; `edm` is the axis on which
 Karras et al. (2022, eq. 5) space their sampling steps, and `empirical` interpolates a measured curve.
 All arithmetic is float64, whatever comes in; the answer has the type, dtype and device of the question.
 """

@@ -1,10 +1,10 @@
 """The published thin-plate-spline warp that makes a reference out of a face, in batch on any torch device.
 
-The protocol (papers.md §1.1) has six control points in the unit square: the four corners, which stay, and two
-points p on the main diagonal, p ~ U(low, high), each shifted along it by r ~ U(-shift, shift), the same in x
-and y. It is a backward map: the output at u shows the source at u + d(u), where the spline d
-(U(r) = r² log(r + 1e-6), no regularisation) is fitted at the *displaced* points q = p + r: d(q) = p - q = -r,
-and 0 at the corners. As the shift is the same in x and y, d has one component that serves both.
+The protocol (public code of AnimeDiffusion and SSIMBaD) has six control points in the unit square: the four corners,
+which stay, and two points p on the main diagonal, p ~ U(low, high), each shifted along it by r ~ U(-shift, shift),
+the same in x and y. It is a backward map: the output at u shows the source at u + d(u), where the spline d (U(r) = r²
+log(r + 1e-6), no regularisation) is fitted at the *displaced* points q = p + r: d(q) = p - q = -r, and 0 at the
+corners. As the shift is the same in x and y, d has one component that serves both.
 
 About 44 % of the warps so drawn fold (the map is not one-to-one and mirrors a part of the face). That is the
 published protocol, so it stays.

@@ -1,7 +1,7 @@
-"""XDoG, extended difference of Gaussians: the sketch of a face (papers.md §1.1; Winnemöller et al. 2012).
+"""XDoG, extended difference of Gaussians: the sketch of a face (Winnemöller et al. 2012).
 
-The published variant multiplies the sharpened picture by the picture before it thresholds, and its dark side
-is so steep that practically only 0 and 255 come out.
+The variant in the public code of AnimeDiffusion and SSIMBaD multiplies the sharpened picture by the picture before it
+thresholds, and its dark side is so steep that practically only 0 and 255 come out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BLOCK = 32  # rows or columns filtered by one matrix product; about the fastest
 
 @dataclass(frozen=True)
 class XDoG:
-    """The constants, named as in papers.md §1.1; of the `sigmas` (pixels) one is drawn per image."""
+    """The constants, named as in that code; of the `sigmas` (pixels) one is drawn per image."""
 
     sigmas: Sequence[float]
     k: float
