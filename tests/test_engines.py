@@ -123,6 +123,17 @@ def test_02_dvc_repro_then_runs_nothing(house):
     house.commit("v1")
 
 
+def test_02_a_second_sync_commits_only_what_dvc_lacks(house):
+    assert "18 fresh stages, 0 of them new" in house.run("ssimbad", "sync")
+    lock = yaml.safe_load((house.folder / "dvc.lock").read_text())
+    digest = lock["stages"]["tables"]["outs"][0]["md5"]
+    cached = house.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+    cached.unlink()
+    assert "18 fresh stages, 1 of them new" in house.run("ssimbad", "sync")
+    assert cached.exists()
+    assert yaml.safe_load((house.folder / "dvc.lock").read_text()) == lock
+
+
 def test_03_a_changed_parameter_is_seen_by_both(house):
     house.change("sketches.epsilon", 0.5)
     assert house.planned() == AFTER_SKETCHES

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from ssimbad.errors import UserError
 from ssimbad.params import Params
 from ssimbad.pipeline import records
 
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
 
 def run(params: Params, status: str | None = None) -> None:
     """Commit the fresh instances to DVC and import the event spools.
-
-    `-f` is safe in `dvc commit`: the record proves that these outputs came from exactly these inputs and parameters.
 
     Args:
         status: how the pipeline execution of this process ended (FINISHED or FAILED), if it did.
@@ -25,18 +29,46 @@ def run(params: Params, status: str | None = None) -> None:
     """
     import_spools(status)
     fresh = [name for name, reason in records.survey(params).items() if reason is None]
-    if not (fresh and Path(".dvc").is_dir() and Path("dvc.yaml").exists()):
-        return
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *fresh],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise UserError(f"dvc commit failed ({lines[-1]}); mend that and run `ssimbad sync`")
-    print(f"sync: {len(fresh)} fresh stages -> dvc.lock", flush=True)
+    if fresh and Path(".dvc").is_dir() and Path("dvc.yaml").exists():
+        count = _commit(fresh)
+        print(f"sync: {len(fresh)} fresh stages, {count} of them new -> dvc.lock", flush=True)
+
+
+def _commit(fresh: list[str]) -> int:
+    """Bring `dvc.lock` and the cache up to date with the fresh instances; returns how many were not.
+
+    Forced commits are safe: the record proves that these outputs came from exactly these inputs and parameters.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)  # no bars, no hints; errors come as exceptions
+    try:
+        with Repo() as repo:
+            locked, pipeline = _stages("dvc.lock"), _stages("dvc.yaml")
+            with records.hashes() as hashed:
+                new = [name for name in fresh if not _committed(repo, hashed, name, locked.get(name))]
+            # All at once where that is allowed: DVC takes seconds for each target by itself.
+            targets = ["dvc.yaml"] if len(new) > 1 and set(pipeline) == set(fresh) else new
+            for target in targets:
+                repo.commit(target, force=True)
+    except DvcException as error:
+        raise UserError(f"dvc commit failed ({error}); mend that and run `ssimbad sync`") from None
+    return len(new)
+
+
+def _stages(file: str) -> dict[str, Any]:
+    path = Path(file)
+    return (yaml.safe_load(path.read_text()) or {}).get("stages", {}) if path.exists() else {}
+
+
+def _committed(repo: Repo, hashed: records.Hashes, name: str, entry: dict[str, Any] | None) -> bool:
+    """Whether DVC has this very result: the lock has its record, which says all else, and the cache has the bytes."""
+    if entry is None:
+        return False
+    outs = {out["path"]: out["md5"] for out in entry["outs"]}
+    record = f"records/{name}.json"
+    return outs.get(record) == hashed.md5(record) and all(repo.cache.local.exists(md5) for md5 in outs.values())
 
 
 def import_spools(status: str | None = None) -> None:
