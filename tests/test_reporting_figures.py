@@ -157,3 +157,16 @@ def test_the_drawn_loss_is_the_smoothed_one(tmp_path):
     np.testing.assert_array_equal(raw.get_ydata(), loss)
     assert np.abs(np.diff(smooth.get_ydata())).mean() < 0.5 * np.abs(np.diff(loss)).mean()
     np.testing.assert_allclose(smooth.get_ydata()[3:-3], np.convolve(loss, np.ones(7) / 7, "valid"))
+
+
+def test_a_loss_of_few_rows_is_drawn_as_it_is(tmp_path):
+    """The mean over seven rows of a curve of three would be a flat line."""
+    curve(tmp_path / "a.csv", sigma=True, validated=False)
+    frame = pd.read_csv(tmp_path / "a.csv")
+    frame = frame[frame["images"].isin(sorted(frame["images"].unique())[:3])]
+    fig = training_curves("t", [("a", [frame])])
+    plt.close(fig)
+    loss = frame[frame["name"] == "loss"]["value"].to_numpy()
+    assert len(set(loss)) == 3
+    for line in fig.axes[0].lines:
+        np.testing.assert_array_equal(line.get_ydata(), loss)

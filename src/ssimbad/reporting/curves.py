@@ -1,14 +1,16 @@
-"""Training curves: loss, loss per noise level, validation PSNR; a column per row of the main table."""
+"""Training curves: loss, loss per noise level, validation PSNR; a line of panels per row of the main table."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from ssimbad.reporting.style import PALETTE, styled
 
 SPAN = 7
-"""Rows of the curve file in the centred mean that is drawn: a trailing one would lag behind the loss."""
+"""Rows of the curve file in the centred mean that is drawn: a trailing one would lag behind the loss. Of few rows there
+is none: it would be a flat line through a loss that falls."""
 
 
 def training_curves(title: str, curves: list[tuple[str, list[pd.DataFrame]]]) -> Figure:
@@ -25,17 +27,18 @@ def training_curves(title: str, curves: list[tuple[str, list[pd.DataFrame]]]) ->
     if any((frame["name"] == "psnr").any() for _, frames in curves for frame in frames):
         panels.append(_validation)
     with styled():
-        size = (max(4.2, 3.1 * len(curves)), 2.1 * len(panels) + 0.4)
+        size = (max(6.2, 3.1 * len(panels)), 2.1 * len(curves) + 0.4)
         fig, grid = plt.subplots(
-            len(panels), len(curves), figsize=size, squeeze=False, sharex="col", layout="constrained"
+            len(curves), len(panels), figsize=size, squeeze=False, sharex="row", layout="constrained"
         )
         fig.suptitle(title, x=0.01, ha="left", fontsize=10)
-        for j, (label, frames) in enumerate(curves):
-            grid[0, j].set_title(label, fontsize=9)
-            for i, panel in enumerate(panels):
-                panel(grid[i, j], frames)
-                grid[i, j].set_xlabel("images seen" if i == len(panels) - 1 else "")
-                grid[i, j].ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+        for i, (label, frames) in enumerate(curves):
+            grid[i, 0].set_title(label, fontsize=9, loc="left")
+            for axes, panel in zip(grid[i], panels, strict=True):
+                panel(axes, frames)
+                axes.set_xlabel("images seen" if i == len(curves) - 1 else "")
+                axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     return fig
 
 
@@ -45,7 +48,7 @@ def _series(frame: pd.DataFrame, name: str, split: str) -> pd.Series:
 
 
 def _smooth(series: pd.Series) -> pd.Series:
-    return series.rolling(SPAN, center=True, min_periods=1).mean()
+    return series if len(series) < 2 * SPAN else series.rolling(SPAN, center=True, min_periods=1).mean()
 
 
 def _loss(axes: Axes, frames: list[pd.DataFrame]) -> None:
