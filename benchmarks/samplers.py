@@ -9,8 +9,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-import torch
 from tabulate import tabulate
+from torch import Tensor, nn
 
 from ssimbad import devices, params
 from ssimbad.colorize import chunks, load
@@ -18,12 +18,31 @@ from ssimbad.faces import manifest
 from ssimbad.methods import registry
 from ssimbad.metrics.psnr import psnr
 from ssimbad.pairing import resize
-from ssimbad.params import Sampler
+from ssimbad.params import Params, Sampler
 from ssimbad.samplers import SAMPLERS, nfe
 
 
-def stored(name: str, ids: list[str], size: int) -> torch.Tensor:
-    return resize.to_unit(resize.area(manifest.images(Path("data") / name, ids), size))
+class TestFaces:
+    """The test set of the current directory with its warped references."""
+
+    def __init__(self, p: Params) -> None:
+        self._p, self._ids = p, manifest.ids(Path("data/faces/manifest.csv"), "test")
+        self._sketches, self._references = (
+            self._stored(f"{name}.npy") for name in ("sketches/test", "references/same")
+        )
+        self._targets = resize.area(manifest.images(Path("data/faces/test.npy"), self._ids), p.data.size)
+
+    def _stored(self, name: str) -> Tensor:
+        return resize.to_unit(resize.area(manifest.images(Path("data") / name, self._ids), self._p.data.size))
+
+    def psnr(self, model: nn.Module, kind: str, sampler: Sampler | None) -> float:
+        """Mean PSNR (dB) of the faces as this model of this kind colours them."""
+        images = chunks.colour(
+            partial(registry.module(kind).colorize, model), self._sketches, self._references, self._ids, sampler,
+            chunk=self._p.colorize.chunk, seed=self._p.colorize.seed, device=devices.pick(),
+            precision=self._p.training.precision, channels_last=self._p.training.channels_last,
+        )  # fmt: skip
+        return float(psnr(images, self._targets).mean())
 
 
 def main() -> None:
@@ -31,22 +50,14 @@ def main() -> None:
     parser.add_argument("weights", type=Path, nargs="+")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     arguments = parser.parse_args()
-    p, device = params.load(), devices.pick()
-    size = p.data.size
-    ids = manifest.ids(Path("data/faces/manifest.csv"), "test")
-    sketches, references = (stored(name, ids, size) for name in ("sketches/test.npy", "references/same.npy"))
-    targets = resize.area(manifest.images(Path("data/faces/test.npy"), ids), size)
-    rows = []
+    p = params.load()
+    faces, rows = TestFaces(p), []
     for weights in arguments.weights:
-        model, made = load.trained(weights, device, channels_last=True)
-        colorize = partial(registry.module(made["setup"]["kind"]).colorize, model)
+        model, made = load.trained(weights, devices.pick(), p.training.channels_last)
         for name in SAMPLERS:
             for steps in arguments.steps:
-                images = chunks.colour(
-                    colorize, sketches, references, ids, Sampler(name=name, steps=steps), chunk=p.colorize.chunk,
-                    seed=p.colorize.seed, device=device, precision=p.training.precision, channels_last=True,
-                )  # fmt: skip
-                rows.append((weights, name, steps, nfe(name, steps), psnr(images, targets).mean()))
+                value = faces.psnr(model, made["setup"]["kind"], Sampler(name=name, steps=steps))
+                rows.append((weights, name, steps, nfe(name, steps), value))
     print(tabulate(rows, headers=["weights", "sampler", "steps", "NFE", "PSNR (dB)"], floatfmt=".2f"))
 
 

@@ -8,7 +8,7 @@ from ssimbad.methods.contract import Plan, Setup
 from ssimbad.noise import ddpm
 from ssimbad.params import Sampler
 
-from .test_methods import NETWORK, NOISE, batch, draws, losses_of_training
+from .test_methods import NETWORK, NOISE, batch, draws, losses_of_training, refines_from_pure_noise
 
 SAMPLER = Sampler(name="ddim", steps=4)
 ALPHA_BAR = ddpm.alpha_bar(1000, 1e-6, 1e-2)
@@ -75,6 +75,22 @@ def test_training_noise_is_that_of_ddpm():
     assert ((t >= 0) & (t <= 999)).all()
 
 
+def test_training_covers_all_timesteps():
+    model, plan = build(), Plan("noise", animediffusion.Noise(), SAMPLER)
+    model.noise = lambda x, *_: torch.zeros_like(x)
+    steps = [animediffusion.training_step(model, batch(), plan, draws(seed)).sigma for seed in range(250)]
+    t = model.timestep(torch.cat(steps)).round()
+    assert t.mean().item() == pytest.approx(499.5, abs=30)
+    assert torch.histc(t, 10, 0, 1000).min() > 60  # 100 expected in each tenth
+
+
+def test_trajectory_refinement_starts_from_pure_noise():
+    """x_T / sqrt(alpha_bar_T) with x_T ~ N(0, 1)."""
+    plan = Plan("trajectory", animediffusion.OBJECTIVES["trajectory"](save_memory=False), SAMPLER)
+    scale = float(1 / ALPHA_BAR[999].sqrt())
+    refines_from_pure_noise(animediffusion, build(), plan, float(((1 - ALPHA_BAR[999]) / ALPHA_BAR[999]).sqrt()), scale)
+
+
 def test_grid_covers_the_schedule_unless_as_published():
     sigmas = ddpm.sigma(1000, 1e-6, 1e-2)
     assert animediffusion.levels(build(), 4).tolist() == [*sigmas[[999, 666, 333, 0]].tolist(), 0]
@@ -84,7 +100,7 @@ def test_grid_covers_the_schedule_unless_as_published():
 
 
 def test_inversion_followed_by_ddim_returns_the_image():
-    """With an oracle for another image in between, so that both directions really move x."""
+    """With an oracle that knows the image."""
     model, given = build(), batch()
     seen = oracle(model, given.target, given)
     grid = animediffusion.levels(model, 6)

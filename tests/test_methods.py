@@ -1,10 +1,12 @@
 """Methods: SSIMBaD and EDM share a denoiser and differ in their schedule only."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from ssimbad import refinement
 from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Batch, Plan, Setup
 from ssimbad.params import Method, Network, Noise, Sampler
@@ -48,6 +50,39 @@ def losses_of_training(module, model, plan, steps, clip=math.inf):
         optimiser.step()
         losses.append(result.loss.item())
     return losses
+
+
+def first_call(module, model, given, plan):
+    """x and sigma of a training step's first network call, and its losses, when the network always answers 0.3."""
+    asked = []
+    model.forward = lambda x, sigma, *_: (asked.append((x, sigma)), torch.full_like(x, 0.3))[1]
+    losses = module.training_step(model, given, plan, draws())
+    return *asked[0], losses
+
+
+def refines_from_pure_noise(module, model, plan, sigma_max, scale):
+    """The chain starts at sigma_max from noise of this scale that knows nothing of the target, and is judged by it."""
+    given = batch()
+    other = replace(given, target=given.target.flip(2))
+    (x, sigma, losses), (again, _, losses_of_other) = (first_call(module, model, g, plan) for g in (given, other))
+    assert torch.equal(x, again)
+    assert sigma.tolist() == pytest.approx([sigma_max] * 4, rel=1e-5)
+    assert x.std().item() == pytest.approx(scale, rel=0.05) and x.mean().abs().item() < 0.1 * scale
+    for found, target in ((losses, given.target), (losses_of_other, other.target)):
+        assert torch.allclose(found.per_image, refinement.mse(torch.full_like(target, 0.3), target))
+
+
+@pytest.mark.parametrize("kind", ["ssimbad", "edm"])
+def test_refinement_starts_from_pure_noise_and_is_judged_by_the_target(kind):
+    plan = Plan("trajectory", edm.OBJECTIVES["trajectory"](save_memory=False), Sampler(name="euler", steps=3))
+    refines_from_pure_noise(registry.module(kind), build(kind, RATIONAL if kind == "ssimbad" else None), plan, 80, 80)
+
+
+def test_what_departs_from_the_description_is_said():
+    options = edm.Denoising()
+    for kind, phi in (("ssimbad", RATIONAL), ("edm", None)):
+        assert registry.remarks(kind, setup(kind, phi).config, options, False) == []
+        assert "unscaled" in registry.remarks(kind, setup(kind, phi, as_published=True).config, options, False)[0]
 
 
 def test_registry_finds_the_method_files():

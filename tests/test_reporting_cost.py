@@ -9,6 +9,7 @@ from ssimbad.reporting import cost
 TRAIN = {
     "method": "ssimbad",
     "stage": "pretrain",
+    "seed": 0,
     "phase": "train",
     "images": 36000,
     "seconds": 1800.0,
@@ -19,16 +20,19 @@ TRAIN = {
 COLORIZE = {
     "method": "ssimbad",
     "stage": "pretrain",
+    "seed": 0,
     "phase": "colorize",
+    "setting": "cross",
     "nfe": 19,
     "seconds_per_image": 0.3512,
 }
 
 
-def measured(tmp_path: Path, *lines: dict) -> Path:
-    for i, line in enumerate(lines):
-        (tmp_path / f"{i}.json").write_text(json.dumps(line))
-    return tmp_path
+def measured(tmp_path: Path, *lines: dict) -> list[Path]:
+    paths = [tmp_path / f"{i}.json" for i in range(len(lines))]
+    for path, line in zip(paths, lines, strict=True):
+        path.write_text(json.dumps(line))
+    return paths
 
 
 def test_cost_table_in_three_forms(tmp_path):
@@ -40,9 +44,9 @@ def test_cost_table_in_three_forms(tmp_path):
     assert (colorize["phase"], colorize["nfe"], colorize["seconds"]) == ("colorize", "19", "")
     text = (out / "cost.md").read_text()
     assert "demo-scale" in text
-    assert "| SSIMBaD | pretrain | train | cpu | 2,600,000 | 36,000 | 20.0 | 0.50 | — | — |" in text
-    assert "| SSIMBaD | pretrain | colorize | — | — | — | — | — | 19 | 0.351 |" in text
-    assert r"\begin{tabular}{llllrrrrrr}" in (out / "cost.tex").read_text()
+    assert "| SSIMBaD | pretrain | 0 | train | — | cpu | 2,600,000 | 36,000 | 20.0 | 0.50 | — | — |" in text
+    assert "| SSIMBaD | pretrain | 0 | colorize | cross | — | — | — | — | — | 19 | 0.351 |" in text
+    assert r"\begin{tabular}{llllllrrrrrr}" in (out / "cost.tex").read_text()
 
 
 def test_device_hours_count_every_device(tmp_path):
@@ -53,7 +57,7 @@ def test_device_hours_count_every_device(tmp_path):
 
 
 def test_nothing_measured_writes_nothing(tmp_path):
-    assert cost.write(tmp_path / "none", tmp_path / "tables") is None
+    assert cost.write([], tmp_path / "tables") is None
     assert not (tmp_path / "tables").exists()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ssimbad import artifacts
@@ -56,7 +57,8 @@ def write_result(folder: Path, method: str, stage: str, seed: int, setting: str)
 
 def write_made(folder: Path, method: str, stage: str, seed: int, **more) -> Path:
     start = None if stage == "pretrain" else "ssimbad"
-    about = {"method": method, "stage": stage, "seed": seed, "train": {"start": start}, "images": 512, "remarks": []}
+    train = {"start": start, "sampler": {"name": "ddim", "eta": 1.0, "steps": 8}}
+    about = {"method": method, "stage": stage, "seed": seed, "train": train, "images": 512, "remarks": []}
     artifacts.write_json(folder / f"made/{method}-{stage}-{seed}.json", about | more)
     return folder / f"made/{method}-{stage}-{seed}.json"
 
@@ -140,8 +142,8 @@ def test_main_md_shows_published_beside_reproduced(tmp_path):
 def test_a_dash_has_its_reason_and_ms_ssim_its_scales(tmp_path):
     lines = section(run(tmp_path)["main_md"].read_text(), "Main table, same reference")
     assert "MS-SSIM (3 scales) ↑" in lines[2] and "FID (n = 20) ↓" in lines[2]
-    assert any("— (a)" in line for line in lines)
-    assert "- (a) switched off" in lines
+    assert any("— (b)" in line for line in lines)
+    assert "- (b) switched off" in lines
     assert any("first 3 scales" in line for line in lines)
 
 
@@ -213,6 +215,22 @@ def test_values_are_paired_by_id(tmp_path):
     found = results.load(inputs["summaries"], inputs["images"])
     line = next(x for x in comparisons.differences(found, params().evaluation) if x["stage"] == "finetune")
     assert line["setting"] == "same" and line["ci_high"] - line["ci_low"] == pytest.approx(0, abs=1e-4)
+
+
+def test_with_several_seeds_the_interval_is_over_their_differences(tmp_path):
+    """Finetuned minus pretrained is 3.5 dB with two seeds and 5 dB with the third."""
+    inputs = made(tmp_path, seeds=(0, 1, 2))
+    luckier = next(p for p in inputs["images"] if p.as_posix().endswith("ssimbad/finetune/seed-2/cross.csv"))
+    frame = pd.read_csv(luckier, dtype={"id": str})
+    frame["psnr"] += 1.5
+    frame.to_csv(luckier, index=False)
+    lines = comparisons.differences(results.load(inputs["summaries"], inputs["images"]), params().evaluation)
+    line = next(x for x in lines if (x["setting"], x["stage"], x["than_stage"]) == ("cross", "finetune", "pretrain"))
+    assert (line["difference"], line["seeds"], line["n"]) == (pytest.approx(4.0), 3, 20)
+    half = 4.302653 * np.std([3.5, 3.5, 5.0], ddof=1) / np.sqrt(3)
+    assert (line["ci_low"], line["ci_high"]) == (pytest.approx(4 - half, abs=1e-4), pytest.approx(4 + half, abs=1e-4))
+    assert "Student t interval" in comparisons.interval_note(0.95, lines)
+    assert "another seed may differ" in comparisons.interval_note(0.95, [line | {"seeds": 1}])
 
 
 def test_different_test_ids_are_an_error(tmp_path):
@@ -295,8 +313,9 @@ def test_remarks_of_a_training_are_footnotes_of_its_rows(tmp_path):
         write_made(tmp_path, "ssimbad", "pretrain", 0, remarks=["Trained in the dark."])
 
     text = run(tmp_path, change=remark)["main_md"].read_text()
-    assert "- (a) Trained in the dark." in text
-    for label in ("SSIMBaD, pretrained (a)", "SSIMBaD, finetuned (a)", "Control_50% (a)"):
+    assert "- (a) Coloured by ddim, eta 1 in 8 steps." in text
+    assert "- (b) Trained in the dark." in text
+    for label in ("SSIMBaD, pretrained (a) (b)", "SSIMBaD, finetuned (a) (b)", "Control_50% (a) (b)"):
         assert f"| {label} | reproduced" in text, "all three began with that pretraining"
 
 
@@ -304,8 +323,6 @@ def test_equal_and_unequal_budgets_are_told(tmp_path):
     def longer(inputs):
         write_made(tmp_path / "b", "ssimbad", "finetune", 0, images=1024)
 
-    assert (
-        "same number of images: 512 in pretraining, 512 more in finetuning."
-        in run(tmp_path / "a")["main_md"].read_text()
-    )
+    text = run(tmp_path / "a")["main_md"].read_text()
+    assert "equal numbers of images: 512 in pretraining, 512 more in finetuning. Not of computations" in text
     assert "different numbers of images" in run(tmp_path / "b", change=longer)["main_md"].read_text()

@@ -27,7 +27,7 @@ def tree() -> dict:
     small["report"]["nfe"] = {
         "calls": [2, 3],
         "samplers": [{"name": "heun"}, {"name": "ddim", "eta": 1.0}],
-        "images": 3,
+        "images": 4,
     }
     return small
 
@@ -64,9 +64,9 @@ def test_missing_terms_of_scft_are_in_the_record_and_under_the_table(house):
     made = json.loads((house / "models/scft/pretrain/seed-0.json").read_text())
     assert "perceptual and style" in made["remarks"][0]
     text = (house / "reports/tables/main.md").read_text()
-    assert "| SCFT (a) | reproduced" in text
-    assert f"- (a) {made['remarks'][0]}" in text
-    assert "same number of images: 16 in pretraining, 16 more in finetuning" in text
+    assert "| SCFT (a) (b) | reproduced" in text
+    assert f"- (b) {made['remarks'][0]}" in text
+    assert "equal numbers of images: 16 in pretraining, 16 more in finetuning" in text
 
 
 def test_curves_tell_of_both_players(house):
@@ -106,8 +106,20 @@ def test_quality_against_calls_stays_within_its_limits(house):
         ("ddim, eta 1", "2", "2", "2"), ("ddim, eta 1", "3", "3", "3"),
     }  # fmt: skip
     assert (house / "reports/figures/nfe.png").read_bytes()[:4] == b"\x89PNG"
-    own = json.loads((house / "models/ssimbad/finetune/seed-0.json").read_text())["train"]["sampler"]
-    assert own["steps"] == 2
+
+
+def test_at_a_rows_own_sampler_the_curve_meets_the_table(house):
+    made = json.loads((house / "models/animediffusion/pretrain/seed-0.json").read_text())
+    assert made["train"]["sampler"] == {"name": "ddim", "eta": 1.0, "churn": None, "steps": 2}
+    table_ = json.loads((house / "reports/metrics/animediffusion/pretrain/seed-0/same.json").read_text())["metrics"]
+    own = ("animediffusion", "pretrain", "ddim, eta 1", "2")
+    lines = {
+        x["metric"]: x
+        for x in read(house / "reports/tables/nfe.csv")
+        if (x["method"], x["stage"], x["sampler"], x["calls"]) == own
+    }
+    for metric in ("psnr", "ms_ssim"):
+        assert float(lines[metric]["value"]) == pytest.approx(table_[metric]["value"], abs=1e-4)
 
 
 def test_cost_names_parameters_and_calls_of_every_row(house):

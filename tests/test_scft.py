@@ -1,5 +1,7 @@
 """SCFT: the network's size, the correspondence that supervises its attention, its losses, and that it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -105,7 +107,7 @@ def test_attention_is_the_published_formula():
 
 
 def test_where_nothing_moves_every_token_corresponds_to_itself():
-    positive, known = scft.correspondence(tps.grid(identity(2), 32, 32), 8)
+    positive, known, _ = scft.correspondence(tps.grid(identity(2), 32, 32), 8)
     assert known.all()
     assert torch.equal(positive, torch.arange(64).expand(2, 64))
 
@@ -113,7 +115,7 @@ def test_where_nothing_moves_every_token_corresponds_to_itself():
 def test_correspondence_points_to_where_the_reference_shows_the_place():
     """A source shifted by exactly two tokens to the right: the token at x is shown at x - 2."""
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    positive, known = scft.correspondence(torch.stack([x + 8, y], dim=-1)[None], 8)
+    positive, known, _ = scft.correspondence(torch.stack([x + 8, y], dim=-1)[None], 8)
     columns = torch.arange(64) % 8
     assert torch.equal(known[0], columns >= 1)  # within one token of a token that is shown
     inside = columns >= 2
@@ -126,7 +128,7 @@ def test_known_correspondence_agrees_with_the_warped_picture():
     law = tps.Law(0.3, 0.7, 0.1, 2)
     warp = tps.Warp.random(np.random.default_rng(3), 8, law)
     shown = tps.warp(torch.stack([x, y, x]).expand(8, 3, 64, 64).contiguous(), warp)
-    positive, known = scft.correspondence(tps.grid(warp, 64, 64), 8)
+    positive, known, _ = scft.correspondence(tps.grid(warp, 64, 64), 8)
     mean = torch.nn.functional.avg_pool2d(shown, 8).flatten(2)[:, :2]  # where each reference token reads, in [-1, 1]
     read = mean.gather(2, positive[:, None].expand(-1, 2, -1)).transpose(1, 2)
     centre = (scft.places(8, shown) + 0.5) / 4 - 1
@@ -154,8 +156,35 @@ def test_triplet_pulls_the_positive_up_and_a_far_token_down():
     at = scft.places(8, logits)
     rows, negatives = (gradient > 0).nonzero(as_tuple=True)
     assert len(set(rows.tolist())) == len(rows) == 64
-    assert (at[rows] - at[negatives]).norm(dim=1).min() > scft.FAR
+    read = at * 32 / 31  # the published protocol's stretch, from pixel 0
+    assert (at[rows] - read[negatives]).norm(dim=1).min() > scft.FAR - 0.1
     assert len(set(negatives.tolist())) > 20
+
+
+def test_where_a_place_is_shown_twice_neither_token_is_a_negative():
+    """A warp that folds along the middle: columns 0 to 3 show what columns 7 to 4 show."""
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    source = torch.stack([torch.minimum(x, 31 - x) * 2 + 0.5, y], dim=-1)[None]
+    logits = torch.zeros(1, 64, 64, requires_grad=True)
+    for seed in range(20):
+        scft.triplet(logits, source, 12.0, draws(1, seed)).backward()
+    rows, negatives = (logits.grad[0] > 0).nonzero(as_tuple=True)
+    shown = torch.minimum(negatives % 8, 7 - negatives % 8) * 2 + 0.5  # column that the negative's token shows
+    gap = torch.stack([rows % 8 - shown, (rows // 8 - negatives // 8).float()]).norm(dim=0)
+    assert len(rows) > 500 and gap.min() > scft.FAR - 0.1
+
+
+def test_the_correspondence_is_that_of_the_size_at_which_the_warp_was_made():
+    """Warped at 64 and shrunk to 32: a picture of coordinates, treated so, shows what is read where."""
+    warp = tps.Warp.random(np.random.default_rng(3), 4, tps.Law(0.3, 0.7, 0.1, 2))
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    picture = torch.stack([x, y, x]).expand(4, 3, 64, 64).contiguous()
+    shown = torch.nn.functional.avg_pool2d(tps.warp(picture, warp), 2)
+    read, inside = scft.read_by_reference(Batch(shown, shown[:, :1], shown, warp, native=64))
+    expected = ((shown[:, :2].permute(0, 2, 3, 1) + 1) / 2 * 63 + 0.5) / 2 - 0.5
+    whole = (inside[:, 0] == 1) & (read.amin(dim=-1) > 2) & (read.amax(dim=-1) < 29)
+    assert whole.float().mean() > 0.5
+    assert (read - expected)[whole].abs().max() < 0.1
 
 
 def test_tokens_that_the_reference_does_not_show_are_left_out():
@@ -187,6 +216,26 @@ def test_terms_are_weighted_and_told():
     assert isinstance(critic.step(batch(), draws()), Losses)
 
 
+def test_all_five_terms_are_weighted_and_reach_the_generator():
+    weights = {"adversarial": 2.0, "reconstruction": 3.0, "perceptual": 5.0, "style": 7.0, "triplet": 11.0}
+
+    def looking(images):
+        return [2 * images, images[:, :, ::2, ::2]]
+
+    def step(**options):
+        torch.manual_seed(0)
+        model = scft.build(setup())
+        losses = scft.generator_step(model, PatchGAN([8]), scft.Adversarial(**options), looking, batch(), draws())
+        gradient = torch.autograd.grad(losses.loss, list(model.parameters()), materialize_grads=True)
+        return losses, sum(float(g.abs().sum()) for g in gradient)
+
+    losses, _ = step(**weights)
+    total = sum(weight * losses.terms[name].item() for name, weight in weights.items())
+    assert losses.loss.item() == pytest.approx(total, rel=1e-5)
+    for name, weight in weights.items():
+        assert step(**{other: weight * (other == name) for other in weights})[1] > 0, name
+
+
 def test_each_player_moves_its_own_network_only():
     model, critic, generator = duel()
     for player, other in ((critic, generator), (generator, critic)):
@@ -209,6 +258,17 @@ def test_both_players_see_the_same_recoloured_images():
     assert shift.mean(dim=(2, 3)).std() > 0.05
     untouched, _ = scft.recoloured(batch(), 0.0, draws())
     assert torch.equal(untouched.target, batch().target)
+
+
+def test_target_and_reference_take_the_same_shift():
+    given = batch(warp=identity(4))
+    given = replace(given, target=0.3 * given.target, reference=0.3 * given.reference)  # far from clipping
+    after, source = scft.recoloured(given, 50.0, draws())
+    shift = after.target - given.target
+    assert shift.abs().min() > 1e-4
+    inside = (source <= 31).all(dim=-1)[:, None].expand(-1, 3, -1, -1)
+    assert inside.float().mean() > 0.9
+    assert torch.allclose((after.reference - given.reference)[inside], shift[inside], atol=1e-6)
 
 
 def test_the_border_does_not_give_the_colour_shift_away():
@@ -280,7 +340,14 @@ def test_vgg19_comes_from_its_file_and_from_no_other(tmp_path):
     state = {k: torch.randn(v.shape) / v[0].numel() ** 0.5 for k, v in network.state_dict().items() if "features" in k}
     torch.save({**state, "classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg19.pth")
     looking = features.load({"vgg19": tmp_path / "vgg19.pth"}, CPU)
-    maps = looking(torch.rand(1, 3, 32, 32) * 2 - 1)
+    image = torch.rand(1, 3, 32, 32) * 2 - 1
+    maps = looking(image)
+    x = ((image + 1) / 2 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
+        :, None, None
+    ]
+    for i in (0, 2):
+        x = torch.nn.functional.conv2d(x, state[f"features.{i}.weight"], state[f"features.{i}.bias"], padding=1).relu()
+    assert torch.allclose(maps[0], x, atol=1e-4)
     assert [m.shape[1:] for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
     assert not any(p.requires_grad for p in looking.parameters())
     losses = scft.generator_step(scft.build(setup()), PatchGAN([8]), scft.Adversarial(), looking, batch(), draws())

@@ -67,13 +67,15 @@ class Setup:
 class Batch:
     """One batch in [-1, 1] at training size: target and reference (B, 3, H, W), sketch (B, 1, H, W), float32.
 
-    `warp`: the B warps that made the references out of the targets, so that every correspondence is known.
+    `warp`: the B warps that made the references out of the targets, so that every correspondence is known; `native`:
+    the side at which they were warped before both were shrunk, the targets' own where None.
     """
 
     target: Tensor
     sketch: Tensor
     reference: Tensor
     warp: Warp | None = None
+    native: int | None = None
 
 
 @dataclass(frozen=True)

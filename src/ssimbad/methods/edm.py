@@ -66,6 +66,10 @@ OBJECTIVES: dict[str, type[Strict]] = {"denoising": Denoising, "trajectory": cha
 SAMPLED = True
 
 
+def remarks(config: Schedule, options: Strict, features: bool) -> list[str]:
+    return ["c_noise as published: unscaled."] if config.as_published else []
+
+
 def build(setup: Setup) -> nn.Module:
     from ssimbad.networks.denoiser import Denoiser
     from ssimbad.networks.unet import UNet

@@ -8,6 +8,7 @@ follows the schedule of all rows (warm-up and cosine), not the re-implementation
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 SAMPLED = False
 BETAS = (0.5, 0.999)
 FAR = 2.0
-"""A negative of the triplet lies more than so many tokens from the positive: 4×4 tokens at least."""
+"""A negative of the triplet reads more than so many tokens from the place: 4×4 tokens at least."""
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -137,18 +138,32 @@ def recoloured(batch: Batch, most: float, draws: Draws) -> tuple[Batch, Tensor]:
     A random constant is added to each colour channel of target and reference, so that colours cannot be learnt by
     heart. The reference's black border, where the warp reads outside, stays black: it would give the constant away.
     """
+    source, inside = read_by_reference(batch)
+    shift = ((2 * draws.uniform(3, 1, 1) - 1) * most / 127.5).to(batch.target.dtype)
+    changed = {"target": batch.target + shift, "reference": batch.reference + shift * inside}
+    return replace(batch, **{name: images.clamp(-1, 1) for name, images in changed.items()}), source
+
+
+def read_by_reference(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Where each reference pixel reads the target, (B, S, S, 2) pixels, and the share of it that lies inside,
+    (B, 1, S, S): means over the pixels of the native size, at which the warp was made."""
+    from torch.nn import functional as F
+
     from ssimbad.pairing import tps
 
     side = batch.target.shape[-1]
-    source = tps.grid(batch.warp, side, side, batch.target.device)
-    shift = ((2 * draws.uniform(3, 1, 1) - 1) * most / 127.5).to(batch.target.dtype)
-    inside = ((source >= 0) & (source <= side - 1)).all(dim=-1)[:, None]
-    reference = (batch.reference + shift * inside).clamp(-1, 1)
-    return Batch((batch.target + shift).clamp(-1, 1), batch.sketch, reference, batch.warp), source
+    native = batch.native or side
+    read = tps.grid(batch.warp, native, native, batch.target.device)
+    inside = ((read >= 0) & (read <= native - 1)).all(dim=-1)[:, None].to(batch.target)
+    scale = native // side
+    # Pixel centres are at 0, 1, … in both sizes.
+    source = (F.avg_pool2d(read.permute(0, 3, 1, 2), scale) + 0.5) / scale - 0.5
+    return source.permute(0, 2, 3, 1), F.avg_pool2d(inside, scale)
 
 
-def correspondence(source: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """For each sketch token the reference token that shows its place, (B, T²) int64, and whether one does, bool.
+def correspondence(source: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each sketch token the reference token that shows its place, (B, T²) int64, and whether one does, bool; and
+    how far from its place every reference token reads, (B, sketch T², reference T²) tokens.
 
     Args:
         source: (B, S, S, 2), x and y in pixels of the target read by each reference pixel.
@@ -164,7 +179,7 @@ def correspondence(source: Tensor, side: int) -> tuple[Tensor, Tensor]:
     read = (F.avg_pool2d(source.permute(0, 3, 1, 2), int(scale)) + 0.5) / scale - 0.5
     distance = torch.cdist(read.flatten(2).transpose(1, 2), places(side, source)[None])  # reference × sketch
     nearest, positive = distance.min(dim=1)
-    return positive, nearest <= 1
+    return positive, nearest <= 1, distance.transpose(1, 2)
 
 
 def places(side: int, like: Tensor) -> Tensor:
@@ -180,14 +195,12 @@ def triplet(logits: Tensor, source: Tensor, margin: float, draws: Draws) -> Tens
     """max(0, margin - S(q, k_positive) + S(q, k_negative)), mean over the tokens with a positive (SCFT eq. 9).
 
     On the logits, not on the softmax: of a softmax the gradient vanishes. The negative is a random reference token
-    more than `FAR` tokens from the positive.
+    that reads more than `FAR` tokens from the place; a warp that folds shows a place twice.
     """
-    import torch
-
     count = logits.shape[-1]
-    positive, known = correspondence(source, round(count**0.5))
-    at = places(round(count**0.5), logits)
-    far = torch.cdist(at, at)[positive] > FAR  # (B, sketch, reference)
+    positive, known, distance = correspondence(source, round(count**0.5))
+    far = distance > FAR
+    known = known & far.any(dim=2)
     lots = draws.uniform(count, count).masked_fill(~far, -1.0)
     wrong = logits.gather(2, lots.argmax(dim=2, keepdim=True))
     right = logits.gather(2, positive[..., None])

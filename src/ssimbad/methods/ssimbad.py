@@ -10,9 +10,9 @@ from typing import Literal
 from pydantic import model_validator
 
 from ssimbad.methods import edm
-from ssimbad.methods.edm import OBJECTIVES, SAMPLED, build, colorize, training_step
+from ssimbad.methods.edm import OBJECTIVES, SAMPLED, build, colorize, remarks, training_step
 
-__all__ = ["OBJECTIVES", "SAMPLED", "Config", "build", "colorize", "training_step"]
+__all__ = ["OBJECTIVES", "SAMPLED", "Config", "build", "colorize", "remarks", "training_step"]
 
 
 class Config(edm.Schedule):

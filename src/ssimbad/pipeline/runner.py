@@ -14,7 +14,7 @@ from typing import Any
 
 from ssimbad import team
 from ssimbad.errors import ParameterError, UserError
-from ssimbad.job import Job
+from ssimbad.job import COST, Job
 from ssimbad.params import Params, View
 from ssimbad.pipeline import lock, records
 from ssimbad.pipeline.table import STAGES, Instance, instances
@@ -162,6 +162,9 @@ def _keep(instance: Instance, kept: Path) -> None:
     """Keep the finished result; only then is the state it was resumed from of no more use."""
     for name, path in instance.outputs.items():
         _copy(Path(path), kept / name)
+    cost = _cost(instance)
+    if cost.exists():
+        _copy(cost, kept / cost.name)
     (kept / "complete").touch()
     for path in kept.parent.iterdir():
         if path != kept:
@@ -173,4 +176,12 @@ def _restore(instance: Instance, kept: Path) -> bool:
         return False
     for name, path in instance.outputs.items():
         _copy(kept / name, Path(path))
+    cost = _cost(instance)
+    if (kept / cost.name).exists():
+        _copy(kept / cost.name, cost)
     return True
+
+
+def _cost(instance: Instance) -> Path:
+    """What it cost: no output, but of this very result."""
+    return COST / f"{instance.name}.json"

@@ -1,8 +1,13 @@
-"""Paired comparisons over test images: is the reference used, and which row is better than which?"""
+"""Paired comparisons: is the reference used, and which row is better than which?
+
+With several seeds rows are compared seed by seed (those of a seed share first weights, order and noise), and the
+interval is over seeds. With one it is over test faces, and speaks of these two trainings alone.
+"""
 
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ssimbad.errors import UserError
@@ -23,25 +28,20 @@ def reference_use(results: list[Result], evaluation: Any) -> list[dict[str, Any]
     and with somebody else's (cross-other), and the paired difference. No lines without true answers."""
     lines = []
     for method, stage in res.rows(results):
-        right, other = (_mean_images(results, (method, stage), s) for s in ("cross-true", "cross-other"))
-        if right is None or other is None:
-            continue
+        right, other = (_images(results, (method, stage), s) for s in ("cross-true", "cross-other"))
         for metric in _shared(right, other):
-            means = {"right": round(right[metric].mean(), 5), "other": round(other[metric].mean(), 5)}
+            means = {"right": _mean(right, metric), "other": _mean(other, metric)}
             gap = _difference(right, other, metric, evaluation)
             lines.append({"method": method, "stage": stage, "metric": metric} | means | gap)
     return lines
 
 
 def differences(results: list[Result], evaluation: Any) -> list[dict[str, Any]]:
-    """Lines (`PAIR_COLUMNS`): for each setting and pair of rows, the later row's mean minus the earlier's,
-    paired over test images. Several seeds are averaged per image first."""
+    """Lines (`PAIR_COLUMNS`): for each setting and pair of rows, the later row's mean minus the earlier's."""
     lines = []
     for setting in SETTINGS:
         for earlier, later in combinations(res.rows(results), 2):
-            a, b = (_mean_images(results, row, setting) for row in (later, earlier))
-            if a is None or b is None:
-                continue
+            a, b = (_images(results, row, setting) for row in (later, earlier))
             for metric in _shared(a, b):
                 pair = dict(zip(PAIR_COLUMNS[:6], (setting, metric, *later, *earlier), strict=True))
                 lines.append(pair | _difference(a, b, metric, evaluation))
@@ -51,41 +51,48 @@ def differences(results: list[Result], evaluation: Any) -> list[dict[str, Any]]:
 def between(
     results: list[Result], row: res.Row, other: res.Row, setting: str, metric: str, evaluation: Any
 ) -> dict[str, Any] | None:
-    """{difference, ci_low, ci_high, n, seeds} of `row` minus `other`, paired over test images; None where one lacks
-    the setting or per-image values of the metric."""
-    a, b = (_mean_images(results, r, setting) for r in (row, other))
-    if a is None or b is None or metric not in _shared(a, b):
+    """{difference, ci_low, ci_high, n, seeds} of `row` minus `other`; None where one lacks the setting or per-image
+    values of the metric."""
+    a, b = (_images(results, r, setting) for r in (row, other))
+    if metric not in _shared(a, b):
         return None
     return _difference(a, b, metric, evaluation)
 
 
-def _mean_images(results: list[Result], row: res.Row, setting: str) -> pd.DataFrame | None:
-    """Per-image values of a row in a setting, averaged over its seeds; None where it was not evaluated."""
-    frames = [result.images for result in results if result.row == row and result.setting == setting]
-    if not frames:
-        return None
-    mean = sum(frame.reindex(frames[0].index) for frame in frames) / len(frames)
-    mean.attrs["seeds"] = len(frames)
-    return mean
+def _images(results: list[Result], row: res.Row, setting: str) -> dict[int, pd.DataFrame]:
+    """Per-image values of a row in a setting, by seed; empty where it was not evaluated."""
+    return {result.seed: result.images for result in results if result.row == row and result.setting == setting}
 
 
-def _shared(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
-    return [metric for metric in METRICS if metric in a and metric in b]
+def _mean(frames: dict[int, pd.DataFrame], metric: str) -> float:
+    return round(float(np.mean([frame[metric].mean() for frame in frames.values()])), 5)
 
 
-def _difference(a: pd.DataFrame, b: pd.DataFrame, metric: str, evaluation: Any) -> dict[str, Any]:
+def _shared(a: dict[int, pd.DataFrame], b: dict[int, pd.DataFrame]) -> list[str]:
+    frames = [*a.values(), *b.values()] if a and b else []
+    return [metric for metric in METRICS if frames and all(metric in frame for frame in frames)]
+
+
+def _difference(a: dict[int, pd.DataFrame], b: dict[int, pd.DataFrame], metric: str, evaluation: Any) -> dict[str, Any]:
+    """{difference, ci_low, ci_high, n test faces, seeds}; see the module for what the interval is over."""
+    if a.keys() != b.keys():
+        raise UserError(f"two rows have different seeds ({sorted(a)} and {sorted(b)}); run the stage evaluate again")
+    gaps = [_paired(a[seed][metric], b[seed][metric]) for seed in sorted(a)]
+    if len(gaps) > 1:
+        entry = res.students_t(np.array([gap.mean() for gap in gaps]), evaluation.confidence)
+        low, high, value = entry["ci_low"], entry["ci_high"], entry["value"]
+    else:
+        how = {"resamples": evaluation.bootstrap, "confidence": evaluation.confidence, "seed": evaluation.seed}
+        estimate = bootstrap.mean(gaps[0], **how)
+        low, high, value = (None if x is None else round(x, 5) for x in (estimate.low, estimate.high, estimate.value))
+    return {"difference": value, "ci_low": low, "ci_high": high, "n": len(gaps[0]), "seeds": len(gaps)}
+
+
+def _paired(a: pd.Series, b: pd.Series) -> np.ndarray:
+    """a - b by test id."""
     if set(a.index) != set(b.index):
         raise UserError("two rows were evaluated on different test ids; run the stage evaluate again")
-    estimate = bootstrap.difference(
-        a[metric].to_numpy(),
-        b[metric].reindex(a.index).to_numpy(),
-        resamples=evaluation.bootstrap,
-        confidence=evaluation.confidence,
-        seed=evaluation.seed,
-    )
-    low, high = (None if x is None else round(x, 5) for x in (estimate.low, estimate.high))
-    counts = {"n": estimate.n, "seeds": min(a.attrs["seeds"], b.attrs["seeds"])}
-    return {"difference": round(estimate.value, 5), "ci_low": low, "ci_high": high} | counts
+    return (a - b.reindex(a.index)).to_numpy()
 
 
 def use_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], note: str, confidence: float) -> Table:
@@ -104,7 +111,7 @@ def use_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], note: str
     empty = ["No line: the true answer to a cross reference exists on embedded data only."]
     notes = [
         "Target: the sketch's shape in the right reference's colours. Ignoring the reference would show 0.",
-        _bootstrap_note(confidence),
+        interval_note(confidence, lines),
     ]
     return Table(f"Is the reference used? — {note}", "reference-use", columns, rows, notes if lines else empty, words=2)
 
@@ -130,7 +137,7 @@ def differences_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], n
         "differences",
         columns,
         rows,
-        [_bootstrap_note(confidence)],
+        [interval_note(confidence, lines)],
         words=3,
     )
 
@@ -139,5 +146,12 @@ def _gap(line: dict[str, Any]) -> str:
     return res.with_interval(line | {"value": line["difference"]}, line["metric"], signed=True)
 
 
-def _bootstrap_note(confidence: float) -> str:
-    return f"In brackets the {100 * confidence:g} % paired percentile bootstrap interval over test faces."
+def interval_note(confidence: float, lines: list[dict[str, Any]]) -> str:
+    """What the brackets of these lines are; each has the key `seeds`."""
+    percent = f"{100 * confidence:g} %"
+    if all(line["seeds"] > 1 for line in lines):
+        return f"In brackets the {percent} Student t interval of the differences of equal seeds."
+    return (
+        f"In brackets the {percent} paired percentile bootstrap interval over test faces. One seed: it compares these"
+        " two trainings; the same methods with another seed may differ by more."
+    )

@@ -1,6 +1,6 @@
 """The cost table. Times differ from machine to machine, so it is no declared output of any stage."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from ssimbad.reporting.markup import DASH, Table, latex, markdown
 from ssimbad.reporting.results import STAGES, demo_scale, write_csv
 
 MEASURED = [
-    *["method", "stage", "phase", "device", "parameters", "images", "seconds", "images_per_second"],
+    *["method", "stage", "seed", "phase", "setting", "device", "parameters", "images", "seconds", "images_per_second"],
     *["nfe", "seconds_per_image"],
 ]
 COLUMNS = [*MEASURED, "device_hours"]
@@ -17,12 +17,9 @@ PHASES = ("train", "colorize")
 
 
 def write(
-    costs: Path = Path("work/cost"),
-    tables: Path = Path("reports/tables"),
-    labels: Mapping[str, str] | None = None,
-    preset: str = "",
+    costs: Iterable[Path], tables: Path, labels: Mapping[str, str] | None = None, preset: str = ""
 ) -> Path | None:
-    """Make cost.csv, cost.md and cost.tex in `tables` from every `costs`/*.json.
+    """Make cost.csv, cost.md and cost.tex in `tables` from the files `costs`.
 
     A file is one measurement with the keys `MEASURED` (phase train or colorize; seconds are wall time; nfe
     counts network calls per image) and `devices`, how many shared the work (1 if absent); another missing key is an
@@ -38,7 +35,7 @@ def write(
     Raises:
         UserError: a file is no JSON.
     """
-    lines = sorted((_line(artifacts.read_json(path)) for path in costs.glob("*.json")), key=_order)
+    lines = sorted((_line(artifacts.read_json(path)) for path in costs), key=_order)
     if not lines:
         return None
     write_csv(tables / "cost.csv", COLUMNS, lines)
@@ -56,12 +53,12 @@ def _line(measured: dict[str, Any]) -> dict[str, Any]:
     return line | {"device_hours": None if seconds is None else round(devices * seconds / 3600, 4)}
 
 
-def _order(line: dict[str, Any]) -> tuple[str, int, int, str]:
+def _order(line: dict[str, Any]) -> tuple[str, int, int, str, str]:
     def place(value: str, known: tuple[str, ...]) -> int:
         return known.index(value) if value in known else len(known)
 
     method, stage, phase = (str(line[key]) for key in ("method", "stage", "phase"))
-    return method, place(stage, STAGES), place(phase, PHASES), str(line["device"])
+    return method, place(stage, STAGES), place(phase, PHASES), str(line["seed"]), str(line["setting"])
 
 
 def _layout(lines: list[dict[str, Any]], labels: Mapping[str, str], preset: str) -> Table:
@@ -72,7 +69,9 @@ def _layout(lines: list[dict[str, Any]], labels: Mapping[str, str], preset: str)
         [
             labels.get(line["method"], cell(line, "method")),
             cell(line, "stage"),
+            cell(line, "seed"),
             cell(line, "phase"),
+            cell(line, "setting"),
             cell(line, "device"),
             cell(line, "parameters", ","),
             cell(line, "images", ","),
@@ -84,7 +83,7 @@ def _layout(lines: list[dict[str, Any]], labels: Mapping[str, str], preset: str)
         for line in lines
     ]
     columns = [
-        *["Method", "Stage", "Phase", "Device", "Parameters", "Images", "Images/s", "Device-hours"],
+        *["Method", "Stage", "Seed", "Phase", "Setting", "Device", "Parameters", "Images", "Images/s", "Device-hours"],
         *["NFE", "Seconds/image"],
     ]
     scale = " (demo-scale)" if demo_scale(preset) else f" ({preset})" if preset else ""
@@ -93,4 +92,4 @@ def _layout(lines: list[dict[str, Any]], labels: Mapping[str, str], preset: str)
         "Parameters: of the network that colours. Images: seen by that process, or coloured.",
         "NFE: network calls per coloured image.",
     ]
-    return Table(f"Cost{scale}", "cost", columns, rows, notes, words=4)
+    return Table(f"Cost{scale}", "cost", columns, rows, notes, words=6)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ssimbad.params import Sampler
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Footnotes, Table
 from ssimbad.reporting.published import published
@@ -97,11 +98,19 @@ def _method_rows(
 
 
 def _remarks(row: res.Row, made: list[dict[str, Any]]) -> list[str]:
-    """What is to be said about a row's trainings, and about the pretraining that its finetuning started from."""
+    """How a row was sampled; what is to be said about its trainings, and about the one its finetuning started from."""
     mine = [m for m in made if (m["method"], m["stage"]) == row]
     starts = {m["train"]["start"] for m in mine}
     before = [m for m in made if m["stage"] == "pretrain" and m["method"] in starts]
-    return list(dict.fromkeys(text for m in [*mine, *before] for text in m["remarks"]))
+    sampled = [_sampled(m["train"]["sampler"]) for m in mine]
+    return list(dict.fromkeys([*sampled, *(text for m in [*mine, *before] for text in m["remarks"])]))
+
+
+def _sampled(sampler: dict[str, Any] | None) -> str:
+    if sampler is None:
+        return "Coloured in one pass."
+    typed = Sampler.model_validate(sampler)
+    return f"Coloured by {typed.label} in {typed.steps} steps."
 
 
 def _budgets(made: list[dict[str, Any]]) -> list[str]:
@@ -115,7 +124,12 @@ def _budgets(made: list[dict[str, Any]]) -> list[str]:
             said.append(f"{next(iter(seen.values())):,} {words}")
         else:
             return ["Rows saw different numbers of images: the column Images of the cost table."]
-    return [f"Every row saw the same number of images: {', '.join(said)}."] if said else []
+    if not said:
+        return []
+    return [
+        f"Rows saw equal numbers of images: {', '.join(said)}. Not of computations: an image of a refinement costs as"
+        " many network calls as its chain has."
+    ]
 
 
 def _gap(value: float | None, known: float | None) -> float | None:

@@ -1,4 +1,7 @@
-"""Stage nfe_figure: quality against the number of network calls, a panel per row and metric, a line per sampler."""
+"""Stage nfe_figure: quality against the number of network calls, a panel per row and metric, a line per sampler.
+
+With one seed the bands are the bootstrap intervals over test faces.
+"""
 
 import re
 from collections.abc import Mapping
@@ -68,8 +71,11 @@ def _metrics(frame: pd.DataFrame) -> list[str]:
 
 def _mean(frame: pd.DataFrame, row: res.Row, sampler: str) -> pd.Series:
     """Mean over seeds by the limit of calls."""
-    mine = frame[(frame["method"] == row[0]) & (frame["stage"] == row[1]) & (frame["sampler"] == sampler)]
-    return mine.groupby("calls")["value"].mean()
+    return _of(frame, row, sampler).groupby("calls")["value"].mean()
+
+
+def _of(frame: pd.DataFrame, row: res.Row, sampler: str) -> pd.DataFrame:
+    return frame[(frame["method"] == row[0]) & (frame["stage"] == row[1]) & (frame["sampler"] == sampler)]
 
 
 def _table(frame: pd.DataFrame, rows: list[res.Row], names: dict[res.Row, str], metric: str, note: str) -> Table:
@@ -108,9 +114,13 @@ def _figure(frame: pd.DataFrame, rows: list[res.Row], names: dict[res.Row, str],
 def _panel(axes: Axes, frame: pd.DataFrame, row: res.Row) -> None:
     limits = sorted(frame["calls"].unique())
     for k, sampler in enumerate(dict.fromkeys(frame["sampler"])):
-        means = _mean(frame, row, sampler)
-        look = {"color": PALETTE[k % len(PALETTE)], "marker": _MARKERS[k % len(_MARKERS)], "markersize": 3}
-        axes.plot(means.index, means, label=sampler, linewidth=1.2, **look)
+        mine = _of(frame, row, sampler)
+        means = mine.groupby("nfe")[["value", "ci_low", "ci_high"]].mean()
+        color = PALETTE[k % len(PALETTE)]
+        look = {"color": color, "marker": _MARKERS[k % len(_MARKERS)], "markersize": 3}
+        axes.plot(means.index, means["value"], label=sampler, linewidth=1.2, **look)
+        if mine["seed"].nunique() == 1:
+            axes.fill_between(means.index, means["ci_low"], means["ci_high"], color=color, alpha=0.12, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(limits, [str(c) for c in limits])
 

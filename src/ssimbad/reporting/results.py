@@ -89,15 +89,14 @@ def over_seeds(results: list[Result], metric: str, confidence: float) -> dict[st
     if len(entries) == 1 or len(values) < len(entries):
         absent = [entry for entry in entries if entry["value"] is None]
         return {**(absent or entries)[0], "seeds": len(entries)}
-    half = stdtrit(len(values) - 1, 0.5 + confidence / 2) * values.std(ddof=1) / np.sqrt(len(values))
-    mean = values.mean()
-    return {
-        "value": round(float(mean), 5),
-        "ci_low": round(float(mean - half), 5),
-        "ci_high": round(float(mean + half), 5),
-        "n": len(values),
-        "seeds": len(values),
-    }
+    return {**students_t(values, confidence), "n": len(values), "seeds": len(values)}
+
+
+def students_t(values: np.ndarray, confidence: float) -> dict[str, float]:
+    """{value, ci_low, ci_high}: mean and Student's t interval of (n,) values, n ≥ 2."""
+    mean = float(values.mean())
+    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2) * values.std(ddof=1) / np.sqrt(len(values)))
+    return {"value": round(mean, 5), "ci_low": round(mean - half, 5), "ci_high": round(mean + half, 5)}
 
 
 def labels(present: Iterable[Row], methods: Any) -> dict[Row, str]:

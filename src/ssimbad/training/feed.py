@@ -96,7 +96,7 @@ class Feed:
         reference = shrink(tps.warp(native, warps[mine]), self._size)
         sketch = self._unit(self._sketches[rows])
         images = (t.contiguous(memory_format=self._format) for t in (target, sketch, reference))
-        return Batch(*images, warps[mine])
+        return Batch(*images, warps[mine], self._faces.shape[1])
 
     def _unit(self, images: np.ndarray) -> Tensor:
         return resize.to_unit(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))

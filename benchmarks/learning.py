@@ -1,0 +1,44 @@
+"""Does every row learn: same-reference PSNR of each row, of its untrained network, and of two rows without a method.
+
+    python benchmarks/learning.py
+
+Needs a finished run (`make demo-all`) in the current directory. The untrained network is drawn anew by the seed 0, and
+colours with the row's own sampler.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from samplers import TestFaces
+from tabulate import tabulate
+
+from ssimbad import devices, params
+from ssimbad.methods import registry
+from ssimbad.methods.contract import Setup
+from ssimbad.pipeline import table
+
+
+def main() -> None:
+    p = params.load()
+    faces, rows = TestFaces(p), []
+    memory = torch.channels_last if p.training.channels_last else torch.contiguous_format
+    for row in table.trained(p):
+        method, stage, seed = row["method"], row["stage"], row["seed"]
+        made = json.loads(Path(f"models/{method}/{stage}/seed-{seed}.json").read_text())
+        setup = Setup.from_json(made["setup"])
+        torch.manual_seed(0)
+        fresh = registry.module(setup.kind).build(setup).to(devices.pick(), memory_format=memory).eval()
+        untrained = faces.psnr(fresh, setup.kind, getattr(p.methods[method], stage).sampler)
+        summary = json.loads(Path(f"reports/metrics/{method}/{stage}/seed-{seed}/same.json").read_text())
+        found = summary["metrics"]["psnr"]["value"]
+        rows.append((method, stage, seed, untrained, found, found - untrained))
+    print(
+        tabulate(rows, ["method", "stage", "seed", "untrained", "trained", "gain"], floatfmt=".2f", tablefmt="github")
+    )
+    baselines = json.loads(Path("reports/metrics/baselines.json").read_text())["rows"]
+    print("\n".join(f"{name}: {values['same']['psnr']['value']:.2f}" for name, values in baselines.items()))
+
+
+if __name__ == "__main__":
+    main()
