@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 CORES ?= $(shell nproc)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
+# Python keeps what it has compiled, in .venv: without, every stage and engine compiles a thousand modules at its start.
+unexport PYTHONDONTWRITEBYTECODE
 # Make a preset the active experiment, unless it is already: edited parameters of that preset are left alone.
 active = grep -q '^preset: $(1)$$' params.yaml || ssimbad preset $(1)
 
