@@ -301,3 +301,14 @@ def test_14_one_engine_killed_the_other_finishes(house, first):
     assert house.planned() == {}
     log = max((house.folder / "work/spool").rglob("finetune-*.jsonl"), key=lambda p: p.stat().st_mtime).read_text()
     assert '"resumed"' in log
+
+
+def test_15_a_sweep_by_dvc(house):
+    house.run("git", "stash", "-q")
+    house.checkout("v1")
+    house.computed()
+    house.run("dvc", "exp", "run", "-q", "-S", "methods.ssimbad.finetune.learning_rate=3.0e-4", "-n", "slow")
+    assert house.computed() == AFTER_FINETUNE
+    shown = house.run("dvc", "exp", "show", "--only-changed", "--csv")
+    assert "slow" in shown and "0.0003" in shown
+    assert house.planned() == {}
