@@ -14,6 +14,7 @@ from ssimbad.training.feed import Shard, StepDraws
 
 NETWORK = Network(base=8, multipliers=[1, 2], blocks=1, heads=2, embedding=8, groups=4)
 NOISE = Noise(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+RAMP = torch.linspace(-0.5, 0.5, 16)  # from left to right: no picture equals its mirror image in distance to it
 RATIONAL = {"form": "rational", "c": 0.3}
 
 
@@ -53,9 +54,9 @@ def losses_of_training(module, model, plan, steps, clip=math.inf):
 
 
 def first_call(module, model, given, plan):
-    """x and sigma of a training step's first network call, and its losses, when the network always answers 0.3."""
+    """x and sigma of a training step's first network call, and its losses, when the network always answers `RAMP`."""
     asked = []
-    model.forward = lambda x, sigma, *_: (asked.append((x, sigma)), torch.full_like(x, 0.3))[1]
+    model.forward = lambda x, sigma, *_: (asked.append((x, sigma)), RAMP.expand_as(x))[1]
     losses = module.training_step(model, given, plan, draws())
     return *asked[0], losses
 
@@ -69,7 +70,7 @@ def refines_from_pure_noise(module, model, plan, sigma_max, scale):
     assert sigma.tolist() == pytest.approx([sigma_max] * 4, rel=1e-5)
     assert x.std().item() == pytest.approx(scale, rel=0.05) and x.mean().abs().item() < 0.1 * scale
     for found, target in ((losses, given.target), (losses_of_other, other.target)):
-        assert torch.allclose(found.per_image, refinement.mse(torch.full_like(target, 0.3), target))
+        assert torch.allclose(found.per_image, refinement.mse(RAMP.expand_as(target), target))
 
 
 @pytest.mark.parametrize("kind", ["ssimbad", "edm"])
