@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ssimbad import params as parameters
 from ssimbad.errors import ParameterError, UserError
@@ -80,6 +81,19 @@ def test_dvc_yaml_is_generated_from_the_table(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = dvcfile.text(parameters.load(ROOT / "params.yaml"))
     assert (ROOT / "dvc.yaml").read_text() == text, "run `ssimbad dvc-yaml`"
+
+
+@pytest.mark.parametrize("preset", ["demo", "demo-all", "demo-ladder", "paper"])
+def test_dvc_finds_every_parameter_in_the_file(preset):
+    """Also those of methods that leave something to its default."""
+    file = ROOT / f"presets/{preset}.yaml"
+    content = yaml.safe_load(dvcfile.text(parameters.load(file)))
+    keys = {key for stage in content["stages"].values() for key in stage["params"] if isinstance(key, str)}
+    for key in keys:
+        node = yaml.safe_load(file.read_text())
+        for part in key.split("."):
+            assert part in node, key
+            node = node[part]
 
 
 def snakemake_dag(folder: Path, targets=frozenset({"all"})):

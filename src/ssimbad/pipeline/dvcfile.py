@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from ssimbad import artifacts
 from ssimbad.params import Params
@@ -23,7 +24,7 @@ def text(params: Params) -> str:
     """The whole file for these parameters."""
     found = instances(params)
     content = {
-        "stages": {i.name: _stage(i) for i in found},
+        "stages": {i.name: _stage(i, params) for i in found},
         "metrics": [i.outputs["summary"] for i in found if "summary" in i.outputs],
         "plots": _plots(found),
     }
@@ -35,21 +36,32 @@ def write(params: Params) -> Path:
     return FILE
 
 
-def _stage(instance: Instance) -> dict[str, Any]:
+def _stage(instance: Instance, params: Params) -> dict[str, Any]:
     body: dict[str, Any] = {"cmd": instance.command}
     deps = sorted({*instance.files, *records.sources(instance)})
     if deps:
         body["deps"] = deps
-    body["params"] = _params(instance)
+    body["params"] = _params(instance, params)
     body["outs"] = [_out(path, instance) for path in [*instance.outputs.values(), instance.record]]
     return body
 
 
-def _params(instance: Instance) -> list[Any]:
-    keys: list[Any] = sorted(instance.params)
+def _params(instance: Instance, params: Params) -> list[Any]:
+    keys: list[Any] = sorted({_given(params, key) for key in instance.params})
     if instance.stage.expensive:
         keys.append({str(records.VERSIONS): [instance.stage.name]})
     return keys
+
+
+def _given(params: Params, key: str) -> str:
+    """The key; of one that is left to its default the part of the file that would hold it, for DVC."""
+    node, path = params, []
+    for part in key.split("."):
+        if part not in (node.model_fields_set if isinstance(node, BaseModel) else node):
+            break
+        node = getattr(node, part) if isinstance(node, BaseModel) else node[part]
+        path.append(part)
+    return ".".join(path)
 
 
 def _out(path: str, instance: Instance) -> Any:
