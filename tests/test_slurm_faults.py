@@ -1,8 +1,7 @@
 """Trainings on a real SLURM that are cancelled, requeued, cut off, shot or orphaned, and end with the same weights.
 
-All cases share one finished upstream and one training job of the shipped profile. The two not marked slow are the
-commonest and part of `make test-slurm`. To hit a training in its middle on a machine of any speed, it is stopped
-(SIGSTOP) at its first state; SLURM itself sends SIGCONT before SIGTERM.
+All cases share one finished upstream and one training job of the shipped profile. To hit a training in its middle on a
+machine of any speed, it is stopped (SIGSTOP) at its first state; SLURM itself sends SIGCONT before SIGTERM.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import yaml
 from . import cluster
 from .cluster import ask, until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 INSTANCE = "pretrain-ssimbad-seed-0"
 TARGET = f".state/{INSTANCE}.ok"
@@ -147,7 +146,6 @@ def test_the_controller_killed_and_started_again_beside_its_orphan(house, upstre
     assert f"{INSTANCE}: up to date" in house.logs()
 
 
-@pytest.mark.slow
 def test_requeued(house, upstream):
     snakemake, training = house.train()
     ask("scontrol", "requeue", house.records()[0].job)
@@ -158,7 +156,6 @@ def test_requeued(house, upstream):
     assert house.records()[0].restarts == 1
 
 
-@pytest.mark.slow
 def test_stopped_before_its_time_limit(house, upstream):
     house.request(runtime="3 if attempt == 1 else 10")
     snakemake, training = house.train()
@@ -178,7 +175,6 @@ def minutes_left(house: Trainee) -> float:
     return int(minutes) + int(seconds) / 60
 
 
-@pytest.mark.slow
 def test_over_its_time_limit(house, upstream):
     """A training that does not see the limit coming, and is still there when SLURM's own SIGTERM comes."""
     house.request(runtime="3 if attempt == 1 else 10")
@@ -189,7 +185,6 @@ def test_over_its_time_limit(house, upstream):
     judge(house, upstream, [saved], ["TIMEOUT", "COMPLETED"])
 
 
-@pytest.mark.slow
 def test_shot_as_the_kernel_does_when_a_node_runs_out_of_memory(house, upstream):
     snakemake, training = house.train()
     training.kill()
@@ -199,7 +194,6 @@ def test_shot_as_the_kernel_does_when_a_node_runs_out_of_memory(house, upstream)
     judge(house, upstream, [saved], ["FAILED", "COMPLETED"])
 
 
-@pytest.mark.slow
 def test_over_its_memory_limit(house, upstream):
     house.request(mem_mb="200 if attempt == 1 else 8000")
     house.finish(house.start(TARGET))
@@ -209,7 +203,6 @@ def test_over_its_memory_limit(house, upstream):
     assert "memory limit" in (house.folder / f"logs/slurm/rule_pretrain/ssimbad_0/{first}.log").read_text()
 
 
-@pytest.mark.slow
 def test_node_lost_and_found(house, upstream):
     """slurmd is killed for longer than the controller waits for it: SLURM requeues the job by itself."""
     snakemake, training = house.train()
