@@ -150,11 +150,14 @@ def test_status_and_results_name_what_there_is(house):
     status = run(house, "ssimbad", "status").stdout.splitlines()
     assert len(status) == 33
     assert all(line.split()[-1] == "fresh" for line in status)
+    other = house / "work/cost/pretrain-elsewhere-seed-0.json"  # of a method that these parameters do not have
+    other.write_text((house / "work/cost/pretrain-ssimbad-seed-0.json").read_text().replace("ssimbad", "elsewhere"))
     shown = run(house, "ssimbad", "results")
     assert shown.returncode == 0, shown.stderr
     assert "reports/tables/main.md" in shown.stdout
     assert "reports/figures/qualitative_same.png" in shown.stdout
-    assert (house / "reports/tables/cost.csv").exists()
+    cost = (house / "reports/tables/cost.csv").read_text()
+    assert "ssimbad,pretrain,0,train" in cost and "elsewhere" not in cost
 
 
 def test_the_trained_weights_colour_a_users_sketch(house, tmp_path):

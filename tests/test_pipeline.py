@@ -168,6 +168,7 @@ def run_dear(params, inputs, outputs, job):
     counter = Path("computed.txt")
     counter.write_text(counter.read_text() + "x" if counter.exists() else "x")
     outputs["weights"].write_text(inputs["copy"].read_text() + str(params.colorize.seed))
+    job.note_cost(seconds=params.colorize.seed)
 
 
 @pytest.fixture
@@ -254,6 +255,23 @@ def test_going_back_restores_instead_of_computing(toy, tree):
     bring(tree)
     assert (toy / "weights.txt").read_text() == "face0"
     assert computed() == 2
+
+
+def test_a_restored_result_comes_with_its_own_cost(toy, tree):
+    def seconds():
+        return json.loads(Path("work/cost/dear.json").read_text())["seconds"]
+
+    bring(tree)
+    tree["colorize"]["seed"] = 7
+    bring(tree)
+    assert seconds() == 7
+    tree["colorize"]["seed"] = 0
+    bring(tree)
+    assert seconds() == 0
+    next(path for path in Path("work/dear").glob("*/kept/dear.json") if '"seconds": 7' in path.read_text()).unlink()
+    tree["colorize"]["seed"] = 7
+    bring(tree)
+    assert not Path("work/cost/dear.json").exists(), "better none than another result's"
 
 
 def test_a_lost_output_is_restored(toy, tree):

@@ -179,6 +179,8 @@ def _restore(instance: Instance, kept: Path) -> bool:
     cost = _cost(instance)
     if (kept / cost.name).exists():
         _copy(kept / cost.name, cost)
+    else:
+        cost.unlink(missing_ok=True)  # of another result
     return True
 
 

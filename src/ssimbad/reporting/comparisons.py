@@ -137,7 +137,7 @@ def differences_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], n
         "differences",
         columns,
         rows,
-        [interval_note(confidence, lines)],
+        [interval_note(confidence, lines)] if lines else ["One row: nothing to compare."],
         words=3,
     )
 
@@ -147,11 +147,11 @@ def _gap(line: dict[str, Any]) -> str:
 
 
 def interval_note(confidence: float, lines: list[dict[str, Any]]) -> str:
-    """What the brackets of these lines are; each has the key `seeds`."""
+    """What the brackets of these differences are; each line has the key `seeds`."""
     percent = f"{100 * confidence:g} %"
     if all(line["seeds"] > 1 for line in lines):
-        return f"In brackets the {percent} Student t interval of the differences of equal seeds."
+        return f"Differences with the {percent} Student t interval of the differences of equal seeds."
     return (
-        f"In brackets the {percent} paired percentile bootstrap interval over test faces. One seed: it compares these"
-        " two trainings; the same methods with another seed may differ by more."
+        f"Differences with the {percent} paired percentile bootstrap interval over test faces. One seed: it compares"
+        " these two trainings; the same methods with another seed may differ by more."
     )

@@ -105,7 +105,7 @@ def _layout(
         f"Every rung: the same network, {images:,} images seen, {seeds} seed{'s' if seeds > 1 else ''}.",
         f"Mean with {percent} Student t interval over seeds"
         + (" (one seed: bootstrap interval over test faces)." if seeds == 1 else "."),
-        "Differences: " + comparisons.interval_note(confidence, here),
+        comparisons.interval_note(confidence, here),
     ]
     columns = ["Rung", *named, "Mean", "To the rung above", "To the first rung"]
     title = f"Ladder, {SETTINGS[setting]} — {note}"

@@ -123,7 +123,8 @@ def _budgets(made: list[dict[str, Any]]) -> list[str]:
         if len(set(seen.values())) == 1:
             said.append(f"{next(iter(seen.values())):,} {words}")
         else:
-            return ["Rows saw different numbers of images: the column Images of the cost table."]
+            told = ", ".join(f"{method} {count:,}" for method, count in seen.items())
+            return [f"Rows saw different numbers of images {words.removeprefix('more ')}: {told}."]
     if not said:
         return []
     return [
