@@ -57,11 +57,11 @@ test-engines: install ## Snakemake, DVC and the logbook on a miniature pipeline
 test-browser: install ## the logbook in headless Chromium
 	python -m pytest -m "browser"
 
-test-slurm: install ## the pipeline on a real SLURM of one node, which is installed for it (Debian, root)
-	python -m pytest -m "slurm and not slow"
+test-slurm: install ## the pipeline and the two commonest faults on a real SLURM, installed for it (Debian, root)
+	python -m pytest --durations=0 -m "slurm and not slow"
 
 test-slurm-faults: install ## trainings on that SLURM that are requeued, cut off, shot or lose their node
-	python -m pytest -m "slurm and slow"
+	python -m pytest --durations=0 -m "slurm and slow"
 
 lint: install ## ruff, snakefmt and snakemake --lint
 	ruff check .

@@ -30,7 +30,7 @@ ENVIRONMENT = {
 }  # fmt: skip
 # The command of docs/cluster.md, in the repository root; the second line only saves the test some waiting.
 COMMAND = ("snakemake", "--profile", "slurm")
-QUICK = ("--slurm-init-seconds-before-status-checks", "5")
+QUICK = ("--slurm-init-seconds-before-status-checks", "1")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Trainings on a real SLURM that are cancelled, requeued, cut off, shot or orphaned, and end with the same weights.
 
-All cases share one finished upstream and one training job of the shipped profile. To hit a training in its middle on a
-machine of any speed, it is stopped (SIGSTOP) at its first state; SLURM itself sends SIGCONT before SIGTERM.
+All cases share one finished upstream and one training job of the shipped profile. The two not marked slow are the
+commonest, and part of `make test-slurm`. To hit a training in its middle on a machine of any speed, it is stopped
+(SIGSTOP) at its first state; SLURM itself sends SIGCONT before SIGTERM.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import yaml
 from . import cluster
 from .cluster import ask, until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 INSTANCE = "pretrain-ssimbad-seed-0"
 TARGET = f".state/{INSTANCE}.ok"
@@ -94,11 +95,21 @@ def upstream(tmp_path_factory):
 
 
 @pytest.fixture
-def house(upstream, tmp_path):
-    made = Trainee(upstream[0], tmp_path / "house")
-    yield made
-    for job in made.records():
+def new_house(upstream, tmp_path):
+    made = []
+
+    def make(name: str) -> Trainee:
+        made.append(Trainee(upstream[0], tmp_path / name))
+        return made[-1]
+
+    yield make
+    for job in (job for house in made for job in house.records()):
         subprocess.run(["scancel", "--quiet", job.job])
+
+
+@pytest.fixture
+def house(new_house):
+    return new_house("house")
 
 
 def gone(process: psutil.Process, seconds: float = 120) -> None:
@@ -146,6 +157,7 @@ def test_the_controller_killed_and_started_again_beside_its_orphan(house, upstre
     assert f"{INSTANCE}: up to date" in house.logs()
 
 
+@pytest.mark.slow
 def test_requeued(house, upstream):
     snakemake, training = house.train()
     ask("scontrol", "requeue", house.records()[0].job)
@@ -156,17 +168,26 @@ def test_requeued(house, upstream):
     assert house.records()[0].restarts == 1
 
 
-def test_stopped_before_its_time_limit(house, upstream):
-    house.request(runtime="3 if attempt == 1 else 10")
-    snakemake, training = house.train()
-    until(lambda: minutes_left(house) < 0.9, 180, "the last minute before the limit")
-    training.resume()
-    gone(training)
-    saved = house.saved()
-    house.finish(snakemake)
-    judge(house, upstream, [saved], ["FAILED", "COMPLETED"])
-    assert f"the time limit is near; {saved} of {IMAGES} images are saved" in house.logs()
-    assert [r.minutes for r in house.records()] == [3, 10]
+@pytest.mark.slow
+def test_time_limit_seen_coming_and_not(new_house, upstream):
+    """Two trainings side by side: one knows its limit, one is still there when SLURM's own SIGTERM comes."""
+    seeing, blind = new_house("seeing"), new_house("blind")
+    runs = {}
+    for house, environment in ((seeing, {}), (blind, {"SSIMBAD_DEADLINE": "9999999999"})):
+        house.request(runtime="2 if attempt == 1 else 10")
+        runs[house] = house.train(**environment)
+    until(lambda: minutes_left(seeing) < 0.9, 180, "the last minute before the limit")
+    runs[seeing][1].resume()
+    saved = {}
+    for house, (_, training) in runs.items():
+        gone(training, 300)
+        saved[house] = house.saved()
+    for house, (snakemake, _) in runs.items():
+        house.finish(snakemake)
+    judge(seeing, upstream, [saved[seeing]], ["FAILED", "COMPLETED"])
+    judge(blind, upstream, [saved[blind]], ["TIMEOUT", "COMPLETED"])
+    assert f"the time limit is near; {saved[seeing]} of {IMAGES} images are saved" in seeing.logs()
+    assert [r.minutes for r in seeing.records()] == [r.minutes for r in blind.records()] == [2, 10]
 
 
 def minutes_left(house: Trainee) -> float:
@@ -175,16 +196,7 @@ def minutes_left(house: Trainee) -> float:
     return int(minutes) + int(seconds) / 60
 
 
-def test_over_its_time_limit(house, upstream):
-    """A training that does not see the limit coming, and is still there when SLURM's own SIGTERM comes."""
-    house.request(runtime="3 if attempt == 1 else 10")
-    snakemake, training = house.train(SSIMBAD_DEADLINE="9999999999")
-    gone(training, 300)
-    saved = house.saved()
-    house.finish(snakemake)
-    judge(house, upstream, [saved], ["TIMEOUT", "COMPLETED"])
-
-
+@pytest.mark.slow
 def test_shot_as_the_kernel_does_when_a_node_runs_out_of_memory(house, upstream):
     snakemake, training = house.train()
     training.kill()
@@ -194,6 +206,7 @@ def test_shot_as_the_kernel_does_when_a_node_runs_out_of_memory(house, upstream)
     judge(house, upstream, [saved], ["FAILED", "COMPLETED"])
 
 
+@pytest.mark.slow
 def test_over_its_memory_limit(house, upstream):
     house.request(mem_mb="200 if attempt == 1 else 8000")
     house.finish(house.start(TARGET))
@@ -203,6 +216,7 @@ def test_over_its_memory_limit(house, upstream):
     assert "memory limit" in (house.folder / f"logs/slurm/rule_pretrain/ssimbad_0/{first}.log").read_text()
 
 
+@pytest.mark.slow
 def test_node_lost_and_found(house, upstream):
     """slurmd is killed for longer than the controller waits for it: SLURM requeues the job by itself."""
     snakemake, training = house.train()
