@@ -1,4 +1,4 @@
-"""A real SLURM of one node (tests/slurm), and a miniature house whose stages run on it with the shipped profile."""
+"""A real SLURM of one machine (tests/slurm), and a miniature house whose stages run on it with the shipped profile."""
 
 from __future__ import annotations
 

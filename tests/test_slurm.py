@@ -1,4 +1,4 @@
-"""`snakemake --profile slurm all` on a real SLURM of one node, with the shipped profile (make test-slurm)."""
+"""`snakemake --profile slurm all` on a real SLURM of one machine, with the shipped profile (make test-slurm)."""
 
 from __future__ import annotations
 

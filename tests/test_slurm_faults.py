@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import subprocess
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import yaml
 
 from . import cluster
 from .cluster import ask, until
+from .conftest import ROOT
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
@@ -51,6 +53,18 @@ class Trainee(cluster.House):
         training = self.training()
         training.suspend()
         return snakemake, training
+
+    def batch(self) -> None:
+        """Submit the job script of docs/scaling.md to both nodes, with one process on each."""
+        guide = (ROOT / "docs/scaling.md").read_text()
+        script = textwrap.dedent(re.search(r"^    #!/bin/bash\n(    .*\n)+", guide, re.MULTILINE)[0])
+        (self.folder / "train.sh").write_text(script)
+        one = ("--ntasks-per-node=1", "--cpus-per-task=1", "--gres=gpu:h100:1", "--mem=8G")
+        self.run("sbatch", "--partition=both", *one, "--time=20", "--comment=rule_pretrain", "train.sh")
+
+    def output(self) -> str:
+        """What the jobs of `batch` said."""
+        return "".join(p.read_text() for p in sorted(self.folder.glob("slurm-*.out")))
 
     def training(self) -> psutil.Process:
         lock = json.loads((self.folder / "work" / INSTANCE / "lock.json").read_text())
@@ -217,11 +231,44 @@ def test_over_its_memory_limit(house, upstream):
 
 
 @pytest.mark.slow
+def test_two_nodes_train_together_stop_together_and_continue(new_house, upstream):
+    """The job script of docs/scaling.md, with one process on each of two nodes."""
+    whole, cut = new_house("whole"), new_house("cut")
+    whole.batch()
+    cut.batch()
+    until(cut.saved, 180, "a first state")
+    training = cut.training()
+    training.suspend()
+    before = cut.saved()
+    ask("scancel", "--signal=TERM", cut.records()[0].job)
+    training.resume()
+    gone(training)
+    saved = cut.saved()
+    assert saved >= before
+    cut.batch()
+    until(lambda: {r.state for r in (*whole.records(), *cut.records()[1:])} == {"COMPLETED"}, 180, "both are trained")
+    assert cut.records()[0].state == "FAILED"
+    assert f"{saved} of {IMAGES} images are saved" in cut.output()
+    assert f"resumed at {saved} of {IMAGES} images" in cut.output()
+    assert cut.weights() == whole.weights()
+    for output in (whole.output(), cut.output()):
+        assert output.count(f"{INSTANCE}: {IMAGES} images -> ") == 1
+        assert "waiting" not in output and "up to date" not in output, "two trainings of their own"
+    losses, of_one = (
+        [float(x) for x in re.findall(rb"^.*,loss,(.*)$", made["csv"], re.MULTILINE)]
+        for made in (whole.weights(), upstream[1])
+    )
+    assert len(losses) > 20
+    assert losses == pytest.approx(of_one, rel=1e-3)
+
+
+@pytest.mark.slow
 def test_node_lost_and_found(house, upstream):
     """slurmd is killed for longer than the controller waits for it: SLURM requeues the job by itself."""
     snakemake, training = house.train()
     slurmd = re.search(r"SlurmdPidFile\s*= (\S+)", ask("scontrol", "show", "config"))[1]
-    os.kill(int(Path(slurmd).read_text()), signal.SIGKILL)
+    node = ask("squeue", "-h", "-j", house.records()[0].job, "-o", "%N").strip()
+    os.kill(int(Path(slurmd.replace("%n", node)).read_text()), signal.SIGKILL)
     until(lambda: house.records()[0].state == "PENDING", 180, "the job is requeued")
     cluster.start()
     gone(training)

@@ -137,6 +137,22 @@ def test_processes_from_outside_do_the_same_and_leave_when_there_is_nothing_to_d
     assert ended(follower) == ""
 
 
+@pytest.mark.slow
+def test_torchrun_on_two_nodes(alone, tmp_path):
+    """The command of docs/scaling.md, with one process per node; both nodes are this machine."""
+    folder = workshop(tmp_path / "house")
+    address = f"127.0.0.1:{free_port()}"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint={address}", "--rdzv-id=1", "--no-python"]
+    command = [*torchrun, str(Path(sys.executable).with_name("ssimbad")), "stage", *PRETRAIN]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "SSIMBAD_DEVICE": "cpu"}
+    nodes = [subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = "".join(node.communicate(timeout=120)[0] for node in nodes)
+    assert [node.returncode for node in nodes] == [0, 0]
+    assert said.count("64 images -> ") == 1
+    alike(alone, folder)
+
+
 def test_srun_says_who_is_who(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("SLURM_PROCID", "3")

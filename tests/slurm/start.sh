@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# A real SLURM of one node for the tests: munged, slurmctld and slurmd from Debian packages, without systemd or a
-# database. It promises 24 CPUs, 256 GB and two H100 (twins of /dev/null), so that the requests of profiles/slurm can
-# be scheduled on any machine. Safe to call again. Everything lies under one folder (TEST_SLURM_STATE), but for two
-# links in /etc/slurm, without which the nested `srun` of Snakemake finds no configuration.
+# A real SLURM for the tests: munged, slurmctld and slurmd from Debian packages, without systemd or a database. The
+# partitions `cpu` and `h100` are one node; `both` adds a second one, on the same machine, for jobs over several nodes.
+# A node promises 24 CPUs, 256 GB and two H100 (twins of /dev/null), so that the requests of profiles/slurm can be
+# scheduled on any machine. Safe to call again. Everything lies under one folder (TEST_SLURM_STATE), but for two links
+# in /etc/slurm, without which the nested `srun` of Snakemake finds no configuration.
 # Exit 69: SLURM cannot be had here, for the reason given.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/common.sh"
 PACKAGES=(munge slurmctld slurmd slurm-client)
 FILES=(slurm.conf gres.conf)
-HOST=$(hostname -s)
 
 check() {
   [ "$(id -u)" = 0 ] || refuse "SLURM's daemons must be started by root"
@@ -36,7 +36,7 @@ install_packages() {
 }
 
 folders() {
-  mkdir -p "$STATE"/{etc,munge,run,log,gpu,spool/slurmctld,spool/slurmd}
+  mkdir -p "$STATE"/{etc,munge,run,log,gpu,spool/slurmctld} "${NODES[@]/#/$STATE/spool/slurmd-}"
   [ -s "$STATE/munge/key" ] || (umask 077 && head -c 128 /dev/urandom >"$STATE/munge/key")
   local i
   for i in 0 1; do # slurmd sets CUDA_VISIBLE_DEVICES for character devices only
@@ -45,12 +45,13 @@ folders() {
 }
 
 configure() { # rc 0: the files have changed
-  echo "NodeName=$HOST Name=gpu Type=h100 File=$STATE/gpu/h100-[0-1]" >"$STATE/etc/gres.conf"
+  local nodes
+  nodes=$(IFS=, && echo "${NODES[*]}")
+  echo "NodeName=$nodes Name=gpu Type=h100 File=$STATE/gpu/h100-[0-1]" >"$STATE/etc/gres.conf"
   cat >"$STATE/etc/slurm.conf.new" <<CONF
 ClusterName=ssimbad
 SlurmctldHost=$HOST(127.0.0.1)
 SlurmctldPort=16817
-SlurmdPort=16818
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmUser=root
 SlurmdUser=root
@@ -58,11 +59,11 @@ AuthType=auth/munge
 # a requeued job waits for cred_expire seconds; the default is 120
 AuthInfo=socket=$STATE/munge/socket,cred_expire=5
 StateSaveLocation=$STATE/spool/slurmctld
-SlurmdSpoolDir=$STATE/spool/slurmd
+SlurmdSpoolDir=$STATE/spool/slurmd-%n
 SlurmctldPidFile=$STATE/run/slurmctld.pid
-SlurmdPidFile=$STATE/run/slurmd.pid
+SlurmdPidFile=$STATE/run/slurmd-%n.pid
 SlurmctldLogFile=$STATE/log/slurmctld.log
-SlurmdLogFile=$STATE/log/slurmd.log
+SlurmdLogFile=$STATE/log/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -88,9 +89,12 @@ KillWait=30
 SlurmctldTimeout=30
 SlurmdTimeout=20
 MessageTimeout=10
-NodeName=$HOST NodeAddr=127.0.0.1 CPUs=24 RealMemory=256000 Gres=gpu:h100:2 State=UNKNOWN
+NodeName=DEFAULT CPUs=24 RealMemory=256000 Gres=gpu:h100:2 State=UNKNOWN
+NodeName=${NODES[0]} NodeHostname=$HOST NodeAddr=127.0.0.1 Port=16818
+NodeName=${NODES[1]} NodeHostname=$HOST NodeAddr=127.0.0.1 Port=16819
 PartitionName=cpu Nodes=$HOST Default=YES MaxTime=2-00:00:00 State=UP
 PartitionName=h100 Nodes=$HOST MaxTime=2-00:00:00 State=UP
+PartitionName=both Nodes=$nodes MaxTime=2-00:00:00 State=UP
 CONF
   mkdir -p /etc/slurm
   local file
@@ -117,8 +121,17 @@ start_munged() {
 start_slurm() {
   running slurmctld || slurmctld -f "$STATE/etc/slurm.conf"
   within 20 timeout 5 scontrol ping || fail "slurmctld does not answer" "$STATE/log/slurmctld.log"
-  running slurmd || slurmd -f "$STATE/etc/slurm.conf"
-  within 40 bash -c "sinfo -h -o %T | grep -qE '^(idle|mixed|allocated)$'" || fail "the node does not come up" "$STATE/log/slurmd.log"
+  local node
+  for node in "${NODES[@]}"; do
+    running "slurmd-$node" || slurmd -N "$node" -f "$STATE/etc/slurm.conf"
+  done
+  for node in "${NODES[@]}"; do
+    within 40 up "$node" || fail "node $node does not come up" "$STATE/log/slurmd-$node.log"
+  done
+}
+
+up() { # NODE
+  sinfo -h -n "$1" -p both -o %T | grep -qE '^(idle|mixed|allocated)$'
 }
 
 check

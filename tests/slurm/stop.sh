@@ -4,7 +4,7 @@ set -uo pipefail
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/common.sh"
 
 # Jobs first, while slurmd can still end them.
-if running slurmctld && running slurmd; then
+if running slurmctld; then
   jobs=$(timeout 10 squeue -h -t pending,running,completing,suspended -o %A | sort -u)
   # shellcheck disable=SC2086 # several ids
   [ -z "$jobs" ] || timeout 20 scancel --full --signal=KILL $jobs
