@@ -8,9 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from ssimbad import interrupt
+from ssimbad.errors import ParameterError
 from ssimbad.pipeline import lock
 
 HOLD = "import sys, time\nfrom pathlib import Path\nfrom ssimbad.pipeline import lock\n"
@@ -73,7 +77,7 @@ def test_of_many_writers_one_writes_at_a_time_and_all_get_their_turn(tmp_path):
     assert [r.returncode for r in racers] == [0] * 6, said
 
 
-ELSEWHERE = {"host": "elsewhere", "pid": 1, "started": 0.0, "slurm_job_id": None}
+ELSEWHERE = {"host": "elsewhere", "machine": "elsewhere", "pid": 1, "started": 0.0, "slurm_job_id": None}
 
 
 def elsewhere(folder: Path, silent: float = 0.0, **facts: str) -> Path:
@@ -85,8 +89,9 @@ def elsewhere(folder: Path, silent: float = 0.0, **facts: str) -> Path:
     return path
 
 
-def squeue_says(folder: Path, monkeypatch, answer: str) -> None:
-    (folder / "squeue").write_text(f"#!/bin/sh\necho {answer}\n")
+def squeue_says(folder: Path, monkeypatch, answer: str, code: int = 0) -> None:
+    stream = ">&2" if code else ""
+    (folder / "squeue").write_text(f"#!/bin/sh\necho {answer} {stream}\nexit {code}\n")
     (folder / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
@@ -107,21 +112,100 @@ def test_a_silent_job_is_believed_as_long_as_slurm_has_it(tmp_path, monkeypatch)
     elsewhere(work, silent=lock.PATIENCE + 1, slurm_job_id="4711")
     squeue_says(tmp_path, monkeypatch, "SUSPENDED")
     assert "scancel 4711" in lock.living(work.parent)[0]
+    squeue_says(tmp_path, monkeypatch, "STOPPED")
+    assert len(lock.living(work.parent)) == 1
+    squeue_says(tmp_path, monkeypatch, "slurm_load_jobs error: Unable to contact slurm controller", code=1)
+    assert len(lock.living(work.parent)) == 1, "no answer is no death"
+    squeue_says(tmp_path, monkeypatch, "slurm_load_jobs error: Invalid job id specified", code=1)
+    assert lock.living(work.parent) == []
     squeue_says(tmp_path, monkeypatch, "FAILED")
     assert lock.living(work.parent) == []
+
+
+def test_a_process_number_means_nothing_in_another_container(tmp_path):
+    """Same host name, no such process here, and a beating heart."""
+    work = tmp_path / "work/x"
+    work.mkdir(parents=True)
+    elsewhere(work, host=lock.socket.gethostname(), machine="another container", pid=2**22 + 1)
+    assert len(lock.living(work.parent)) == 1
+
+
+def test_a_process_with_the_number_of_a_dead_holder_is_not_the_holder(tmp_path):
+    work = tmp_path / "work/x"
+    work.mkdir(parents=True)
+    me = lock._me()
+    (work / "lock.json").write_text(json.dumps(me))
+    assert len(lock.living(work.parent)) == 1
+    (work / "lock.json").write_text(json.dumps(me | {"started": me["started"] - 100}))
+    assert lock.living(work.parent) == []
+
+
+def test_one_who_stood_still_and_lost_the_lock_ends_at_once(tmp_path, monkeypatch):
+    """A holder elsewhere is believed by its heart; stopped for too long it is followed, and must not wake to write."""
+    work = tmp_path / "work/x"
+    code = HOLD + (
+        "lock.HEARTBEAT = 0.2\nlock._machine = lambda: 'elsewhere'\n"
+        f"with lock.held(Path({str(work)!r}), 'x'):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    assert first.stdout.readline() == "held\n"
+    monkeypatch.setattr(lock, "PATIENCE", 2.0)
+    monkeypatch.setattr(lock, "GLANCE", 0.1)
+    time.sleep(4)
+    assert f"process {first.pid} on " in lock.living(work.parent)[0]
+    first.send_signal(signal.SIGSTOP)
+    try:
+        with lock.held(work, "x"):
+            first.send_signal(signal.SIGCONT)
+            assert first.wait(timeout=30) == 1
+    finally:
+        first.kill()
+    assert f"lost while this process stood still: process {os.getpid()} on " in first.stderr.read()
+
+
+def test_a_heart_that_misses_a_beat_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.01)
+    beats = []
+
+    def utime(path):
+        beats.append(path)
+        if len(beats) == 1:
+            raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(lock.os, "utime", utime)
+    with lock.held(tmp_path, "x"):
+        time.sleep(1)
+    assert len(beats) > 3
+
+
+def test_clocks_of_two_machines_may_differ(tmp_path, monkeypatch):
+    """A file server whose clock is minutes behind makes every beat look old; it beats all the same."""
+    path = elsewhere(tmp_path, silent=lock.SKEW / 2)
+    pulse = lock._Pulse(path)
+    assert pulse.silent() < 1
+    later = time.monotonic() + 100
+    monkeypatch.setattr(lock.time, "monotonic", lambda: later)
+    assert 90 < pulse.silent() < 110
+    elsewhere(tmp_path, silent=lock.SKEW / 3)
+    assert pulse.silent() < 1, "another beat"
+    elsewhere(tmp_path, silent=lock.SKEW + 1000)
+    assert pulse.silent() > 900, "no clock is that wrong"
 
 
 def test_a_job_requeued_to_another_node_does_not_wait_for_itself(tmp_path, monkeypatch):
     """It has kept its number, so SLURM says of the dead holder that it is running."""
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     squeue_says(tmp_path, monkeypatch, "RUNNING")
-    elsewhere(tmp_path, silent=lock.PATIENCE + 1, slurm_job_id="4711")
+    elsewhere(tmp_path, silent=lock.SKEW + lock.PATIENCE + 1, slurm_job_id="4711")
     with lock.held(tmp_path, "x"):
         assert json.loads((tmp_path / "lock.json").read_text())["host"] != "elsewhere"
 
 
-def test_half_a_lock_is_no_lock(tmp_path):
-    (tmp_path / "lock.json").write_text('{"host": ')
+@pytest.mark.parametrize("text", ['{"host": ', "{}", "[]", "1", ""])
+def test_half_a_lock_is_no_lock(tmp_path, text):
+    (tmp_path / "lock.json").write_text(text)
+    assert lock.living(tmp_path.parent) == []
     with lock.held(tmp_path, "x"):
         pass
 
@@ -150,3 +234,24 @@ def test_the_time_limit_comes_from_the_environment(monkeypatch):
         assert watch.due == "the time limit is near"
     monkeypatch.delenv("SSIMBAD_DEADLINE")
     assert interrupt.deadline() is None
+
+
+@pytest.mark.parametrize("given", ["tomorrow", "2026-11-22", " ", "nan", "inf"])
+def test_a_time_limit_that_is_no_time_is_one_line(monkeypatch, given):
+    monkeypatch.setenv("SSIMBAD_DEADLINE", given)
+    with pytest.raises(ParameterError, match=f"SSIMBAD_DEADLINE={given}: expected seconds since 1970"):
+        interrupt.deadline()
+
+
+def test_the_time_limit_is_asked_of_slurm(tmp_path, monkeypatch, capsys):
+    for name in ("SSIMBAD_DEADLINE", "SLURM_JOB_END_TIME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    squeue_says(tmp_path, monkeypatch, "2026-11-22T10:00:00")
+    assert interrupt.deadline() == datetime(2026, 11, 22, 10).timestamp()
+    squeue_says(tmp_path, monkeypatch, "NONE")
+    assert interrupt.deadline() is None
+    assert capsys.readouterr().err == ""
+    squeue_says(tmp_path, monkeypatch, "Unable to contact slurm controller", code=1)
+    assert interrupt.deadline() is None
+    assert "SLURM job 4711: time limit not known (squeue: Unable to contact" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Parameters: typed, validated, one readable line for every mistake."""
 
+import os
 import subprocess
 import sys
 
@@ -150,6 +151,19 @@ def test_command_line_reports_in_one_line_with_status_2(house):
     assert run.returncode == 2
     assert run.stderr.count("\n") == 1
     assert "precison" in run.stderr
+
+
+def test_a_file_system_that_fails_is_one_line_too(house):
+    """Here with a limit on the size of files, as a full disk would."""
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{limited}; from ssimbad.cli import main; main()", "preset", "paper"],
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert run.stderr == "ssimbad: params.yaml: File too large\n"
 
 
 def test_the_page_of_parameters_is_up_to_date():

@@ -257,6 +257,17 @@ def test_going_back_restores_instead_of_computing(toy, tree):
     assert computed() == 2
 
 
+def test_a_damaged_kept_result_is_computed_again(toy, tree, capsys):
+    bring(tree)
+    (kept,) = Path("work/dear").glob("*/kept/weights")
+    kept.write_text("")
+    Path("weights.txt").unlink()
+    bring(tree)
+    assert "the kept result is damaged; dear is computed again" in capsys.readouterr().err
+    assert Path("weights.txt").read_text() == kept.read_text() != ""
+    assert computed() == 2
+
+
 def test_a_restored_result_comes_with_its_own_cost(toy, tree):
     def seconds():
         return json.loads(Path("work/cost/dear.json").read_text())["seconds"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,12 @@ def test_feature_networks_are_as_large_as_said():
     pinned = (PAPER.weights.inception.sha256, PAPER.weights.alexnet.sha256, PAPER.weights.vgg19.sha256)
     assert tuple(disk._PINNED) == pinned
     assert disk.downloads(PAPER)[0] == 4 * sum(numbers)
+
+
+@pytest.mark.parametrize("told", [0.0, -1.0, math.nan, math.inf])
+def test_a_rate_is_a_number_above_zero(told):
+    with pytest.raises(ParameterError, match="expected a number above 0"):
+        rates.find(PAPER, None, told)
 
 
 def benchmark(p: Params, folder: Path, **changes) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -179,13 +180,63 @@ def test_any_kill_leaves_bit_equal_weights(tmp_path, memory):
     assert whole.rows == resumed.rows
 
 
-def test_two_states_are_kept_and_a_broken_one_is_passed_over(tmp_path):
+def test_a_kill_between_rows_and_validations_changes_nothing(tmp_path):
+    """The open window of the curve and the best weights so far are part of a state."""
+    train = TRAIN.model_copy(update={"validate_images": 24})
+    common = COMMON.model_copy(update={"log_images": 40, "buckets": [0.1, 1.0]})
+
+    def score(weights):
+        return 10 * math.sin(1e4 * float(weights[min(weights)].flatten()[0]))
+
+    whole = trained(tmp_path / "whole", train, validate=score, common=common)
+    for stop in (3, 3, 1):
+        assert trained(tmp_path / "killed", train, stop, score, common) is None
+    resumed = trained(tmp_path / "killed", train, validate=score, common=common)
+    assert whole.rows == resumed.rows
+    assert whole.best_psnr == resumed.best_psnr
+    assert all(torch.equal(value, resumed.best[name]) for name, value in whole.best.items())
+
+
+def test_a_training_that_dies_in_its_last_validation_has_only_that_to_repeat(tmp_path):
+    def dies(weights):
+        raise KeyboardInterrupt
+
+    train = TRAIN.model_copy(update={"validate_images": 64})
+    assert trained(tmp_path, train, validate=dies) is None
+    _, facts = checkpoints.latest_state(tmp_path, "key")
+    assert facts["seen"] == 64
+    assert trained(tmp_path, train, validate=lambda weights: 1.0).best_psnr == 1.0
+
+
+def test_slow_images_are_saved_by_the_clock(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "STATE_SECONDS", 0.0)
+    trained(tmp_path, stop_after=3, common=COMMON.model_copy(update={"state_images": 1000}))
+    _, facts = checkpoints.latest_state(tmp_path, "key")
+    assert facts["seen"] == 24
+
+
+def test_two_states_are_kept_and_a_broken_one_is_removed(tmp_path, capsys):
     trained(tmp_path, stop_after=7)
     states = sorted(tmp_path.glob("state-*"))
     assert [s.name for s in states] == ["state-000000000032.safetensors", "state-000000000048.safetensors"]
     states[-1].write_bytes(states[-1].read_bytes()[:100])
+    unfinished = tmp_path / ".state-000000000064.safetensors.0123.tmp"
+    unfinished.write_bytes(b"half")
     _, facts = checkpoints.latest_state(tmp_path, "key")
     assert facts["seen"] == 32
+    assert list(tmp_path.iterdir()) == [states[0]], "else it would take the place of a whole one"
+    assert f"{states[-1]}: no whole state" in capsys.readouterr().err
+
+
+def test_a_state_that_the_file_system_withholds_is_no_reason_to_begin_anew(tmp_path, monkeypatch):
+    trained(tmp_path, stop_after=3)
+
+    def withheld(*args, **kwargs):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoints, "safe_open", withheld)
+    with pytest.raises(UserError, match=r"state-0+16\.safetensors: cannot be read"):
+        checkpoints.latest_state(tmp_path, "key")
 
 
 def test_a_state_of_another_configuration_is_refused(tmp_path):

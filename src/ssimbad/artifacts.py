@@ -6,6 +6,8 @@ Every writer goes to a temporary name in the same folder and renames; no file ho
 import io
 import json
 import os
+import shutil
+import uuid
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,10 +26,16 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure it disappears."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary
+        # Without it a machine that loses its power may keep the new name and not the bytes.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which file was too much
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -40,6 +48,12 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def copy(source: Path, target: Path) -> None:
+    """A copy of its own: no hard link is shared."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def write_json(path: Path, value: Any) -> None:

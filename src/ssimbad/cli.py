@@ -168,3 +168,6 @@ def main() -> None:
         sys.exit(error.code)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder without permission, a file server that went away
+        print(f"ssimbad: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

@@ -169,7 +169,7 @@ class Training(Strict):
     )
     minimum_rate: Annotated[float, Field(ge=0)] = Field(description="learning rate at the end of the cosine")
     log_images: Positive = Field(description="a row of the training curve every so many images")
-    state_images: Positive = Field(description="resumable state every so many images")
+    state_images: Positive = Field(description="resumable state every so many images, or 15 minutes")
     buckets: Annotated[list[Above0], Field(min_length=1)] = Field(description="edges of the loss-per-sigma buckets")
 
 

@@ -55,7 +55,8 @@ class Team:
 
         # One exchange for all: 200 small ones would cost more than the sum of their bytes.
         flat = torch.cat([t.reshape(-1) for t in tensors])
-        distributed.all_reduce(flat)
+        with self._exchange():
+            distributed.all_reduce(flat)
         flat /= self.world
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
@@ -69,7 +70,8 @@ class Team:
 
         mine = values.to(self.device).contiguous()
         parts = [torch.empty_like(mine) for _ in range(self.world)]
-        distributed.all_gather(parts, mine)
+        with self._exchange():
+            distributed.all_gather(parts, mine)
         return torch.cat(parts).to(values.device)
 
     def any(self, wish: bool) -> bool:
@@ -85,8 +87,19 @@ class Team:
         if self.world > 1:
             from torch import distributed
 
-            for tensor in tensors:
-                distributed.broadcast(tensor, 0)
+            with self._exchange():
+                for tensor in tensors:
+                    distributed.broadcast(tensor, 0)
+
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """A process that dies breaks the exchanges of the others."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            line = f"process {self.rank} of {self.world}: another process of this training was lost ({reason})"
+            raise UserError(f"{line}; the same command goes on from the last state") from None
 
 
 ALONE = Team()
@@ -103,14 +116,14 @@ def here() -> Team:
 
 
 class Call:
-    """The leader's word to its followers. Left without `train`, it is that there is nothing to do."""
+    """The leader's word to its followers of one stage instance. Left without `train`: there is nothing to do."""
 
-    def __init__(self, team: Team) -> None:
-        self._team, self._store, self._spoken = team, None, False
+    def __init__(self, team: Team, name: str) -> None:
+        self._team, self._name, self._store, self._spoken = team, name, None, False
 
     def __enter__(self) -> Call:
         if self._team.world > 1:
-            self._store = _store(self._team)
+            self._store = _store(self._team, self._name)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -144,7 +157,7 @@ class Call:
                 f"{key}: {batch} images do not divide into {shares} equal shares for {team.world} devices; "
                 f"choose a multiple of {shares}, or show the job fewer devices (CUDA_VISIBLE_DEVICES)"
             )
-        with _helpers(command, team.world) if self._store is None else _outside(self._store) as store:
+        with _helpers(self._name, command, team.world) if self._store is None else _outside(self._store) as store:
             self._spoken = True
             _say(store, word, team.world)
             with _joined(team, store) as joined:
@@ -152,11 +165,11 @@ class Call:
 
 
 @contextmanager
-def followed(team: Team) -> Iterator[tuple[dict[str, Any], Team] | None]:
-    """For a follower: the leader's word and the team, or None when there is nothing to do."""
+def followed(team: Team, name: str) -> Iterator[tuple[dict[str, Any], Team] | None]:
+    """For a follower of the stage instance: the leader's word and the team, or None when there is nothing to do."""
     if os.environ.get(_HELPED):
         threading.Thread(target=_end_with_leader, daemon=True).start()
-    store = _store(team)
+    store = _store(team, name)
     store.wait(["word"], LEADERS_WORK)
     word = json.loads(store.get("word"))
     store.add("heard", 1)
@@ -175,7 +188,7 @@ def _say(store: Store, word: dict[str, Any] | None, world: int) -> None:
         time.sleep(0.05)
 
 
-def _store(team: Team) -> Store:
+def _store(team: Team, name: str) -> Store:
     """Where the processes leave each other notes; the leader, or torchrun's agent, keeps it."""
     from torch import distributed
 
@@ -186,11 +199,16 @@ def _store(team: Team) -> Store:
     except (RuntimeError, distributed.DistError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"process {team.rank} of {team.world}: no meeting at {host}:{port} ({reason})") from None
-    return distributed.PrefixStore("ssimbad", store)
+    return distributed.PrefixStore(_room(name), store)
+
+
+def _room(name: str) -> str:
+    """Notes of another training, or of torchrun's attempt before this one, are not for us."""
+    return f"ssimbad/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 
 def _address() -> tuple[str, int]:
-    """MASTER_ADDR and MASTER_PORT, or the first node of the SLURM job and a port of its own."""
+    """MASTER_ADDR and MASTER_PORT, or the first node of the SLURM job and a port for its step."""
     e = os.environ
     host, port = e.get("MASTER_ADDR"), e.get("MASTER_PORT")
     job = e.get("SLURM_JOB_ID")
@@ -201,7 +219,7 @@ def _address() -> tuple[str, int]:
         )  # fmt: skip
         host = done.stdout.split()[0] if done.stdout.strip() else None
     if job and not port:
-        port = str(20000 + int(job) % 20000)
+        port = str(20000 + (int(job) + 1009 * int(e.get("SLURM_STEP_ID") or 0)) % 20000)
     if not (host and port):
         raise ParameterError("several processes, but MASTER_ADDR and MASTER_PORT are not set; start them with torchrun")
     return host, int(port)
@@ -214,7 +232,7 @@ def _outside(store: Store) -> Iterator[Store]:
 
 
 @contextmanager
-def _helpers(command: str, world: int) -> Iterator[Store]:
+def _helpers(name: str, command: str, world: int) -> Iterator[Store]:
     """One process for each further device of this machine, for as long as the block lasts."""
     from torch import distributed
 
@@ -234,7 +252,7 @@ def _helpers(command: str, world: int) -> Iterator[Store]:
     guard = threading.Thread(target=_end_with_followers, args=(processes, done), daemon=True)
     guard.start()
     try:
-        yield distributed.PrefixStore("ssimbad", store)
+        yield distributed.PrefixStore(_room(name), store)
         for process in processes:
             process.wait(timeout=60)
     finally:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,50 +27,85 @@ from ssimbad import artifacts
 
 GLANCE = 2.0  # seconds between two looks of one who waits
 HEARTBEAT = 10.0  # seconds
-PATIENCE = 6 * HEARTBEAT  # a holder on another host that has been silent for longer is dead
+PATIENCE = 6 * HEARTBEAT  # a holder on another machine that has been silent for longer is dead
+SKEW = 600.0  # seconds by which the clocks of two machines, or of a file server, may differ
+# What squeue says of a job that does not run; every other word is life.
+_ENDED = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PENDING", "PREEMPTED",
+    "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "REVOKED", "SPECIAL_EXIT", "TIMEOUT",
+}  # fmt: skip
 
 
 @contextmanager
 def held(folder: Path, name: str) -> Iterator[None]:
-    """Hold `folder`/lock.json for as long as the block lasts; wait for it while another living process does."""
+    """Hold `folder`/lock.json for as long as the block lasts; wait for it while another living process does.
+
+    A process that finds that somebody else holds the lock by now (it was suspended for too long) ends at once.
+
+    Raises:
+        OSError: the file system has no locks (flock).
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock.json"
-    _acquire(path, name)
+    path, me = folder / "lock.json", _me()
+    _acquire(path, name, me)
     done = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, done), daemon=True)
+    beat = threading.Thread(target=_beat, args=(path, me, done), daemon=True)
     beat.start()
     try:
         yield
     finally:
         done.set()
         beat.join(timeout=5)
-        if _read(path) == _me():
+        if _read(path) == me:
             path.unlink(missing_ok=True)
 
 
 def living(work: Path) -> list[str]:
     """One line per stage instance under `work` that a living process holds."""
     held_by = {path: _read(path) for path in sorted(work.glob("*/lock.json"))}
-    return [_described(p.parent.name, h) for p, h in held_by.items() if h is not None and _alive(p, h)]
+    return [_described(p.parent.name, h) for p, h in held_by.items() if h is not None and _alive(h, _age(p))]
 
 
-def _acquire(path: Path, name: str) -> None:
+def _acquire(path: Path, name: str, me: dict[str, Any]) -> None:
     told = None
-    while (holder := _take(path)) is not None:
+    pulse = _Pulse(path)
+    while (holder := _take(path, me, pulse)) is not None:
         if holder != told:
             print(f"{_described(name, holder)}; waiting until it has ended", file=sys.stderr, flush=True)
             told = holder
         time.sleep(GLANCE)
 
 
-def _take(path: Path) -> dict[str, Any] | None:
+class _Pulse:
+    """For how long a lock's heart has not beaten, by this machine's own clock."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._beat, self._since = path, None, 0.0
+
+    def silent(self) -> float:
+        """Seconds; those before the first look count only as far as no difference of clocks explains them."""
+        with suppress(OSError):
+            beat = self._path.stat().st_mtime_ns
+            if beat != self._beat:
+                self._beat, self._since = beat, time.monotonic()
+        return max(time.monotonic() - self._since, _age(self._path) - SKEW)
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _take(path: Path, me: dict[str, Any], pulse: _Pulse) -> dict[str, Any] | None:
     """Take the lock, or return who holds it."""
     # The guard makes looking and taking one act: of several that find a dead holder, the second finds the first.
-    with FileLock(path.with_name("lock.guard")):
+    with FileLock(path.with_name("lock.guard"), fallback_to_soft=False):
         holder = _read(path)
-        if holder is not None and _alive(path, holder):
+        if holder is not None and _alive(holder, pulse.silent()):
             return holder
-        artifacts.write_text(path, json.dumps(_me()))
+        artifacts.write_text(path, json.dumps(me))
         return None
 
 
@@ -84,52 +119,75 @@ def _described(name: str, holder: dict[str, Any]) -> str:
 def _me() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
+        "machine": _machine(),
         "pid": os.getpid(),
-        "started": psutil.Process().create_time(),
+        "started": _started(os.getpid()),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
     }
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _machine() -> str:
+    """Where a process number has one meaning: this boot and, on Linux, this container. Host names may be shared."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(pid: int) -> float | None:
+    """When a living process began; None: there is none. On Linux in ticks since boot, which no set clock moves."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        if sys.platform == "linux":
+            return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return process.create_time()
+    except (psutil.Error, OSError):
         return None
 
 
-def _alive(path: Path, holder: dict[str, Any]) -> bool:
-    if holder["host"] == socket.gethostname():
-        try:
-            process = psutil.Process(holder["pid"])
-            same = abs(process.create_time() - holder["started"]) < 1
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
+def _read(path: Path) -> dict[str, Any] | None:
+    """Who holds the lock; None: nobody, or the file is no whole lock."""
     try:
-        if time.time() - path.stat().st_mtime < PATIENCE:
-            return True
-    except OSError:
-        return False
+        holder = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    keys = {"host", "machine", "pid", "started", "slurm_job_id"}
+    return holder if isinstance(holder, dict) and keys <= holder.keys() else None
+
+
+def _alive(holder: dict[str, Any], silent: float) -> bool:
+    if holder["machine"] == _machine():
+        return holder["started"] is not None and _started(holder["pid"]) == holder["started"]
+    if silent < PATIENCE:
+        return True
     # Silent, but perhaps suspended. A job that was requeued to another node has kept its number: that one is us.
     job = holder["slurm_job_id"]
     return bool(job) and job != os.environ.get("SLURM_JOB_ID") and _in_slurm(job)
 
 
 def _in_slurm(job: str) -> bool:
-    """Whether SLURM says that the job is running; False when it cannot be asked."""
+    """Whether the job is running as far as one knows: no where there is no SLURM, yes while it does not answer."""
     if not shutil.which("squeue"):
         return False
     command = ["squeue", "-h", "-j", job, "-o", "%T"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except subprocess.TimeoutExpired:
-        return False
-    return any(state in done.stdout for state in ("RUNNING", "COMPLETING", "SUSPENDED"))
+        return True
+    if done.returncode:
+        return "Invalid job id" not in done.stderr
+    return bool(set(done.stdout.split()) - _ENDED)
 
 
-def _beat(path: Path, done: threading.Event) -> None:
+def _beat(path: Path, me: dict[str, Any], done: threading.Event) -> None:
     while not done.wait(HEARTBEAT):
-        try:
+        holder = _read(path)
+        if holder not in (None, me):
+            # After a stop of more than PATIENCE. Two writers would mix their results: this one must not go on at all.
+            print(_described(f"{path}: lost while this process stood still", holder), file=sys.stderr, flush=True)
+            os._exit(1)
+        with suppress(OSError):  # the next beat may reach the file server again
             os.utime(path)
-        except OSError:
-            return

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import shutil
+import sys
 import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssimbad import team
+from ssimbad import artifacts, team
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.job import COST, Job
 from ssimbad.params import Params, View
@@ -22,6 +22,7 @@ from ssimbad.tracking import live, spool, system
 
 WORK = Path("work")
 _KEPT = "kept"
+_COMPLETE = "complete.json"  # in it: the digests of the files beside it
 _SHOWN = {".png", ".md", ".csv", ".json"}
 
 
@@ -60,7 +61,7 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
             _follow(params, instance, here)
         return
     with (
-        team.Call(here if instance.stage.batch else team.ALONE) as call,
+        team.Call(here if instance.stage.batch else team.ALONE, instance.name) as call,
         lock.held(WORK / instance.name, instance.name),
         records.hashes() as hashed,
     ):
@@ -109,7 +110,7 @@ def _team(
 
 def _follow(params: Params, instance: Instance, here: team.Team) -> None:
     """Help the leader to train: no lock, no record, no output."""
-    with team.followed(here) as told:
+    with team.followed(here, instance.name) as told:
         if told is None:
             return
         word, together = told
@@ -142,46 +143,56 @@ def _show(instance: Instance, log: spool.Spool) -> None:
     """Small results into the logbook; of weights only where they are and their digest."""
     for path in instance.outputs.values():
         if path.endswith(".safetensors"):
-            digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-            log.tags(model_path=path, model_sha256=digest)
+            log.tags(model_path=path, model_sha256=_sha256(Path(path)))
         elif path.startswith("reports/") and Path(path).suffix in _SHOWN:
             log.artifact(path, Path(path).parent.name)
         elif path.endswith(".csv") and path.startswith("models/"):
             log.artifact(path, "curves")
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy by way of a temporary name, so that a reader never sees half a file and no hard link is shared with DVC."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
-
-
 def _keep(instance: Instance, kept: Path) -> None:
     """Keep the finished result; only then is the state it was resumed from of no more use."""
+    complete = kept / _COMPLETE
+    complete.unlink(missing_ok=True)
     for name, path in instance.outputs.items():
-        _copy(Path(path), kept / name)
+        artifacts.copy(Path(path), kept / name)
     cost = _cost(instance)
     if cost.exists():
-        _copy(cost, kept / cost.name)
-    (kept / "complete").touch()
+        artifacts.copy(cost, kept / cost.name)
+    artifacts.write_json(complete, {name: _sha256(kept / name) for name in instance.outputs})
     for path in kept.parent.iterdir():
         if path != kept:
             path.unlink()
 
 
 def _restore(instance: Instance, kept: Path) -> bool:
-    if not (instance.stage.expensive and (kept / "complete").exists()):
+    """Bring a kept result back, if there is a whole one."""
+    if not (instance.stage.expensive and (kept / _COMPLETE).exists()):
+        return False
+    if not _whole(instance, kept):
+        print(f"{kept}: the kept result is damaged; {instance.name} is computed again", file=sys.stderr, flush=True)
         return False
     for name, path in instance.outputs.items():
-        _copy(kept / name, Path(path))
+        artifacts.copy(kept / name, Path(path))
     cost = _cost(instance)
     if (kept / cost.name).exists():
-        _copy(kept / cost.name, cost)
+        artifacts.copy(kept / cost.name, cost)
     else:
         cost.unlink(missing_ok=True)  # of another result
     return True
+
+
+def _whole(instance: Instance, kept: Path) -> bool:
+    try:
+        digests = artifacts.read_json(kept / _COMPLETE)
+        return digests == {name: _sha256(kept / name) for name in instance.outputs}
+    except (UserError, FileNotFoundError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cost(instance: Instance) -> Path:

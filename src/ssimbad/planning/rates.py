@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def find(p: Params, device: str | None, told: float | None, folder: Path = BENCH
         ParameterError: a rate that is not above zero, or a device that was named and never measured.
     """
     if told is not None:
-        if told <= 0:
+        if not 0 < told < math.inf:
             raise ParameterError(f"--images-per-second {told:g}: expected a number above 0")
         return Rates(f"scaled by operations from {told:g} training images/s", train=told, told=True)
     measured = {path.stem: artifacts.read_json(path) for path in sorted(folder.glob("*.json"))}

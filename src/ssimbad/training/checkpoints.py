@@ -6,6 +6,7 @@ A state holds what cannot be re-derived: weights, EMA, optimiser moments, the cu
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,16 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and text of a .safetensors file. Raises UserError when it is missing or is no such file."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        return _tensors(path)
     except FileNotFoundError:
         raise UserError(f"{path}: not there; train it (`ssimbad status`) or fetch it (`dvc pull`)") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: no readable safetensors file ({error}); delete it and run its stage again") from None
+
+
+def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def load_into(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -53,21 +58,30 @@ def write_state(folder: Path, seen: int, groups: dict[str, dict[str, Tensor]], f
         folder / f"state-{seen:012d}.safetensors", save(tensors, metadata={"facts": json.dumps(facts)})
     )
     for old in _states(folder)[:-_KEPT_STATES]:
-        old.unlink()
+        old.unlink(missing_ok=True)
 
 
 def latest_state(folder: Path, key: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """The newest readable state, or None.
+    """The newest whole state, or None. What a killed process left unfinished is removed.
 
     Raises:
-        UserError: a state belongs to another configuration than `key`.
+        UserError: a state belongs to another configuration than `key`, or the file system does not give it out.
     """
+    for left in folder.glob(".state-*.tmp"):
+        left.unlink(missing_ok=True)
     for path in reversed(_states(folder)):
         try:
-            tensors, metadata = read_tensors(path)
+            tensors, metadata = _tensors(path)
             facts = json.loads(metadata["facts"])
-        except (UserError, KeyError, ValueError):
-            continue  # an older one is kept for this case
+        except FileNotFoundError:
+            continue  # another process of this training has removed it
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error}); mend that, or remove it to begin anew") from None
+        except (SafetensorError, KeyError, ValueError) as error:
+            # Left there it would count as one of the two that are kept, and the next good one be dropped for it.
+            print(f"{path}: no whole state ({error}), removed", file=sys.stderr, flush=True)
+            path.unlink(missing_ok=True)
+            continue
         if facts.get("key") != key:
             raise UserError(f"{path}: state of another configuration ({facts.get('key')}); remove the folder {folder}")
         groups: dict[str, dict[str, Tensor]] = {}

@@ -29,6 +29,7 @@ from ssimbad.training import checkpoints
 from ssimbad.training.feed import Feed, Shard, StepDraws
 
 Row = tuple[int, str, str, float]
+STATE_SECONDS = 900.0  # a state at least so often, however slow the images
 
 
 def learning_rate(seen: int, train: Train, minimum: float) -> float:
@@ -132,6 +133,13 @@ class Run:
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 self.ema[name].lerp_(value, 1 - decay)
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether a validation is due here and has not been made yet."""
+        train = self.train
+        due = _due(self.seen, train.validate_images, train.batch) or self.seen >= train.images
+        return bool(self.seen and due and (self.seen, "val") not in {(seen, split) for seen, split, *_ in self.rows})
 
     def judge(self, psnr: float) -> None:
         """Remember the averaged weights if they colour the validation split best so far."""
@@ -248,18 +256,15 @@ def fit(
             return player.step(batch, draws)
 
     started, first, logged = time.perf_counter(), run.seen, len(run.rows)
+    saved = time.monotonic()
     with (
         job.progress(train.images, "images", done=run.seen) as bar,
         workers(common.threads if device.type == "cpu" else 1, team) as crew,
         interrupt.Watch() as watch,
     ):
-        while run.seen < train.images:
-            losses = run.advance(lambda player: crew.gradients(player.network, partial(work, player)))
-            bar.set_postfix(
-                {f"{name} loss".strip(): f"{float(v.loss):.4f}" for name, v in losses.items()}, refresh=False
-            )
-            bar.update(train.batch)
-            if validate and (_due(run.seen, train.validate_images, train.batch) or run.seen >= train.images):
+        while True:
+            # After the state of this image is saved, or resumed: a validation may outlast what SIGTERM leaves of time.
+            if validate and run.unjudged:
                 run.judge(validate(run.ema))
             if len(run.rows) > logged:
                 rate = {"images_per_second": (run.seen - first) / (time.perf_counter() - started)}
@@ -267,10 +272,19 @@ def fit(
                 logged = len(run.rows)
             if run.seen >= train.images:
                 break
+            losses = run.advance(lambda player: crew.gradients(player.network, partial(work, player)))
+            bar.set_postfix(
+                {f"{name} loss".strip(): f"{float(v.loss):.4f}" for name, v in losses.items()}, refresh=False
+            )
+            bar.update(train.batch)
+            if run.seen >= train.images and not validate:
+                continue
             reason = watch.due
             stop = team.any(reason is not None)
-            if team.leads and (stop or _due(run.seen, common.state_images, train.batch)):
+            due = _due(run.seen, common.state_images, train.batch) or time.monotonic() - saved > STATE_SECONDS
+            if team.leads and (stop or due):
                 run.save(job.scratch, key)
+                saved = time.monotonic()
             if stop:
                 why = reason or "another process of this training was asked to stop"
                 job.say(f"{job.name}: {why}; {run.seen} of {train.images} images are saved, the same command goes on")
