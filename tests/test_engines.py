@@ -133,6 +133,24 @@ def test_02_a_second_sync_commits_only_what_dvc_lacks(house):
     assert yaml.safe_load((house.folder / "dvc.lock").read_text()) == lock
 
 
+def test_02_a_sync_tells_of_a_stage_that_dvc_does_not_know(house):
+    text = (house.folder / "dvc.yaml").read_text()
+    stages = yaml.safe_load(text)
+    del stages["stages"]["figures"]
+    (house.folder / "dvc.yaml").write_text(yaml.safe_dump(stages))
+    lock = (house.folder / "dvc.lock").read_text()
+    shorter = yaml.safe_load(lock)
+    del shorter["stages"]["figures"], shorter["stages"]["tables"]
+    (house.folder / "dvc.lock").write_text(yaml.safe_dump(shorter))
+    done = house.run("ssimbad", "sync", check=False)
+    assert "ssimbad: dvc.yaml has no stage figures; run `ssimbad dvc-yaml`" in done
+    assert "tables" in yaml.safe_load((house.folder / "dvc.lock").read_text())["stages"], "the others are committed"
+    (house.folder / "dvc.yaml").write_text(text)
+    house.run("ssimbad", "sync")
+    assert yaml.safe_load((house.folder / "dvc.lock").read_text()) == yaml.safe_load(lock)
+    (house.folder / "dvc.lock").write_text(lock)
+
+
 def test_03_a_changed_parameter_is_seen_by_both(house):
     house.change("sketches.epsilon", 0.5)
     assert house.planned() == AFTER_SKETCHES
