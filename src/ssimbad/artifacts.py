@@ -3,6 +3,7 @@
 Every writer goes to a temporary name in the same folder and renames; no file holds a time, a host or a random order.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -54,6 +55,12 @@ def copy(source: Path, target: Path) -> None:
     """A copy of its own: no hard link is shared."""
     with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

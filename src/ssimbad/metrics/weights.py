@@ -32,7 +32,7 @@ def fetch(entry: Any, name: str, target: Path, job: Job) -> None:
     Raises:
         UserError: see `run`.
     """
-    if target.is_file() and sha256(target) == entry.sha256:
+    if target.is_file() and artifacts.sha256(target) == entry.sha256:
         job.say(f"weights: {name} is there already: {target}")
         return
     source = entry.path or entry.url
@@ -52,12 +52,6 @@ def fetch(entry: Any, name: str, target: Path, job: Job) -> None:
             " or weights.enabled to false"
         ) from None
     job.say(f"weights: {name} -> {target}")
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open(entry: Any) -> BinaryIO:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import sys
@@ -143,7 +142,7 @@ def _show(instance: Instance, log: spool.Spool) -> None:
     """Small results into the logbook; of weights only where they are and their digest."""
     for path in instance.outputs.values():
         if path.endswith(".safetensors"):
-            log.tags(model_path=path, model_sha256=_sha256(Path(path)))
+            log.tags(model_path=path, model_sha256=artifacts.sha256(Path(path)))
         elif path.startswith("reports/") and Path(path).suffix in _SHOWN:
             log.artifact(path, Path(path).parent.name)
         elif path.endswith(".csv") and path.startswith("models/"):
@@ -159,7 +158,7 @@ def _keep(instance: Instance, kept: Path) -> None:
     cost = _cost(instance)
     if cost.exists():
         artifacts.copy(cost, kept / cost.name)
-    artifacts.write_json(complete, {name: _sha256(kept / name) for name in instance.outputs})
+    artifacts.write_json(complete, {name: artifacts.sha256(kept / name) for name in instance.outputs})
     for path in kept.parent.iterdir():
         if path != kept:
             path.unlink()
@@ -185,14 +184,9 @@ def _restore(instance: Instance, kept: Path) -> bool:
 def _whole(instance: Instance, kept: Path) -> bool:
     try:
         digests = artifacts.read_json(kept / _COMPLETE)
-        return digests == {name: _sha256(kept / name) for name in instance.outputs}
+        return digests == {name: artifacts.sha256(kept / name) for name in instance.outputs}
     except (UserError, FileNotFoundError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cost(instance: Instance) -> Path:

@@ -263,12 +263,14 @@ def fit(
         interrupt.Watch() as watch,
     ):
         while True:
-            # After the state of this image is saved, or resumed: a validation may outlast what SIGTERM leaves of time.
+            # A state that is due comes before a validation, which may outlast the time that SIGTERM leaves.
             if validate and run.unjudged:
                 run.judge(validate(run.ema))
             if len(run.rows) > logged:
-                rate = {"images_per_second": (run.seen - first) / (time.perf_counter() - started)}
-                job.metrics(run.seen, {f"{split}/{name}": v for _, split, name, v in run.rows[logged:]} | rate)
+                values = {f"{split}/{name}": v for _, split, name, v in run.rows[logged:]}
+                if run.seen > first:  # not before the first step, in a validation that was still due
+                    values["images_per_second"] = (run.seen - first) / (time.perf_counter() - started)
+                job.metrics(run.seen, values)
                 logged = len(run.rows)
             if run.seen >= train.images:
                 break
