@@ -52,8 +52,9 @@ def run(what: str, params: Params) -> None:
         raise UserError("nothing removed: a Snakemake run is under way here; wait until it has ended")
     table = instances(params)
     ours, remarks = find(params, table)
-    ours = {f for f in ours | {snakefile.LOCK} if f.is_symlink() or f.is_file()}
+    ours = {f for f in ours if f.is_symlink() or f.is_file()}
     size = _remove(ours)
+    _remove(f for f in (snakefile.READING, snakefile.EXECUTING) if f.exists())  # of which this process has made one
     usual = {parent for f in [*ours, *map(Path, _outputs(table))] for parent in f.parents}
     tops = {"work"} if what == "work" else {f.split("/")[0] for f in _outputs(table)} | {"records", "logs", ".state"}
     left = [line for top in sorted(tops) for line in _strangers(Path(top), usual, remarks)]
@@ -181,9 +182,9 @@ def _place(path: Path) -> Path:
 
 def _remove(files: Iterable[Path]) -> int:
     """Remove the files and the folders that this empties; returns bytes."""
-    size = 0
+    files = list(files)
+    size = sum(file.lstat().st_size for file in files)
     for file in files:
-        size += file.lstat().st_size
         file.unlink()
     folders = {parent for file in files for parent in file.parents} - {Path()}
     for folder in sorted(folders, key=lambda p: len(p.parts), reverse=True):
