@@ -309,7 +309,6 @@ def kill_in_training(house, *command: str) -> None:
     engine.wait()
 
 
-@pytest.mark.parametrize("first", ["snakemake", "dvc"])
 def test_13_plans_of_other_parameters_disturb_no_run(house, tmp_path):
     """A run that waits in the middle of a job; then its later jobs need the markers that it found."""
     house.change("methods.ssimbad.finetune.images", 24)
@@ -322,7 +321,7 @@ def test_13_plans_of_other_parameters_disturb_no_run(house, tmp_path):
         wait_for(lambda: "waiting until it has ended" in log.read_text(), 120)
         markers = sorted((house.folder / ".state").glob("*.ok"))
         house.change("sketches.epsilon", 0.5)
-        for plan in (["-n", "all"], ["--summary", "all"], ["--dag", "all"], ["--lint"]):
+        for plan in (["-n", "all"], ["--summary", "all"], ["--dag", "dot", "all"], ["--lint"]):
             said = house.run("snakemake", *plan, check=False)
             assert f"another Snakemake (process {run.pid}) executes jobs here" in said, plan
             assert sorted((house.folder / ".state").glob("*.ok")) == markers, plan
@@ -331,6 +330,7 @@ def test_13_plans_of_other_parameters_disturb_no_run(house, tmp_path):
     assert run.wait(timeout=300) == 0, log.read_text()
 
 
+@pytest.mark.parametrize("first", ["snakemake", "dvc"])
 def test_14_one_engine_killed_the_other_finishes(house, first):
     house.change("methods.ssimbad.finetune.images", 512 if first == "snakemake" else 520)
     house.computed()
