@@ -84,7 +84,7 @@ def test_each_target_finds_every_foreign_file_again(house, tree, target):
     gone = {p for p in ours | environment if not p.exists()}
     work = {p for p in ours if p.parts[0] == "work"}
     assert gone == {"clean-results": ours - work, "clean-work": work, "clean-env": environment}[target]
-    assert "left, since no stage made it: " in done.stdout or "stays" in done.stdout
+    assert "left, as yours or still needed: " in done.stdout or "stays" in done.stdout
 
 
 def test_without_strangers_nothing_is_left(house, tree, capsys):
@@ -174,11 +174,13 @@ def test_links_stay_and_nothing_foreign_behind_them_is_touched(house, tree, tmp_
     assert all(Path(name).is_symlink() for name in ("models", "work", "data", "work/pretrain-linked"))
 
 
-@pytest.mark.parametrize("outputs", [{"../precious.txt": "md5"}, {"/etc/hostname": "md5"}, ["precious.txt"], None])
+@pytest.mark.parametrize(
+    "outputs", [{"../precious.txt": "md5"}, {"/etc/hostname": "md5"}, ["precious.txt"], None, {"a.txt": []}]
+)
 def test_a_record_that_is_none_removes_nothing(house, tree, outputs, capsys):
     precious = put("../precious.txt")
     digest = hashlib.md5(precious.read_bytes()).hexdigest()
-    outputs = {name: digest for name in outputs} if isinstance(outputs, dict) else outputs
+    outputs = {name: md5 and digest for name, md5 in outputs.items()} if isinstance(outputs, dict) else outputs
     record = put("records/raw.json", json.dumps({"command": "ssimbad stage raw", "outputs": outputs}))
     clean("results", tree, capsys)
     assert record.exists() and precious.exists()

@@ -61,7 +61,7 @@ def run(what: str, params: Params) -> None:
     shown = ", ".join(left[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if left[_SHOWN:] else "")
     print(
         f"clean {what}: {len(ours):,} files removed ({size / 1e6:,.1f} MB)"
-        + (f"; left, since no stage made it: {shown}" if left else "")
+        + (f"; left, as yours or still needed: {shown}" if left else "")
     )
 
 
@@ -107,7 +107,7 @@ def _records() -> dict[str, dict[str, Any]]:
             outputs, name = record["outputs"].items(), _name(record["command"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        if name == path.stem and all(_inside(file) for file, _ in outputs):
+        if name == path.stem and all(_inside(file) and isinstance(md5, str) for file, md5 in outputs):
             found[name] = record
     return found
 
