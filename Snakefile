@@ -10,7 +10,7 @@ include: "workflow/rules/common.smk"
 # First, and so the default.
 rule all:
     input:
-        markers("tables", "figures", "ladder"),
+        markers("tables", "figures", "compute", "ladder", "chain_steps"),
     localrule: True
 
 

@@ -289,6 +289,9 @@ class Report(Strict):
     ladder: list[str] = Field(
         default=[], description="methods that lead from one schedule to another, each changing a part of the last"
     )
+    chain_steps: list[str] = Field(
+        default=[], description="methods refined through chains of different lengths; [] for no figure of them"
+    )
     nfe: Nfe | None = Field(default=None, description="of the figure quality against network calls; null: no figure")
 
 
@@ -330,7 +333,14 @@ class Params(Strict):
                 raise ValueError(f"methods.{name}: neither pretrain nor finetune; give one or remove the method")
             self._check_stages(name, method)
         self._check_ladder()
+        self._check_chain_steps()
         return self
+
+    def _check_chain_steps(self) -> None:
+        for name in self.report.chain_steps:
+            stage = self.methods[name].finetune if name in self.methods else None
+            if stage is None or stage.objective != "trajectory":
+                raise ValueError(f"report.chain_steps: {name!r} is no method with a finetune of objective trajectory")
 
     def _check_ladder(self) -> None:
         rungs = self.report.ladder

@@ -16,17 +16,22 @@ if TYPE_CHECKING:
     from ssimbad.noise.transforms import Phi
 
 
-class Trajectory(Strict):
-    """Back-propagate the loss of the finished image through the whole chain, from pure noise."""
+class ImageLoss(Strict):
+    """A loss of the finished image."""
 
     loss: Literal["mse", "lpips", "ssim+l1"] = "mse"
-    save_memory: bool = Field(default=True, description="gradient checkpointing of every network call")
-    sampler: Sampler | None = Field(default=None, description="of the chain; null: the one the row colours with")
 
     @property
     def features(self) -> str | None:
         """The feature network that the loss looks through."""
         return "alexnet" if self.loss == "lpips" else None
+
+
+class Trajectory(ImageLoss):
+    """Back-propagate the loss of the finished image through the whole chain, from pure noise."""
+
+    save_memory: bool = Field(default=True, description="gradient checkpointing of every network call")
+    sampler: Sampler | None = Field(default=None, description="of the chain; null: the one the row colours with")
 
 
 def make(sampler: Sampler, fresh: samplers.Fresh, phi: Phi) -> samplers.Sampler:

@@ -412,6 +412,26 @@ STAGES: tuple[Stage, ...] = (
         ),
     ),
     Stage(
+        name="compute",
+        run="ssimbad.reporting.compute:run",
+        inputs=lambda p, w: {
+            "summaries": [metrics({**t, "setting": s}, "json") for t in trained(p) for s in judged(p)],
+            "images": [metrics({**t, "setting": s}, "csv") for t in trained(p) for s in judged(p)],
+        },
+        outputs=lambda p, w: _table("compute"),
+        params=lambda p, w: (
+            "evaluation", "preset", "methods", "network", "noise", "references", "schedule.saturation", "data.size",
+        ),
+    ),
+    Stage(
+        name="chain_steps",
+        run="ssimbad.reporting.chain_steps:run",
+        each=lambda p: [{}] if p.report.chain_steps else [],
+        inputs=lambda p, w: {"compute": "reports/tables/compute.csv"},
+        outputs=lambda p, w: _figure("chain_steps"),
+        params=lambda p, w: ("report.chain_steps", "preset", "data.size", *_labels(p)),
+    ),
+    Stage(
         name="nfe",
         run="ssimbad.colorize.nfe:run",
         each=lambda p: sampled(p) if p.report.nfe else [],
