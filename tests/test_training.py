@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssimbad.errors import UserError
 from ssimbad.job import Job
@@ -159,6 +160,34 @@ def test_two_shares_give_the_same_bits_twice(tmp_path):
     common = COMMON.model_copy(update={"threads": 2})
     first, second = (trained(tmp_path / name, common=common) for name in "ab")
     assert all(torch.equal(first.ema[k], second.ema[k]) for k in first.ema)
+
+
+def test_weights_and_curve_are_bit_equal_whatever_the_process_was_granted(tmp_path):
+    """Every part of a step and the validation compute with one core per thread: no barrier waits for another core."""
+    train = TRAIN.model_copy(update={"validate_images": 32})
+    runs = []
+    for before in (1, 2, 3):
+        used = set()
+
+        def validate(weights, used=used):
+            used.add(torch.get_num_threads())
+            return float(sum(value.double().sum() for value in weights.values()))
+
+        def step_(optimiser, *_, used=used):
+            used.add(torch.get_num_threads())
+
+        hook = register_optimizer_step_pre_hook(step_)
+        torch.set_num_threads(before)
+        try:
+            common = COMMON.model_copy(update={"threads": 2})
+            runs.append(trained(tmp_path / str(before), train, validate=validate, common=common))
+            assert (used, torch.get_num_threads()) == ({1}, before)
+        finally:
+            torch.set_num_threads(1)
+            hook.remove()
+    for other in runs[1:]:
+        assert all(torch.equal(runs[0].ema[k], other.ema[k]) for k in runs[0].ema)
+        assert other.rows == runs[0].rows
 
 
 def test_ema_follows_with_the_stated_half_life():

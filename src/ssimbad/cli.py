@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ssimbad import cores
 from ssimbad.errors import ParameterError, UserError
 
 app = typer.Typer(
@@ -164,6 +165,7 @@ def _pairs(words: list[str]) -> dict[str, str]:
 def main() -> None:
     """Entry point: a user's mistake ends in one line on stderr and its exit code."""
     try:
+        cores.claim()
         app()
     except UserError as error:
         print(f"ssimbad: {error}", file=sys.stderr)

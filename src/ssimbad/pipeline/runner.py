@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import uuid
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssimbad import artifacts, team
+from ssimbad import artifacts, cores, team
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.job import COST, Job
 from ssimbad.params import Params, View
@@ -39,11 +38,6 @@ def find(params: Params, stage: str, wildcards: dict[str, str]) -> Instance:
         raise ParameterError(f"stage {stage}: not part of the pipeline with these parameters (params.yaml)")
     examples = "; ".join(i.command.removeprefix("ssimbad ") for i in group[:3])
     raise ParameterError(f"stage {stage}: no instance {asked or 'without wildcards'}; for example: {examples}")
-
-
-def threads() -> int:
-    """Cores granted to this process: what the engine says, else all."""
-    return int(os.environ.get("SSIMBAD_THREADS") or os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def run(params: Params, instance: Instance, force: bool = False) -> None:
@@ -123,7 +117,7 @@ def _job(instance: Instance, scratch: Path) -> Job:
     return Job(
         stage=instance.stage.name,
         scratch=scratch,
-        threads=threads(),
+        threads=cores.granted(),
         method=w.get("method"),
         of=w.get("stage"),
         seed=w.get("seed"),

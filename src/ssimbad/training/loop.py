@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssimbad import interrupt
+from ssimbad import cores, interrupt
 from ssimbad.errors import UserError
 from ssimbad.job import Job
 from ssimbad.methods.contract import Losses, Player
@@ -211,8 +211,11 @@ class Workers:
 
 @contextmanager
 def workers(count: int, team: Team = ALONE) -> Iterator[Workers]:
-    """`count` shares of every batch in each process of the team, for as long as the block lasts."""
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    """`count` shares of every batch in each process of the team, for as long as the block lasts.
+
+    The calling thread, which clips, steps and averages, computes with one core as well.
+    """
+    with cores.alone(), ThreadPoolExecutor(count, initializer=cores.one) as pool:
         yield Workers(count, pool, team)
 
 
