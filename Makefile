@@ -41,9 +41,9 @@ ladder: install ## from EDM to SSIMBaD, one change at a time, three seeds (meant
 	snakemake --cores $(CORES) all
 	cat reports/tables/ladder.md
 
-nfe-figure: install ## quality against network calls, for the rows of the active parameters or of demo-all
-	grep -q '^  nfe:' params.yaml || ssimbad preset demo-all
-	snakemake --cores $(CORES) all_nfe
+nfe-figure: install ## quality against network calls, for the active parameters if they have report.nfe, else for demo-all's rows
+	grep -q '^  nfe:' params.yaml || ssimbad preset demo-nfe
+	snakemake --cores $(CORES) all
 
 test: install ## fast tests, with a miniature run of the whole pipeline
 	python -m pytest -n $(CORES) --dist loadfile -m "not engines and not slurm and not browser and not gpu and not slow"

@@ -138,6 +138,9 @@ def test_demo_presets_differ_in_their_rows_only():
             assert other[key] == demo[key], key
         for name in ("enabled", "inception", "alexnet"):
             assert other["weights"][name] == demo["weights"][name]
+    rows, calls = (yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()) for name in ("demo-all", "demo-nfe"))
+    assert calls["report"].pop("nfe") and calls.pop("preset") != rows.pop("preset")
+    assert calls == rows, "presets/demo-nfe.yaml is demo-all and report.nfe"
     assert set(table_rows("demo-all")) == EIGHT == set(table_rows("paper")) - {("ssimbad-control", "finetune")}
 
 
