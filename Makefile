@@ -92,7 +92,7 @@ status: install ## which stages are fresh, and why the others are not
 
 clean-results: ## remove what the stages made (not the kept trainings under work/)
 	rm -rf data/raw data/faces data/sketches data/references data/weights models outputs records .state logs
-	rm -rf reports/schedule reports/metrics reports/nfe reports/tables reports/figures
+	rm -rf reports/schedule reports/metrics reports/nfe reports/spread reports/tables reports/figures
 
 clean-work: ## remove resume states and kept trainings
 	rm -rf work

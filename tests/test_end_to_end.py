@@ -197,7 +197,8 @@ def test_a_users_own_folder_goes_the_same_way(tmp_path, house):
     assert "broken.jpg" in (other / "data/faces/quarantine.csv").read_text()
     assert not (other / "data/references/cross_true.npy").exists()
     assert sorted(set(jobs_planned(other))) == [
-        "baselines", "colorize", "evaluate", "figures", "finetune", "pretrain", "select_phi", "ssim_curves", "tables",
+        "baselines", "colorize", "evaluate", "figures", "finetune", "pretrain", "select_phi", "spread",
+        "spread_table", "ssim_curves", "tables",
     ]  # fmt: skip
 
 

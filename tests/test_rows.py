@@ -9,7 +9,11 @@ import pytest
 import yaml
 
 from ssimbad import params
+from ssimbad.colorize import spread
 from ssimbad.errors import ParameterError
+from ssimbad.faces import manifest
+from ssimbad.job import Job
+from ssimbad.metrics import test_set
 from ssimbad.pipeline import runner, table
 
 from .conftest import ROOT, make_house, miniature, write_params
@@ -120,6 +124,46 @@ def test_at_a_rows_own_sampler_the_curve_meets_the_table(house):
     }
     for metric in ("psnr", "ms_ssim"):
         assert float(lines[metric]["value"]) == pytest.approx(table_[metric]["value"], abs=1e-4)
+
+
+def test_spread_is_told_of_every_row_that_starts_from_noise(house):
+    lines = read(house / "reports/tables/spread.csv")
+    sampled = EIGHT - {("scft", "pretrain")}
+    assert {(x["method"], x["stage"]) for x in lines} == sampled
+    shares = [float(x["value"]) for x in lines if x["metric"] == "share"]
+    assert len(shares) == len(sampled) and all(0 < share < 1 for share in shares)
+    for row in sampled:
+        psnr = [x for x in lines if (x["method"], x["stage"], x["metric"]) == (*row, "psnr")]
+        scores = {x["answer"]: float(x["value"]) for x in psnr}
+        assert scores["sample"] < scores["mean"] < scores["bias"]
+
+
+def test_one_step_is_the_same_whatever_the_sampler(house):
+    """One step of Heun's is Euler's and DDIM's, from the same noise."""
+    curves = {
+        (x["method"], x["stage"], x["metric"]): x["value"]
+        for x in read(house / "reports/tables/nfe.csv")
+        if (x["sampler"], x["steps"]) == ("heun", "1")
+    }
+    lines = [x for x in read(house / "reports/tables/spread.csv") if x["answer"] == "one_step"]
+    assert len(lines) == len(curves)
+    for x in lines:
+        assert float(x["value"]) == pytest.approx(float(curves[x["method"], x["stage"], x["metric"]]), abs=1e-3)
+
+
+def test_the_first_sample_is_the_rows_own_and_no_two_are_equal(house, tmp_path, monkeypatch):
+    tree_ = tree()
+    tree_["report"]["spread"] = {"samples": 3, "images": 3}
+    p = params.parse(yaml.safe_dump(tree_))
+    instance = next(i for i in table.instances(p) if i.name == "spread-ssimbad-finetune-seed-0")
+    inputs = {name: house / path for name, path in instance.inputs.items()}
+    seen = []
+    monkeypatch.setattr(spread, "lines", lambda one_step, samples, *_: seen.extend([*samples, one_step]) or [])
+    job = Job("spread", tmp_path, method="ssimbad", of="finetune", seed=0)
+    spread.run(params.View(p, instance.params), inputs, {"values": tmp_path / "values.csv"}, job)
+    own = test_set.by_id(inputs["images"], manifest.ids(inputs["manifest"], "test"), p.data.size)
+    assert (seen[0] == own[:3]).all()
+    assert len({images.tobytes() for images in seen}) == 4
 
 
 def test_cost_names_parameters_and_calls_of_every_row(house):
