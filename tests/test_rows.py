@@ -98,6 +98,7 @@ def test_the_ladder_shows_what_differs_and_by_how_much(house):
         assert float(last[0][f"{step}_low"]) <= gap <= float(last[0][f"{step}_high"])
     text = (house / "reports/tables/ladder.md").read_text()
     assert "16 images seen, 1 seed." in text
+    assert "One seed: an interval" in text
 
 
 def test_quality_against_calls_stays_within_its_limits(house):

@@ -179,7 +179,7 @@ def test_the_table_in_print(tmp_path):
     assert "| EDM, finetuned | ddim, eta 1, 8 steps | 0.6000 [" in text.split("## MS-SSIM")[1]
     assert text.count("demo-scale, not comparable") == 2
     assert "no image that the model makes" in text and "bootstrap interval over test faces" in text
-    assert text.count("One seed: its intervals are over test faces only") == 2
+    assert text.count("One seed: an interval over test faces holds for these very weights") == 2
     assert r"32.0 \% [31.0, 33.0]" in outputs["spread_tex"].read_text()
     assert len(read(outputs["spread"])) == 2 * 8
     assert list(read(outputs["spread"])[0]) == table.COLUMNS

@@ -30,6 +30,12 @@ SETTINGS = {
 STAGES = ("pretrain", "finetune")
 SETTLED = 0.3
 """dB of PSNR below which two trainings, one of each method, do not tell the methods from seeds and rounding."""
+ONE_SEED = (
+    "One seed: an interval over test faces holds for these very weights. Another seed moves a row, and so does another"
+    " machine, since rounding alone moves a training of the demo by about 0.1 dB; below"
+    f" {SETTLED} dB of PSNR nothing is claimed without several seeds, and for other metrics no such limit is known."
+)
+"""What the intervals leave out, for the notes of every table with rows of one seed."""
 
 Row = tuple[str, str]
 """(method, stage): one row of the table."""
@@ -148,13 +154,11 @@ def with_interval(entry: dict[str, Any], metric: str, signed: bool = False) -> s
     return f"{text} [{number(entry['ci_low'], metric, signed)}, {number(entry['ci_high'], metric, signed)}]"
 
 
-def one_seed_caveat() -> str:
-    """What the interval of a row with one seed leaves out, for the notes of every table that has such rows."""
-    return (
-        "One seed: its intervals are over test faces only. Another seed moves a row, and so does another machine, since"
-        f" rounding alone moves a demo-scale training by about 0.1 dB: below {SETTLED} dB of PSNR nothing is claimed"
-        " without several seeds."
-    )
+def difference(entry: dict[str, Any], metric: str, seeds: int) -> str:
+    """`+value [low, high]` of two rows; marked where one seed of each cannot establish it (`SETTLED`)."""
+    text, value = with_interval(entry, metric, signed=True), entry["value"]
+    doubtful = metric == "psnr" and seeds == 1 and value is not None and abs(round(value, 2)) < SETTLED
+    return f"{text} (not established: one seed)" if doubtful else text
 
 
 def scale_note(preset: str, size: int, n: int) -> str:

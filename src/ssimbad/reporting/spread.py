@@ -104,4 +104,4 @@ def _notes(metric: str, samples: int, seeds: int, confidence: float) -> list[str
             " itself is one more draw from it, and 3 dB between one sample and the bias alone.",
             "So where one row beats another, the difference in ∞ is better answers; the rest is spread removed.",
         ]
-    return [*notes, *([res.one_seed_caveat()] if seeds == 1 else [])]
+    return [*notes, *([res.ONE_SEED] if seeds == 1 else [])]
