@@ -22,19 +22,20 @@ IDS = [f"{i:03d}" for i in range(20)]
 OFF = {"value": None, "ci_low": None, "ci_high": None, "n": 20, "reason": "switched off"}
 PSNR = {("ssimbad", "pretrain"): 15.0, ("ssimbad", "finetune"): 18.5, ("control_50%", "finetune"): 16.0}
 R2 = """\
-candidate,group,label,axis,r2,ci_low,ci_high,versus,difference,difference_low,difference_high,held_out,saturates_at,published,n
-rational-0.3,published,s/(s+0.3),s/(s+0.3),0.98765,0.98,0.99,log,0.1,0.05,0.15,,,0.9965,40
-log,published,ln s,ln s,0.88765,0.88,0.89,rational-0.3,-0.1,-0.15,-0.05,,,,40
-erf,other,erf(s/5),erf(s/5),0.5,0.4,0.6,rational-0.3,-0.4877,-0.5,-0.4,,17.3,,40
-rational,family,continuous c: s/(s+0.18),s/(s+0.18),0.99,0.98,1.0,rational-0.3,0.00235,0.001,0.003,0.989,,,40
-"""
+candidate,group,label,axis,r2,ci_low,ci_high,versus,difference,difference_low,difference_high,held_out,saturates_at,published,n,c,c_low,c_high
+rational-0.3,published,s/(s+0.3),s/(s+0.3),0.98765,0.98,0.99,log,0.1,0.05,0.15,,,0.9965,40,,,
+log,published,ln s,ln s,0.88765,0.88,0.89,rational-0.3,-0.1,-0.15,-0.05,,,,40,,,
+erf,other,erf(s/5),erf(s/5),0.5,0.4,0.6,rational-0.3,-0.4877,-0.5,-0.4,,17.3,,40,,,
+rational,family,continuous c: s/(s+0.184),s/(s+0.184),0.99,0.98,1.0,rational-0.3,0.00235,0.001,0.003,0.989,,,40,0.1837,0.1712,0.1995
+"""  # noqa: E501
 SETTINGS = {"same": 0.0, "cross": -2.0, "cross-true": -1.0, "cross-other": -4.0}
 
 
 def params(preset: str = "demo") -> SimpleNamespace:
     names = {"ssimbad": SimpleNamespace(label="SSIMBaD"), "control_50%": SimpleNamespace(label="Control_50%")}
     evaluation = SimpleNamespace(bootstrap=200, confidence=0.95, seed=0)
-    return SimpleNamespace(preset=preset, evaluation=evaluation, methods=names)
+    schedule = SimpleNamespace(confidence=0.9)
+    return SimpleNamespace(preset=preset, evaluation=evaluation, schedule=schedule, methods=names)
 
 
 def entry(value: float, **more) -> dict:
@@ -305,11 +306,18 @@ def test_r2_table_has_dashes_and_headings(tmp_path):
     assert text.index("published candidates") < text.index("Other schedules") < text.index("Chosen on these")
 
 
+def test_the_fitted_constant_has_its_interval_under_the_table(tmp_path):
+    text = run(tmp_path)["r2_md"].read_text()
+    assert "Continuous c = 0.184 [0.171, 0.200]: 90 % percentile bootstrap interval over faces" in text
+    assert text.count("Continuous c =") == 1 and "Trainings use 0.1837, more digits" in text
+    assert "the 90 % percentile bootstrap interval over faces." in text
+
+
 def test_r2_without_a_column_names_it(tmp_path):
     inputs = made(tmp_path)
     inputs["r2"].write_text("candidate,group\na,b\n")
     with pytest.raises(UserError, match="column label is missing"):
-        r2_table.layout(inputs["r2"], "demo")
+        r2_table.layout(inputs["r2"], "demo", 0.95)
 
 
 def test_latex_is_balanced_escaped_and_printable(tmp_path):

@@ -164,7 +164,7 @@ def row(level: float) -> list[dict]:
     return [
         *(line(answer, "psnr", level + more) for answer, more in scores.items()),
         *(line(answer, "ms_ssim", level / 30) for answer in list(scores)[:3]),
-        line("spread", "share", level / 50),
+        line("spread", "share", level / 50) | {"nfe": None},
     ]
 
 
@@ -182,6 +182,7 @@ def test_the_table_in_print(tmp_path):
     assert text.count("One seed: an interval over test faces holds for these very weights") == 2
     assert r"32.0 \% [31.0, 33.0]" in outputs["spread_tex"].read_text()
     assert len(read(outputs["spread"])) == 2 * 8
+    assert {x["nfe"] for x in read(outputs["spread"])} == {"8", ""}
     assert list(read(outputs["spread"])[0]) == table.COLUMNS
 
 

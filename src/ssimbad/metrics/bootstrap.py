@@ -1,5 +1,6 @@
 """Percentile bootstrap (Efron 1979) over test images."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,16 @@ def percentiles(estimates: np.ndarray, confidence: float) -> tuple[float, float]
     tail = (1 - confidence) / 2
     low, high = np.quantile(estimates, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def decimals(value: float, low: float, high: float) -> int:
+    """How many decimals of a positive value its interval carries: to two digits of the half width.
+
+    At least the value's first digit, and at most four digits of it (all that an interval without width would carry).
+    """
+    first, half = -math.floor(math.log10(value)), (high - low) / 2
+    carried = 1 - math.floor(math.log10(half)) if half > 0 else first + 3
+    return max(min(carried, first + 3), first, 0)
 
 
 def difference(a: np.ndarray, b: np.ndarray, *, resamples: int, confidence: float, seed: int) -> Estimate:

@@ -382,7 +382,7 @@ STAGES: tuple[Stage, ...] = (
             "r2_md": "reports/tables/r2.md",
             "r2_tex": "reports/tables/r2.tex",
         },
-        params=lambda p, w: ("evaluation", "preset", "seeds", *_labels(p)),
+        params=lambda p, w: ("evaluation", "preset", "seeds", "schedule.confidence", *_labels(p)),
     ),
     Stage(
         name="figures",

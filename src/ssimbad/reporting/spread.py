@@ -28,6 +28,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
         UserError: an input is missing or is named otherwise.
     """
     frame = res.read_rows(inputs["values"], "spread")
+    frame["nfe"] = frame["nfe"].astype("Int64")  # empty where there is no such image
     frame = frame.astype(object).where(frame.notna(), None)
     rows = list(dict.fromkeys(zip(frame["method"], frame["stage"], strict=True)))
     names = res.labels(rows, params.methods)
