@@ -140,7 +140,9 @@ def colorize(
         str, typer.Option(help="model: the model's size; sketch: the sketch's own, lines laid over")
     ] = "model",
     steps: Annotated[int | None, typer.Option(help="sampling steps; default: as the weights were made for")] = None,
-    sampler: Annotated[str | None, typer.Option(help="euler, heun, dpmpp_2m or ddim; default as above")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="euler, heun, phi2, log2, dpmpp_2m or ddim; default as above")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the initial noise")] = 0,
 ) -> None:
     """Colour your own sketches after a reference."""

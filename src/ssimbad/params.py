@@ -185,7 +185,9 @@ class Churn(Strict):
 class Solver(Strict):
     """A sampler, whatever its number of steps."""
 
-    name: Literal["euler", "heun", "dpmpp_2m", "ddim"] = Field(description="function in src/ssimbad/samplers.py")
+    name: Literal["euler", "heun", "phi2", "log2", "dpmpp_2m", "ddim"] = Field(
+        description="function in src/ssimbad/samplers.py"
+    )
     eta: Fraction = Field(default=0.0, description="ddim: share of the noise that is renewed; 1 is DDPM's own sampling")
     churn: Churn | None = Field(default=None, description="heun: stochastic sampling")
 
@@ -207,7 +209,9 @@ class Solver(Strict):
 class Sampler(Solver):
     """How a row of the table colours."""
 
-    steps: Positive = Field(description="noise levels of the method's grid; NFE is steps, or 2 steps - 1 for heun")
+    steps: Positive = Field(
+        description="noise levels of the method's grid; NFE is steps, or 2 steps - 1 for heun, phi2, log2"
+    )
 
 
 class Train(Strict):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ssimbad import samplers
+    from ssimbad.noise.transforms import Phi
 
 
 class Trajectory(Strict):
@@ -28,12 +29,12 @@ class Trajectory(Strict):
         return "alexnet" if self.loss == "lpips" else None
 
 
-def make(sampler: Sampler, fresh: samplers.Fresh) -> samplers.Sampler:
-    """The sampler that the parameters name."""
+def make(sampler: Sampler, fresh: samplers.Fresh, phi: Phi) -> samplers.Sampler:
+    """The sampler that the parameters name, on a grid that is uniform in phi."""
     from ssimbad import samplers
 
     churn = samplers.Churn(**sampler.churn.model_dump(exclude_none=True)) if sampler.churn else None
-    return samplers.make(sampler.name, fresh, sampler.eta, churn)
+    return samplers.make(sampler.name, fresh, phi, sampler.eta, churn)
 
 
 def colour(
