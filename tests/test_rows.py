@@ -6,6 +6,7 @@ import csv
 import json
 
 import pytest
+import torch
 import yaml
 
 from ssimbad import params
@@ -13,6 +14,7 @@ from ssimbad.colorize import spread
 from ssimbad.errors import ParameterError
 from ssimbad.faces import manifest
 from ssimbad.job import Job
+from ssimbad.methods import registry
 from ssimbad.metrics import test_set
 from ssimbad.pipeline import runner, table
 
@@ -165,6 +167,26 @@ def test_the_first_sample_is_the_rows_own_and_no_two_are_equal(house, tmp_path, 
     own = test_set.by_id(inputs["images"], manifest.ids(inputs["manifest"], "test"), p.data.size)
     assert (seen[0] == own[:3]).all()
     assert len({images.tobytes() for images in seen}) == 4
+
+
+def test_samples_do_not_depend_on_how_many_cores_were_granted(house, tmp_path, monkeypatch):
+    """A network computes other last bits with other threads, which turn a byte in some tens of thousands."""
+    p = params.parse(yaml.safe_dump(tree()))
+    instance = next(i for i in table.instances(p) if i.name == "spread-edm-pretrain-seed-0")
+    inputs = {name: house / path for name, path in instance.inputs.items()}
+    own, seen = registry.module("edm").colorize, set()
+
+    def watched(*given):
+        seen.add(torch.get_num_threads())
+        return own(*given)
+
+    monkeypatch.setattr(registry.module("edm"), "colorize", watched)
+    before = torch.get_num_threads()
+    job = Job("spread", tmp_path, threads=3, method="edm", of="pretrain", seed=0)
+    spread.run(params.View(p, instance.params), inputs, {"values": tmp_path / "values.csv"}, job)
+    torch.set_num_threads(before)
+    assert seen == {1}
+    assert (tmp_path / "values.csv").read_bytes() == (house / instance.outputs["values"]).read_bytes()
 
 
 def test_cost_names_parameters_and_calls_of_every_row(house):

@@ -40,7 +40,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     inputs: weights, made, images (the row's own, .zip), sketches, references, test (.npy), manifest. outputs: values
     (CSV with `COLUMNS`; see `lines`).
     """
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(1)  # with another number the last bits are others, and now and then a byte
     device = devices.pick()
     asked, sampler = params.report.spread, params.methods[job.method][job.of].sampler
     model, made = load.trained(inputs["weights"], device, params.training.channels_last)

@@ -71,7 +71,9 @@ def _table(frame: pd.DataFrame, rows: list[res.Row], names: dict[res.Row, str], 
             lines.append([names[row], sampler, *cells])
     columns = ["Method", "Sampler", *(f"≤ {c}" for c in limits)]
     title = f"{METRICS[metric][0]} at no more than so many network calls — {note}"
-    notes = ["Same reference; mean over seeds. Heun's calls are odd (2N − 1): one fewer than an even limit."]
+    notes = [
+        "Same reference; mean over seeds. Calls of heun, phi2 and log2 are odd (2N − 1): one fewer than an even limit."
+    ]
     notes += [res.ONE_SEED] if frame["seed"].nunique() == 1 else []
     return Table(title, f"nfe-{metric}", columns, lines, notes, words=2)
 
