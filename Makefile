@@ -41,9 +41,9 @@ ladder: install ## from EDM to SSIMBaD, one change at a time, three seeds (meant
 	snakemake --cores $(CORES) all
 	cat reports/tables/ladder.md
 
-nfe-figure: install ## quality against network calls, for the rows of the active parameters or of demo-all
-	grep -q '^  nfe:' params.yaml || ssimbad preset demo-all
-	snakemake --cores $(CORES) all_nfe
+nfe-figure: install ## quality against network calls, for the active parameters if they have report.nfe, else for demo-all's rows
+	grep -q '^  nfe:' params.yaml || ssimbad preset demo-nfe
+	snakemake --cores $(CORES) all
 
 test: install ## fast tests, with a miniature run of the whole pipeline
 	python -m pytest -n $(CORES) --dist loadfile -m "not engines and not slurm and not browser and not gpu and not slow"
@@ -92,7 +92,7 @@ status: install ## which stages are fresh, and why the others are not
 
 clean-results: ## remove what the stages made (not the kept trainings under work/)
 	rm -rf data/raw data/faces data/sketches data/references data/weights models outputs records .state logs
-	rm -rf reports/schedule reports/metrics reports/nfe reports/tables reports/figures
+	rm -rf reports/schedule reports/metrics reports/nfe reports/spread reports/tables reports/figures
 
 clean-work: ## remove resume states and kept trainings
 	rm -rf work

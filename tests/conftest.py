@@ -43,6 +43,8 @@ def miniature(preset: str = "demo") -> dict:
     tree["colorize"]["chunk"] = 4
     tree["evaluation"]["bootstrap"] = 100
     tree["report"]["grid_images"] = 2
+    if tree["report"].get("spread"):
+        tree["report"]["spread"] = {"samples": 2, "images": 4}
     if "scft" in tree["methods"]:
         tree["methods"]["scft"]["config"] = {"base": 4, "levels": 3, "width": 8, "residuals": 1}
         tree["methods"]["scft"]["pretrain"]["options"] = {"discriminator": [4, 8]}

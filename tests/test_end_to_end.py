@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ssimbad import params
+from ssimbad.pipeline import table
+
 from .conftest import make_house, miniature, write_params
 
 BIN = Path(sys.executable).parent
@@ -62,6 +65,9 @@ def test_tables_and_figures_are_there(house):
         "main.csv",
         "main.md",
         "main.tex",
+        "spread.csv",
+        "spread.md",
+        "spread.tex",
         "r2.csv",
         "r2.md",
         "r2.tex",
@@ -148,7 +154,7 @@ def test_data_are_the_same_in_another_house_with_other_threads(house, tmp_path):
 
 def test_status_and_results_name_what_there_is(house):
     status = run(house, "ssimbad", "status").stdout.splitlines()
-    assert len(status) == 33
+    assert len(status) == len(table.instances(params.load(house / "params.yaml")))
     assert all(line.split()[-1] == "fresh" for line in status)
     other = house / "work/cost/pretrain-elsewhere-seed-0.json"  # of a method that these parameters do not have
     other.write_text((house / "work/cost/pretrain-ssimbad-seed-0.json").read_text().replace("ssimbad", "elsewhere"))
@@ -197,7 +203,8 @@ def test_a_users_own_folder_goes_the_same_way(tmp_path, house):
     assert "broken.jpg" in (other / "data/faces/quarantine.csv").read_text()
     assert not (other / "data/references/cross_true.npy").exists()
     assert sorted(set(jobs_planned(other))) == [
-        "baselines", "colorize", "evaluate", "figures", "finetune", "pretrain", "select_phi", "ssim_curves", "tables",
+        "baselines", "colorize", "evaluate", "figures", "finetune", "pretrain", "select_phi", "spread",
+        "spread_table", "ssim_curves", "tables",
     ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def complaint(tree) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["demo", "demo-all", "demo-ladder", "paper"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
 def test_presets_are_valid(name, monkeypatch):
     monkeypatch.chdir(params.Path(__file__).parents[1])
     assert params.load(params.Path(f"presets/{name}.yaml")).preset == name

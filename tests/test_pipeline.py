@@ -44,11 +44,12 @@ def test_everything_read_is_made_upstream_or_comes_from_outside(tree):
         ("references.seed", {"raw", "references", "pretrain", "finetune"}),
         ("schedule.points", {"ssim_curves", "select_phi"}),
         ("methods.ssimbad.finetune.learning_rate", {"finetune"}),
-        ("methods.ssimbad.finetune.sampler", {"finetune", "colorize"}),
-        ("methods.ssimbad.label", {"tables", "figures"}),
-        ("colorize.seed", {"colorize"}),
-        ("evaluation.seed", {"evaluate", "baselines", "tables"}),
+        ("methods.ssimbad.finetune.sampler", {"finetune", "colorize", "spread"}),
+        ("methods.ssimbad.label", {"tables", "figures", "spread_table"}),
+        ("colorize.seed", {"colorize", "spread"}),
+        ("evaluation.seed", {"evaluate", "baselines", "tables", "spread", "spread_table"}),
         ("report.grid_images", {"figures"}),
+        ("report.spread.samples", {"spread", "spread_table"}),
         ("data.test", {"raw", "faces"}),
         ("network.base", {"pretrain", "finetune"}),
     ],
@@ -83,7 +84,10 @@ def test_dvc_yaml_is_generated_from_the_table(monkeypatch):
     assert (ROOT / "dvc.yaml").read_text() == text, "run `ssimbad dvc-yaml`"
 
 
-@pytest.mark.parametrize("preset", ["demo", "demo-all", "demo-ladder", "paper"])
+PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_dvc_finds_every_parameter_in_the_file(preset):
     """Also those of methods that leave something to its default."""
     file = ROOT / f"presets/{preset}.yaml"
@@ -96,8 +100,8 @@ def test_dvc_finds_every_parameter_in_the_file(preset):
             node = node[part]
 
 
-def snakemake_dag(folder: Path, targets=frozenset({"all"})):
-    """{command: (inputs, outputs)} of every job for a full run, without markers and log redirection."""
+def snakemake_dag(folder: Path):
+    """{command: (inputs, outputs)} of every job of the target `all`, without markers and log redirection."""
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import DAGSettings, OutputSettings, Quietness, ResourceSettings
 
@@ -109,9 +113,14 @@ def snakemake_dag(folder: Path, targets=frozenset({"all"})):
         contextlib.redirect_stdout(io.StringIO()),
     ):
         flow = api.workflow(resource_settings=ResourceSettings(cores=1), snakefile=folder / "Snakefile", workdir=folder)
-        flow.dag(DAGSettings(targets=targets, forceall=True)).summary()  # summary() builds the graph
+        flow.dag(DAGSettings(targets={"all"}, forceall=True)).summary()  # summary() builds the graph
         jobs = [j for j in flow._workflow.dag.jobs if j.shellcmd]
         return {j.shellcmd.split(" 2>&1")[0]: (data(j.input), data(j.output)) for j in jobs}
+
+
+def table_dag(p: parameters.Params):
+    """What `snakemake_dag` should find: every stage instance of the table."""
+    return {i.command: (set(i.files), {*i.outputs.values(), i.record}) for i in instances(p)}
 
 
 @pytest.mark.parametrize("change", ["demo", "folder", "weights", "rivals"])
@@ -125,16 +134,23 @@ def test_snakemake_rules_are_the_table(house, tree, change):
     if change == "weights":
         tree["weights"]["enabled"] = True
         tree["methods"]["ssimbad"]["finetune"]["options"]["loss"] = "lpips"
-    targets = {"all"}
     if change == "rivals":
         tree = miniature("demo-all")
         tree["weights"]["enabled"] = True
         tree["report"]["ladder"] = ["edm", "ssimbad"]
-        targets = {"all", "all_nfe"}
+        tree["report"]["nfe"] = {"calls": [2], "samplers": [{"name": "euler"}], "images": 4}
     write_params(house, tree)
-    found = instances(load(tree))
-    expected = {i.command: (set(i.files), {*i.outputs.values(), i.record}) for i in found}
-    assert snakemake_dag(house, targets) == expected
+    assert snakemake_dag(house) == table_dag(load(tree))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_all_makes_every_stage_of_a_preset(house, preset):
+    """Else `dvc status` would list as deleted what `snakemake all` was never asked for."""
+    (house / "params.yaml").write_text((ROOT / f"presets/{preset}.yaml").read_text())
+    p = parameters.load(house / "params.yaml")
+    if p.data.path:
+        (house / p.data.path).mkdir(parents=True)
+    assert snakemake_dag(house) == table_dag(p)
 
 
 def test_without_a_target_everything_is_asked_for(house):

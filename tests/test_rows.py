@@ -6,10 +6,16 @@ import csv
 import json
 
 import pytest
+import torch
 import yaml
 
 from ssimbad import params
+from ssimbad.colorize import spread
 from ssimbad.errors import ParameterError
+from ssimbad.faces import manifest
+from ssimbad.job import Job
+from ssimbad.methods import registry
+from ssimbad.metrics import test_set
 from ssimbad.pipeline import runner, table
 
 from .conftest import ROOT, make_house, miniature, write_params
@@ -94,6 +100,7 @@ def test_the_ladder_shows_what_differs_and_by_how_much(house):
         assert float(last[0][f"{step}_low"]) <= gap <= float(last[0][f"{step}_high"])
     text = (house / "reports/tables/ladder.md").read_text()
     assert "16 images seen, 1 seed." in text
+    assert "One seed: an interval" in text
 
 
 def test_quality_against_calls_stays_within_its_limits(house):
@@ -122,6 +129,66 @@ def test_at_a_rows_own_sampler_the_curve_meets_the_table(house):
         assert float(lines[metric]["value"]) == pytest.approx(table_[metric]["value"], abs=1e-4)
 
 
+def test_spread_is_told_of_every_row_that_starts_from_noise(house):
+    lines = read(house / "reports/tables/spread.csv")
+    sampled = EIGHT - {("scft", "pretrain")}
+    assert {(x["method"], x["stage"]) for x in lines} == sampled
+    shares = [float(x["value"]) for x in lines if x["metric"] == "share"]
+    assert len(shares) == len(sampled) and all(0 < share < 1 for share in shares)
+    for row in sampled:
+        psnr = [x for x in lines if (x["method"], x["stage"], x["metric"]) == (*row, "psnr")]
+        scores = {x["answer"]: float(x["value"]) for x in psnr}
+        assert scores["sample"] < scores["mean"] < scores["bias"]
+
+
+def test_one_step_is_the_same_whatever_the_sampler(house):
+    """One step of Heun's is Euler's and DDIM's, from the same noise."""
+    curves = {
+        (x["method"], x["stage"], x["metric"]): x["value"]
+        for x in read(house / "reports/tables/nfe.csv")
+        if (x["sampler"], x["steps"]) == ("heun", "1")
+    }
+    lines = [x for x in read(house / "reports/tables/spread.csv") if x["answer"] == "one_step"]
+    assert len(lines) == len(curves)
+    for x in lines:
+        assert float(x["value"]) == pytest.approx(float(curves[x["method"], x["stage"], x["metric"]]), abs=1e-3)
+
+
+def test_the_first_sample_is_the_rows_own_and_no_two_are_equal(house, tmp_path, monkeypatch):
+    tree_ = tree()
+    tree_["report"]["spread"] = {"samples": 3, "images": 3}
+    p = params.parse(yaml.safe_dump(tree_))
+    instance = next(i for i in table.instances(p) if i.name == "spread-ssimbad-finetune-seed-0")
+    inputs = {name: house / path for name, path in instance.inputs.items()}
+    seen = []
+    monkeypatch.setattr(spread, "lines", lambda one_step, samples, *_: seen.extend([*samples, one_step]) or [])
+    job = Job("spread", tmp_path, method="ssimbad", of="finetune", seed=0)
+    spread.run(params.View(p, instance.params), inputs, {"values": tmp_path / "values.csv"}, job)
+    own = test_set.by_id(inputs["images"], manifest.ids(inputs["manifest"], "test"), p.data.size)
+    assert (seen[0] == own[:3]).all()
+    assert len({images.tobytes() for images in seen}) == 4
+
+
+def test_samples_do_not_depend_on_how_many_cores_were_granted(house, tmp_path, monkeypatch):
+    """A network computes other last bits with other threads, which turn a byte in some tens of thousands."""
+    p = params.parse(yaml.safe_dump(tree()))
+    instance = next(i for i in table.instances(p) if i.name == "spread-edm-pretrain-seed-0")
+    inputs = {name: house / path for name, path in instance.inputs.items()}
+    own, seen = registry.module("edm").colorize, set()
+
+    def watched(*given):
+        seen.add(torch.get_num_threads())
+        return own(*given)
+
+    monkeypatch.setattr(registry.module("edm"), "colorize", watched)
+    before = torch.get_num_threads()
+    job = Job("spread", tmp_path, threads=3, method="edm", of="pretrain", seed=0)
+    spread.run(params.View(p, instance.params), inputs, {"values": tmp_path / "values.csv"}, job)
+    torch.set_num_threads(before)
+    assert seen == {1}
+    assert (tmp_path / "values.csv").read_bytes() == (house / instance.outputs["values"]).read_bytes()
+
+
 def test_cost_names_parameters_and_calls_of_every_row(house):
     measured = [json.loads(path.read_text()) for path in (house / "work/cost").glob("*.json")]
     calls = {(m["method"], m["nfe"]) for m in measured if m["phase"] == "colorize"}
@@ -138,6 +205,9 @@ def test_demo_presets_differ_in_their_rows_only():
             assert other[key] == demo[key], key
         for name in ("enabled", "inception", "alexnet"):
             assert other["weights"][name] == demo["weights"][name]
+    rows, calls = (yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()) for name in ("demo-all", "demo-nfe"))
+    assert calls["report"].pop("nfe") and calls.pop("preset") != rows.pop("preset")
+    assert calls == rows, "presets/demo-nfe.yaml is demo-all and report.nfe"
     assert set(table_rows("demo-all")) == EIGHT == set(table_rows("paper")) - {("ssimbad-control", "finetune")}
 
 

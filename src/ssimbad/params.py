@@ -282,6 +282,13 @@ class Nfe(Strict):
     images: Positive = Field(description="the first so many test faces, same reference")
 
 
+class Spread(Strict):
+    """How far a row's answers from different noise lie apart, for every row that colours by a sampler."""
+
+    samples: Annotated[int, Field(ge=2)] = Field(description="images of each face, the row's own among them")
+    images: Positive = Field(description="the first so many test faces, same reference")
+
+
 class Report(Strict):
     """Tables and figures."""
 
@@ -293,6 +300,7 @@ class Report(Strict):
         default=[], description="methods refined through chains of different lengths; [] for no figure of them"
     )
     nfe: Nfe | None = Field(default=None, description="of the figure quality against network calls; null: no figure")
+    spread: Spread | None = Field(default=None, description="of the table of spread between seeds of noise; null: none")
 
 
 class Params(Strict):

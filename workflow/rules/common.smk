@@ -62,6 +62,12 @@ def markers(*stages):
     return [i.marker for i in INSTANCES.values() if i.stage.name in stages]
 
 
+def ends():
+    """The markers of the instances from which no other is made: who asks for them asks for the whole stage table."""
+    used = {name for i in INSTANCES.values() for name in i.upstream}
+    return [i.marker for i in INSTANCES.values() if i.name not in used]
+
+
 def only(condition, *files):
     """The files when the condition holds, else none."""
     return [ancient(f) for f in files] if condition else []

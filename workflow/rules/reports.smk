@@ -204,3 +204,31 @@ rule nfe_figure:
         "nfe_figure: quality against network calls"
     shell:
         "ssimbad stage nfe_figure 2>&1 | tee {log}"
+
+
+rule spread_table:
+    input:
+        upstream("spread_table"),
+        of("spread_table", "values"),
+    output:
+        report(
+            "reports/tables/spread.csv",
+            category="Tables",
+            caption="../report/spread.rst",
+        ),
+        "reports/tables/spread.md",
+        "reports/tables/spread.tex",
+        "records/spread_table.json",
+        touch(".state/spread_table.ok"),
+    log:
+        "logs/spread_table.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "spread_table: how far answers from different noise lie apart"
+    shell:
+        "ssimbad stage spread_table 2>&1 | tee {log}"

@@ -125,6 +125,10 @@ def nfe_values(w: Wildcards) -> str:
     return f"reports/nfe/{w['method']}/{w['stage']}/seed-{w['seed']}.csv"
 
 
+def spread_values(w: Wildcards) -> str:
+    return f"reports/spread/{w['method']}/{w['stage']}/seed-{w['seed']}.csv"
+
+
 def sampled(p: Params) -> list[Wildcards]:
     """Rows that colour by a sampler."""
     return [w for w in trained(p) if registry.module(p.methods[w["method"]].kind).SAMPLED]
@@ -378,7 +382,7 @@ STAGES: tuple[Stage, ...] = (
             "r2_md": "reports/tables/r2.md",
             "r2_tex": "reports/tables/r2.tex",
         },
-        params=lambda p, w: ("evaluation", "preset", "seeds", *_labels(p)),
+        params=lambda p, w: ("evaluation", "preset", "seeds", "schedule.confidence", *_labels(p)),
     ),
     Stage(
         name="figures",
@@ -456,6 +460,34 @@ STAGES: tuple[Stage, ...] = (
         inputs=lambda p, w: {"values": [nfe_values(t) for t in sampled(p)]},
         outputs=lambda p, w: {**_table("nfe"), **_figure("nfe")},
         params=lambda p, w: ("report.nfe", "data.size", "preset", *_labels(p)),
+    ),
+    Stage(
+        name="spread",
+        run="ssimbad.colorize.spread:run",
+        each=lambda p: sampled(p) if p.report.spread else [],
+        inputs=lambda p, w: {
+            "weights": model(w),
+            "made": model(w, "json"),
+            "images": coloured({**w, "setting": "same"}),
+            "sketches": "data/sketches/test.npy",
+            "references": "data/references/same.npy",
+            "test": "data/faces/test.npy",
+            "manifest": MANIFEST,
+        },
+        outputs=lambda p, w: {"values": spread_values(w)},
+        params=lambda p, w: (
+            "colorize", "data.size", "evaluation", "training.precision", "training.channels_last", "report.spread",
+            f"methods.{w['method']}.{w['stage']}.sampler",
+        ),
+        expensive=True,
+    ),
+    Stage(
+        name="spread_table",
+        run="ssimbad.reporting.spread:run",
+        each=lambda p: [{}] if p.report.spread else [],
+        inputs=lambda p, w: {"values": [spread_values(t) for t in sampled(p)]},
+        outputs=lambda p, w: _table("spread"),
+        params=lambda p, w: ("evaluation", "report.spread", "data.size", "preset", *_labels(p)),
     ),
 )  # fmt: skip
 
