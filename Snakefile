@@ -25,6 +25,10 @@ include: "workflow/rules/targets.smk"
 report: "workflow/report/workflow.rst"
 
 
+onstart:
+    snakefile.begin()
+
+
 onsuccess:
     shell("ssimbad sync --status FINISHED")
 

@@ -12,6 +12,9 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from ssimbad import params as parameters
+from ssimbad.pipeline.table import instances
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # The smallest pipeline that still has every stage: 16-pixel faces, a network of a few thousand parameters.
@@ -90,6 +93,29 @@ def draw_faces(folder: Path, count: int) -> None:
         pen.ellipse((6, 4 + i % 5, 26, 28), fill=colours[1], outline="black")
         pen.rectangle((10, 12, 13 + i % 4, 16), fill=colours[2], outline="black")
         image.save(folder / f"{i:02d}.png")
+
+
+# Names much like those of the stages.
+_FOREIGN = ("my notes.txt", ".hidden", "mine.json", "mine.safetensors", "seed-0.safetensors.bak", ".mine.tmp")
+
+
+def plant(folder: Path) -> dict[Path, bytes]:
+    """Files of somebody's own in every folder that stages write to, and what is in them."""
+    found = instances(parameters.load(folder / "params.yaml"))
+    places = {Path(file).parent for i in found for file in [*i.outputs.values(), i.record, i.marker]}
+    places |= {Path("work") / i.name for i in found} | {Path("logs") / i.stage.name for i in found}
+    places |= {Path("work/cost"), Path("work/spool/imported"), Path("logs/slurm/rule_faces")}
+    places |= {parent for place in places for parent in place.parents} - {Path()}
+    own = {folder / place / name: f"{name} in {place}".encode() for place in places for name in _FOREIGN}
+    for path, data in own.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return own
+
+
+def lost(own: dict[Path, bytes]) -> list[str]:
+    """Those of the planted files that are gone or changed."""
+    return [str(path) for path, data in own.items() if not path.is_file() or path.read_bytes() != data]
 
 
 @pytest.fixture

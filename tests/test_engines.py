@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import ROOT, make_folder_house, write_params
+from ssimbad.pipeline import lock
+
+from .conftest import ROOT, lost, make_folder_house, plant, write_params
 
 pytestmark = pytest.mark.engines
 
@@ -99,6 +101,7 @@ def house(tmp_path_factory):
     """A git and DVC repository with faces under a .dvc pointer, nothing computed yet."""
     folder = make_folder_house(tmp_path_factory.mktemp("engines") / "house")
     made = House(folder)
+    made.foreign = plant(folder)
     made.run("git", "init", "-q", "-b", "main")
     made.run("dvc", "init", "-q")
     shutil.copy(ROOT / ".dvc/config", folder / ".dvc/config")
@@ -266,7 +269,12 @@ def test_12_metrics_params_and_plots_of_dvc(house, tmp_path):
     assert "reports/metrics/ssimbad/finetune/seed-0/same.json" in house.run("dvc", "metrics", "show", "--md")
     assert "finetune.learning_rate" in house.run("dvc", "params", "diff", "v1", "v2", "--md")
     assert "psnr" in house.run("dvc", "metrics", "diff", "v1", "v2", "--md")
+    own = {tmp_path / "plots" / name: b"mine" for name in ("mine.html", "static/mine.png", "vega/mine.js")}
+    for path, data in own.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
     house.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
+    assert lost(own) == []
     page = (tmp_path / "plots/index.html").read_text()
     assert "://" not in page.split("<body>")[0]
     assert "training" in page
@@ -302,6 +310,27 @@ def kill_in_training(house, *command: str) -> None:
     engine.wait()
 
 
+def test_13_plans_of_other_parameters_disturb_no_run(house, tmp_path):
+    """A run that waits in the middle of a job; then its later jobs need the markers that it found."""
+    house.change("methods.ssimbad.finetune.images", 24)
+    mine = (house.folder / "params.yaml").read_text()
+    log = tmp_path / "log"
+    target = ".state/colorize-ssimbad-finetune-seed-0-same.ok"
+    with lock.held(house.folder / "work/finetune-ssimbad-seed-0", "finetune"), log.open("w") as file:
+        command = ["snakemake", "--cores", "2", target]
+        run = subprocess.Popen(command, cwd=house.folder, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT)
+        wait_for(lambda: "waiting until it has ended" in log.read_text(), 120)
+        markers = sorted((house.folder / ".state").glob("*.ok"))
+        house.change("sketches.epsilon", 0.5)
+        for plan in (["-n", "all"], ["--summary", "all"], ["--dag", "dot", "all"], ["--lint"]):
+            said = house.run("snakemake", *plan, check=False)
+            assert f"another Snakemake (process {run.pid}) executes jobs here" in said, plan
+            assert sorted((house.folder / ".state").glob("*.ok")) == markers, plan
+        assert "nothing removed" in house.run("ssimbad", "clean", "results", check=False)
+        (house.folder / "params.yaml").write_text(mine)
+    assert run.wait(timeout=300) == 0, log.read_text()
+
+
 @pytest.mark.parametrize("first", ["snakemake", "dvc"])
 def test_14_one_engine_killed_the_other_finishes(house, first):
     house.change("methods.ssimbad.finetune.images", 512 if first == "snakemake" else 520)
@@ -331,3 +360,9 @@ def test_15_a_sweep_by_dvc(house):
     shown = house.run("dvc", "exp", "show", "--only-changed", "--csv")
     assert "slow" in shown and "0.0003" in shown
     assert house.planned() == {}
+
+
+def test_16_no_engine_has_touched_a_foreign_file(house):
+    """After runs, restorations, kills, checkouts and a sweep, in the folders in which all that worked."""
+    assert lost(house.foreign) == []
+    assert len(house.foreign) > 200

@@ -84,6 +84,12 @@ def test_impossible_values(tree, where, key, value, named):
     assert named in complaint(tree)
 
 
+@pytest.mark.parametrize("seeds", [[-1], [0, -3], [-0x8000_0000_0000_0000]])
+def test_a_seed_is_part_of_file_names_and_not_negative(tree, seeds):
+    tree["seeds"] = seeds
+    assert f"seeds.{len(seeds) - 1}: " in complaint(tree)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -155,6 +161,7 @@ def test_command_line_reports_in_one_line_with_status_2(house):
 
 def test_a_file_system_that_fails_is_one_line_too(house):
     """Here with a limit on the size of files, as a full disk would."""
+    (house / "params.yaml").write_bytes((house / "presets/demo.yaml").read_bytes())
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
     run = subprocess.run(
         [sys.executable, "-c", f"{limited}; from ssimbad.cli import main; main()", "preset", "paper"],

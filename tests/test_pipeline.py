@@ -301,6 +301,28 @@ def test_a_restored_result_comes_with_its_own_cost(toy, tree):
     assert not Path("work/cost/dear.json").exists(), "better none than another result's"
 
 
+def test_a_measurement_names_the_fingerprint_of_its_result(toy, tree):
+    for seed in (0, 7):
+        tree["colorize"]["seed"] = seed
+        bring(tree)
+        measured = json.loads(Path("work/cost/dear.json").read_text())
+        assert (Path("work/dear") / measured["fingerprint"] / "kept/weights").read_text() == f"face{seed}"
+
+
+def test_what_somebody_has_put_among_the_states_stays(toy, tree):
+    p = bring(tree)
+    (kept,) = Path("work/dear").glob("*/kept")
+    own = [kept.parent / "notes.txt", kept.parent / "mine/x.txt", kept / "remarks.txt"]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    state = kept.parent / "state-000000000064.safetensors"
+    state.touch()
+    runner.run(p, table.instances(p)[1], force=True)
+    assert [path.read_text() for path in own] == ["mine"] * 3
+    assert not state.exists()
+
+
 def test_a_lost_output_is_restored(toy, tree):
     bring(tree)
     (toy / "weights.txt").unlink()

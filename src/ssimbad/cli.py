@@ -34,7 +34,13 @@ def stage(
 
     interrupt.install()
     loaded = params.load()
-    runner.run(loaded, runner.find(loaded, name, _pairs(wildcards or [])), force)
+    instance = runner.find(loaded, name, _pairs(wildcards or []))
+    if instance.stage.run.startswith("ssimbad.reporting."):  # it shows the results of others
+        from ssimbad.reporting import summary
+
+        for line in summary.stale_sources(loaded, instance):
+            print(line, file=sys.stderr)
+    runner.run(loaded, instance, force)
 
 
 @app.command()
@@ -64,22 +70,27 @@ def plan(
 
 
 @app.command()
-def preset(name: Annotated[str, typer.Argument(help="a file in presets/, such as demo or paper")]) -> None:
-    """Make presets/NAME.yaml the active params.yaml and bring dvc.yaml in line."""
-    from ssimbad import artifacts, params
-    from ssimbad.pipeline import dvcfile
+def preset(
+    name: Annotated[str, typer.Argument(help="a file in presets/, such as demo or paper")],
+    unless_active: Annotated[
+        bool, typer.Option(help="leave params.yaml alone when it comes from this preset, edited or not")
+    ] = False,
+) -> None:
+    """Make presets/NAME.yaml the active params.yaml; one that was edited and not committed is kept as a copy."""
+    from ssimbad.pipeline import preset as presets
 
-    source = Path("presets") / f"{name}.yaml"
-    known = ", ".join(sorted(p.stem for p in Path("presets").glob("*.yaml")))
-    if not source.is_file():
-        raise ParameterError(
-            f"preset {name}: no file {source}; presets are {known or 'missing: run in the repository root'}"
-        )
-    text = source.read_text(encoding="utf-8")
-    loaded = params.parse(text, str(source))
-    artifacts.write_text(Path("params.yaml"), text)
-    dvcfile.write(loaded)
-    print(f"{source} -> params.yaml, dvc.yaml")
+    presets.activate(name, unless_active)
+
+
+@app.command()
+def clean(
+    what: Annotated[str, typer.Argument(help="results: what the stages made; work: states and kept trainings")],
+) -> None:
+    """Remove what the stages made, and nothing else: files of your own in the same folders stay."""
+    from ssimbad import params
+    from ssimbad.pipeline import cleaning
+
+    cleaning.run(what, params.load())
 
 
 @app.command()
@@ -136,7 +147,7 @@ def colorize(
     sketch: Annotated[Path, typer.Option(help="a picture, or a folder of pictures")],
     reference: Annotated[Path, typer.Option(help="a picture for all sketches, or a folder with equal names")],
     weights: Annotated[Path, typer.Option(help="NAME.safetensors, with NAME.json beside it")],
-    out: Annotated[Path, typer.Option(help="a .png, or a folder when the sketches are one")],
+    out: Annotated[Path, typer.Option(help="a .png, or a folder; an earlier answer there is replaced, no other file")],
     fit: Annotated[
         str, typer.Option(help="model: the model's size; sketch: the sketch's own, lines laid over")
     ] = "model",

@@ -61,6 +61,7 @@ class Job:
     def note_cost(self, **facts: object) -> None:
         """Times and devices, for the cost table: kept outside the outputs, which hold nothing of the kind."""
         whose = {
+            "fingerprint": self.scratch.name,
             "method": self.method,
             "stage": self.of or self.stage,
             "seed": self.seed,

@@ -307,7 +307,9 @@ class Params(Strict):
     """params.yaml, whole."""
 
     preset: str = Field(description="name of the preset this file came from")
-    seeds: Annotated[list[int], Field(min_length=1)] = Field(description="training seeds, one instance each")
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
+        description="training seeds, 0 or above, one instance each"
+    )
     data: Data
     embedded: Embedded
     sketches: Sketches
@@ -453,6 +455,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise ParameterError(
             f"{path}: cannot be read ({error.strerror}); run in the repository root, or `ssimbad preset demo`"
         ) from None
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     return _parse_cached(text, str(path))
 
 

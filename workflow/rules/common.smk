@@ -6,14 +6,14 @@ import sys
 
 from ssimbad import params as parameters
 from ssimbad.errors import UserError
-from ssimbad.pipeline import lock, records, runner, table
+from ssimbad.pipeline import lock, runner, snakefile, table
 from ssimbad.tracking import spool, system
 
 try:
     P = parameters.load()
     if workflow.is_main_process:
         spool.name_pipeline("snakemake")
-        records.reconcile(P)
+        snakefile.reconcile(P)
         for line in lock.living(runner.WORK):
             print(f"ssimbad: {line}", file=sys.stderr)
 except UserError as error:

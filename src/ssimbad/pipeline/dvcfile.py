@@ -5,6 +5,7 @@ DVC's own templating (matrix, foreach) cannot express inputs that depend on para
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 from ssimbad import artifacts
 from ssimbad.params import Params
-from ssimbad.pipeline import records
+from ssimbad.pipeline import edits, records
 from ssimbad.pipeline.table import Instance, instances
 
 FILE = Path("dvc.yaml")
@@ -28,12 +29,28 @@ def text(params: Params) -> str:
         "metrics": [i.outputs["summary"] for i in found if "summary" in i.outputs],
         "plots": _plots(found),
     }
-    return _HEADER + yaml.safe_dump(content, sort_keys=False, width=200)
+    return _signed(yaml.safe_dump(content, sort_keys=False, width=200))
 
 
 def write(params: Params) -> Path:
-    artifacts.write_text(FILE, text(params))
+    """Bring the file in line; what was changed in it by hand is kept as a copy."""
+    new = text(params)
+    old = FILE.read_text(encoding="utf-8", errors="replace") if FILE.exists() else None
+    if old == new:
+        return FILE
+    if old is not None and old != _signed(_body(old)) and (copy := edits.keep(FILE)):
+        print(f"{FILE} was changed by hand; it is kept as {copy}", flush=True)
+    artifacts.write_text(FILE, new)
     return FILE
+
+
+def _signed(body: str) -> str:
+    """The file, with a digest by which a change by hand is known."""
+    return f"{_HEADER}# md5 of the lines below: {hashlib.md5(body.encode()).hexdigest()}\n{body}"
+
+
+def _body(file: str) -> str:
+    return "".join(file.splitlines(keepends=True)[2:])
 
 
 def _stage(instance: Instance, params: Params) -> dict[str, Any]:

@@ -153,9 +153,8 @@ def _keep(instance: Instance, kept: Path) -> None:
     if cost.exists():
         artifacts.copy(cost, kept / cost.name)
     artifacts.write_json(complete, {name: artifacts.sha256(kept / name) for name in instance.outputs})
-    for path in kept.parent.iterdir():
-        if path != kept:
-            path.unlink()
+    for path in [*kept.parent.glob("state-*"), *kept.parent.glob(".state-*")]:
+        path.unlink()
 
 
 def _restore(instance: Instance, kept: Path) -> bool:
