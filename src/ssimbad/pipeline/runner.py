@@ -42,8 +42,18 @@ def find(params: Params, stage: str, wildcards: dict[str, str]) -> Instance:
 
 
 def threads() -> int:
-    """Cores granted to this process: what the engine says, else all."""
-    return int(os.environ.get("SSIMBAD_THREADS") or os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    """Cores granted to this process: what the engine says, else all.
+
+    Raises:
+        ParameterError: the variable that says so holds no number.
+    """
+    for name in ("SSIMBAD_THREADS", "OMP_NUM_THREADS"):
+        if given := os.environ.get(name):
+            first = given.split(",")[0].strip()  # OpenMP takes a list: one number per level of nesting
+            if not (first.isdecimal() and int(first)):
+                raise ParameterError(f"{name}={given}: expected a number of cores, 1 or more")
+            return int(first)
+    return os.cpu_count() or 1
 
 
 def run(params: Params, instance: Instance, force: bool = False) -> None:
