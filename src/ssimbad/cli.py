@@ -65,7 +65,7 @@ def plan(
 @app.command()
 def preset(name: Annotated[str, typer.Argument(help="a file in presets/, such as demo or paper")]) -> None:
     """Make presets/NAME.yaml the active params.yaml and bring dvc.yaml in line."""
-    from ssimbad import artifacts, params
+    from ssimbad import artifacts, params, strict_yaml
     from ssimbad.pipeline import dvcfile
 
     source = Path("presets") / f"{name}.yaml"
@@ -74,7 +74,7 @@ def preset(name: Annotated[str, typer.Argument(help="a file in presets/, such as
         raise ParameterError(
             f"preset {name}: no file {source}; presets are {known or 'missing: run in the repository root'}"
         )
-    text = source.read_text(encoding="utf-8")
+    text = strict_yaml.read(source)
     loaded = params.parse(text, str(source))
     artifacts.write_text(Path("params.yaml"), text)
     dvcfile.write(loaded)
