@@ -66,7 +66,7 @@ def _commit(fresh: list[str]) -> int | None:
         remedy = "`git init`, or `dvc config --local core.no_scm true`, then `ssimbad sync`"
         print(f"ssimbad: nothing told to DVC ({masked(str(error))}); {remedy}", file=sys.stderr)
         return None
-    except DvcException as error:
+    except (DvcException, OSError) as error:
         raise UserError(f"dvc commit failed ({error}); mend that and run `ssimbad sync`") from None
     return len(stages)
 
