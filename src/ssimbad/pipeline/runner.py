@@ -52,6 +52,8 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
     if not here.leads:
         if instance.stage.batch:
             _follow(params, instance, here)
+        else:
+            print(f"{instance.name}: left to the first of {here.world} processes", file=sys.stderr, flush=True)
         return
     with (
         team.Call(here if instance.stage.batch else team.ALONE, instance.name) as call,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, masked
 from ssimbad.params import Params
 from ssimbad.pipeline import records
 
@@ -31,16 +31,20 @@ def run(params: Params, status: str | None = None) -> None:
     fresh = [name for name, reason in records.survey(params).items() if reason is None]
     if fresh and Path(".dvc").is_dir() and Path("dvc.yaml").exists():
         count = _commit(fresh)
-        print(f"sync: {len(fresh)} fresh stages, {count} of them new -> dvc.lock", flush=True)
+        if count is not None:
+            print(f"sync: {len(fresh)} fresh stages, {count} of them new -> dvc.lock", flush=True)
 
 
-def _commit(fresh: list[str]) -> int:
+def _commit(fresh: list[str]) -> int | None:
     """Bring `dvc.lock` and the cache up to date with the fresh instances; returns how many were not.
+
+    None where there is no git repository, as in a downloaded archive: DVC refuses to work there unless told to.
 
     Forced commits are safe: the record proves that these outputs came from exactly these inputs and parameters.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
+    from dvc.scm import SCMError
 
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # no bars, no hints; errors come as exceptions
     try:
@@ -58,7 +62,11 @@ def _commit(fresh: list[str]) -> int:
             if unknown := sorted(new - {stage.addressing for stage in stages}):
                 names = f"{unknown[0]} and {len(unknown) - 1} more" if unknown[1:] else unknown[0]
                 raise UserError(f"dvc.yaml has no stage {names}; run `ssimbad dvc-yaml` and then `ssimbad sync`")
-    except DvcException as error:
+    except SCMError as error:
+        remedy = "`git init`, or `dvc config --local core.no_scm true`, then `ssimbad sync`"
+        print(f"ssimbad: nothing told to DVC ({masked(str(error))}); {remedy}", file=sys.stderr)
+        return None
+    except (DvcException, OSError) as error:
         raise UserError(f"dvc commit failed ({error}); mend that and run `ssimbad sync`") from None
     return len(stages)
 
@@ -85,10 +93,6 @@ def import_spools(status: str | None = None) -> None:
         if not status and not any(spool.ROOT.glob("*.jsonl")):
             return
         count = store.import_all(os.environ.get("SSIMBAD_PIPELINE"), status)
-        print(f"sync: {count} runs -> {store.uri()}", flush=True)
-    except Exception as error:  # the logbook must never stop the work
-        reason = str(error).splitlines()[0] if str(error) else ""
-        print(
-            f"ssimbad: logbook not updated ({type(error).__name__}: {reason}); `ssimbad sync` tries again",
-            file=sys.stderr,
-        )
+        print(f"sync: {count} runs -> {masked(store.uri())}", flush=True)
+    except UserError as error:  # the logbook must never stop the work
+        print(f"ssimbad: logbook not updated: {error}", file=sys.stderr)
