@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from ssimbad.pipeline import lock
+from ssimbad.tracking import spool
 
 from .conftest import ROOT, lost, make_folder_house, plant, write_params
 
@@ -70,11 +71,11 @@ class House:
         return "up to date" in self.run("dvc", "status")
 
     def computed(self) -> dict[str, int]:
-        """Stage instances computed since the last call, by stage: each leaves a spool."""
-        spools = {p.name for p in (self.folder / "work/spool").rglob("*.jsonl")}
-        new = spools - getattr(self, "_known", set())
-        self._known = spools
-        stages = [name.split("-")[0] for name in new]
+        """Stage instances computed since the last call, by stage: each leaves a spool, as a restored one does."""
+        spools = {p.name: p for p in (self.folder / "work/spool").rglob("*.jsonl")}
+        new = spools.keys() - getattr(self, "_known", set())
+        self._known = spools.keys()
+        stages = [name.split("-")[0] for name in new if "restored" not in spool.read(spools[name])[0]["tags"]]
         return {stage: stages.count(stage) for stage in set(stages)}
 
     def change(self, key: str, value: object) -> None:

@@ -26,6 +26,7 @@ from ssimbad.noise.selection import (
 )
 from ssimbad.noise.ssim_curves import Curves, sigma_grid
 from ssimbad.noise.transforms import PUBLISHED, RATIONAL_GRID, make
+from ssimbad.tracking import spool
 
 CRITERION = Criterion(50, 0.002, 80.0)
 GRID = sigma_grid(32, 0.002, 80.0)
@@ -193,13 +194,23 @@ def run_both(inputs, folder, threads=1, **changes):
     stages.run_curves(view(**changes), inputs, {"curves": folder / "curves.csv"}, Job("c", folder, threads))
     outputs = outputs_in(folder)
     both = {**inputs, "curves": folder / "curves.csv"}
-    stages.run_select(view(**changes), both, outputs, Job("s", folder, threads))
+    stages.run_select(
+        view(**changes), both, outputs, Job("s", folder, threads, log=spool.Spool(folder / "spool.jsonl"))
+    )
     return {"curves": folder / "curves.csv", **outputs}
 
 
 @pytest.fixture(scope="module")
 def made(inputs, tmp_path_factory):
     return run_both(inputs, tmp_path_factory.mktemp("first"))
+
+
+def test_the_logbook_has_all_digits_of_c(made):
+    """Of which four are used: a search that ends beside the edge between two of them can be told from another."""
+    tags = next(e["values"] for e in spool.read(made["curves"].parent / "spool.jsonl") if e["event"] == "tags")
+    used = json.loads(made["phi_star"].read_text())["families"]["rational"]["phi"]["c"]
+    assert len(tags["c_unrounded"]) > 10
+    assert float(f"{float(tags['c_unrounded']):.4g}") == used
 
 
 def test_stages_write_the_same_bytes_again(made, inputs, tmp_path):

@@ -14,6 +14,7 @@ from ssimbad import params as parameters
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.pipeline import code, dvcfile, records, runner, table
 from ssimbad.pipeline.table import Stage, instances
+from ssimbad.tracking import spool
 
 from .conftest import ROOT
 
@@ -321,6 +322,37 @@ def test_what_somebody_has_put_among_the_states_stays(toy, tree):
     runner.run(p, table.instances(p)[1], force=True)
     assert [path.read_text() for path in own] == ["mine"] * 3
     assert not state.exists()
+
+
+def logbook(name):
+    """What the newest spool of an instance says: its start, and all tags of the run."""
+    path = max(spool.ROOT.glob(f"{name}-*.jsonl"), key=lambda p: p.stat().st_mtime_ns)
+    events = spool.read(path)
+    assert events[-1]["event"] == "end"
+    later = [event["values"] for event in events if event["event"] == "tags"]
+    return events[0], {key: value for tags in [events[0]["tags"], *later] for key, value in tags.items()}
+
+
+def test_the_logbook_has_the_md5_of_all_that_went_in_and_came_out(toy, tree):
+    bring(tree)
+    for name in ("cheap", "dear"):
+        start, tags = logbook(name)
+        record = json.loads(Path(f"records/{name}.json").read_text())
+        assert start["inputs"] == record["inputs"]
+        told = {key.removeprefix("output_md5/"): value for key, value in tags.items() if key.startswith("output_md5/")}
+        assert told == record["outputs"]
+        assert "restored" not in tags
+
+
+def test_the_logbook_tells_a_restored_result_from_a_computed_one(toy, tree):
+    bring(tree)
+    Path("weights.txt").unlink()
+    bring(tree)
+    start, tags = logbook("dear")
+    assert tags["restored"] == "true"
+    assert tags["output_md5/weights.txt"] == json.loads(Path("records/dear.json").read_text())["outputs"]["weights.txt"]
+    assert start["inputs"] == json.loads(Path("records/dear.json").read_text())["inputs"]
+    assert computed() == 1
 
 
 def test_a_lost_output_is_restored(toy, tree):

@@ -58,7 +58,12 @@ def best_of(specs: tuple[Spec, ...], curves: Curves, criterion: Criterion) -> Sp
 
 
 def best_rational(curves: Curves, criterion: Criterion, c_low: float, c_high: float) -> Spec:
-    """s/(s+c) of largest mean R² over c in [c_low, c_high], c to four digits.
+    """s/(s+c) of largest mean R² over c in [c_low, c_high], c to four digits."""
+    return {"form": "rational", "c": float(f"{best_c(curves, criterion, c_low, c_high):.4g}")}
+
+
+def best_c(curves: Curves, criterion: Criterion, c_low: float, c_high: float) -> float:
+    """c of largest mean R² of s/(s+c) over [c_low, c_high].
 
     A grid finds the hill, since nothing promises only one; Brent's bounded search climbs it.
     """
@@ -70,7 +75,7 @@ def best_rational(curves: Curves, criterion: Criterion, c_low: float, c_high: fl
     k = int(np.argmin([loss(x) for x in grid]))
     bounds = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
     best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7})
-    return {"form": "rational", "c": float(f"{np.exp(best.x):.4g}")}
+    return float(np.exp(best.x))
 
 
 def resampled_c(curves: Curves, criterion: Criterion, c_low: float, c_high: float, drawn: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from ssimbad.noise.selection import (
     PUBLISHED_R2,
     Criterion,
     Row,
+    best_c,
     candidate_rows,
     family_rows,
     phi_star,
@@ -96,6 +97,10 @@ def run_select(params: View, inputs: dict[str, Path], outputs: dict[str, Path], 
     drawn = noise(schedule.seed, ids[0], schedule.size)
     figures.noisy_grid(faces[0], drawn, _alpha_bar(params), criterion, chosen, *_pair(outputs, "noisy_grid"))
     figures.r2_bars(table, schedule.size, len(ids), *_pair(outputs, "r2"))
+    # Not rounded: of two runs that differ, it tells whether they differ here already.
+    c = best_c(sigma, criterion, schedule.c_low, schedule.c_high)
+    job.tags(c_unrounded=repr(c))
+    job.say(f"select_phi: best c {c!r} before it is rounded")
     job.say(f"select_phi: {chosen.label}, mean R² {chosen.r2.mean():.4f} -> {outputs['phi_star']}")
 
 

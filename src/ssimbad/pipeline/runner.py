@@ -67,8 +67,10 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
         scratch = WORK / instance.name / records.fingerprint(basis)
         if not force and _restore(instance, scratch / _KEPT):
             print(f"{instance.name}: restored from {scratch / _KEPT}, nothing computed", flush=True)
+            with _logged(instance, basis, restored="true") as log:
+                _show(instance, log, hashed)
         else:
-            _compute(params, instance, scratch, basis, call)
+            _compute(params, instance, scratch, basis, call, hashed)
             if instance.stage.expensive:
                 _keep(instance, scratch / _KEPT)
         if records.made_from(instance, params, hashed) != basis:
@@ -76,20 +78,31 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
         records.write(instance, basis, hashed)
 
 
-def _compute(params: Params, instance: Instance, scratch: Path, basis: dict[str, Any], call: team.Call) -> None:
-    w = instance.wildcards
+def _logged(instance: Instance, basis: dict[str, Any], **tags: str) -> AbstractContextManager[spool.Spool]:
+    """The logbook's entry of one bringing up to date."""
     spool_id = f"{instance.name}-{uuid.uuid4().hex[:12]}"
-    tags = {"stage": instance.stage.name, **{k: str(v) for k, v in w.items() if k != "stage"}}
+    tags |= {k: str(v) for k, v in instance.wildcards.items()} | {"stage": instance.stage.name}
+    return spool.opened(spool_id, instance.name, tags, basis["params"], basis["inputs"], live.sinks(spool_id))
+
+
+def _compute(
+    params: Params,
+    instance: Instance,
+    scratch: Path,
+    basis: dict[str, Any],
+    call: team.Call,
+    hashed: records.Hashes,
+) -> None:
     with (
-        spool.opened(spool_id, instance.name, tags, basis["params"], basis["inputs"], live.sinks(spool_id)) as log,
+        _logged(instance, basis) as log,
         system.sampled(log),
         _team(params, instance, scratch, basis, call) as together,
     ):
         _stage(params, instance, replace(_job(instance, scratch), log=log, team=together))
-        _show(instance, log)
-    missing = [path for path in instance.outputs.values() if not Path(path).exists()]
-    if missing:
-        raise RuntimeError(f"{instance.name} ended without writing {missing}")
+        missing = [path for path in instance.outputs.values() if not Path(path).exists()]
+        if missing:
+            raise RuntimeError(f"{instance.name} ended without writing {missing}")
+        _show(instance, log, hashed)
 
 
 def _team(
@@ -134,8 +147,9 @@ def _stage(params: Params, instance: Instance, job: Job) -> None:
     getattr(importlib.import_module(module), function)(View(params, instance.params), inputs, outputs, job)
 
 
-def _show(instance: Instance, log: spool.Spool) -> None:
-    """Small results into the logbook; of weights only where they are and their digest."""
+def _show(instance: Instance, log: spool.Spool, hashed: records.Hashes) -> None:
+    """Small results into the logbook, of weights only where they are and their digest; of every output its md5."""
+    log.tags(**{f"output_md5/{path}": hashed.md5(path) for path in instance.outputs.values()})
     for path in instance.outputs.values():
         if path.endswith(".safetensors"):
             log.tags(model_path=path, model_sha256=artifacts.sha256(Path(path)))

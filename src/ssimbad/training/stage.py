@@ -49,7 +49,7 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     looking = features.load(inputs, device)
     parties = _players(setup, model, plan, looking, seed)
     validate = _validator(params, inputs, setup, train, law, job, device) if train.validate_images else None
-    going = loop.Run(model, parties, train, params.training)
+    going = loop.Run(model, parties, train, params.training, job.name)
     seconds, images = loop.fit(going, feed, validate, seed, job, key=job.scratch.name)
     if not job.team.leads:
         return
