@@ -26,13 +26,16 @@ _HEADER = "# Generated from src/ssimbad/pipeline/table.py by `ssimbad dvc-yaml`.
 
 def text(params: Params) -> str:
     """The whole file for these parameters."""
+    return _HEADER + yaml.safe_dump(_content(params), sort_keys=False, width=200)
+
+
+def _content(params: Params) -> dict[str, Any]:
     found = instances(params)
-    content = {
+    return {
         "stages": {i.name: _stage(i, params) for i in found},
         "metrics": [i.outputs["summary"] for i in found if "summary" in i.outputs],
         "plots": _plots(found),
     }
-    return _HEADER + yaml.safe_dump(content, sort_keys=False, width=200)
 
 
 def write(params: Params) -> Path:
@@ -49,7 +52,7 @@ def outdated(params: Params) -> str | None:
     there = None
     with suppress(FileNotFoundError, yaml.YAMLError):
         there = yaml.load(FILE.read_text(encoding="utf-8"), _LOADER)
-    if there == yaml.load(text(params), _LOADER):
+    if there == _content(params):
         return None
     return f"{FILE} does not say what the stage table does with these parameters; run `ssimbad dvc-yaml`"
 

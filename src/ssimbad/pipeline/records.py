@@ -54,11 +54,10 @@ class Hashes:
             listing = "".join(f"{name}\0{digest}\n" for name, digest in digests.items())
             return hashlib.md5(listing.encode()).hexdigest() + ".dir"
         now, state = time.time_ns(), list(files.state(place))
-        *known, looked, digest = self._known.get(path, [0, ""])
-        changed = state[2]
+        known, changed = self._known.get(path, []), state[2]
         # What was looked at right after its last change may have been changed once more at the same time of the clock.
-        if known == state and looked - changed > _GRAIN:
-            return digest
+        if known[:4] == state and known[4] - changed > _GRAIN:
+            return known[5]
         with place.open("rb") as file:
             digest = hashlib.file_digest(file, "md5").hexdigest()
         self._known[path] = [*state, now, digest]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ssimbad import params as parameters
 from ssimbad.errors import UserError
 from ssimbad.params import Params
-from ssimbad.pipeline import dvcfile, records
+from ssimbad.pipeline import code, dvcfile, records
 from ssimbad.pipeline.table import Instance, instances
 
 if TYPE_CHECKING:
@@ -27,9 +27,11 @@ def run(params: Params, status: str | None = None) -> None:
         status: how the pipeline execution of this process ended (FINISHED or FAILED), if it did.
 
     Raises:
-        UserError: dvc.yaml is not of these parameters, or DVC refused; the message tells what to do.
+        UserError: the package that runs is not this checkout's, dvc.yaml is not of these parameters, or DVC refused;
+            the message tells what to do.
     """
     import_spools(status)
+    code.require_own()
     if not Path(".dvc").is_dir():
         return
     fresh = _fresh(params)
