@@ -7,14 +7,15 @@ import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 from safetensors.torch import save_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssimbad.errors import UserError
 from ssimbad.job import Job
@@ -422,6 +423,24 @@ def test_two_states_are_kept_and_a_broken_one_is_removed(tmp_path, capsys):
     assert facts["seen"] == 32
     assert list(tmp_path.iterdir()) == [states[0]], "else it would take the place of a whole one"
     assert f"{states[-1]}: no whole state" in capsys.readouterr().err
+
+
+def test_no_state_is_saved_once_an_input_was_touched(tmp_path):
+    """The states before stay, and the same command goes on from the last of them."""
+    asked = []
+
+    def confirm():
+        asked.append(len(list(tmp_path.glob("state-*"))))
+        if len(asked) == 3:
+            raise UserError("an input changed")
+
+    model = build()
+    run = loop.Run(model, alone(model), TRAIN, COMMON)
+    with pytest.raises(UserError, match="an input changed"):
+        loop.fit(run, feed(), None, 5, replace(job(tmp_path), confirm=confirm), "key")
+    assert asked == [0, 1, 2], "asked before each state"
+    _, facts = checkpoints.latest_state(tmp_path, "key")
+    assert facts["seen"] == 32
 
 
 def test_a_state_that_the_file_system_withholds_is_no_reason_to_begin_anew(tmp_path, monkeypatch):

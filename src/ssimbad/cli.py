@@ -45,14 +45,18 @@ def stage(
 
 @app.command()
 def status() -> None:
-    """Per stage instance: fresh, or the reason why not."""
+    """Per stage instance: fresh, with which other libraries it was made if it was, or the reason why it is not."""
     from ssimbad import params
-    from ssimbad.pipeline import records
+    from ssimbad.pipeline import dvcfile, records, table
 
-    found = records.survey(params.load())
+    loaded = params.load()
+    found = records.survey(loaded)
     width = max(map(len, found))
-    for name, reason in found.items():
-        print(f"{name:{width}}  {reason or 'fresh'}")
+    for instance in table.instances(loaded):
+        text = found[instance.name] or ", ".join(filter(None, ("fresh", records.other_libraries(instance))))
+        print(f"{instance.name:{width}}  {text}")
+    if reason := dvcfile.outdated(loaded):
+        print(f"ssimbad: {reason}", file=sys.stderr)
 
 
 @app.command()
@@ -108,6 +112,20 @@ def dvc_yaml() -> None:
     from ssimbad.pipeline import dvcfile
 
     print(f"stage table -> {dvcfile.write(params.load())}")
+
+
+@app.command()
+def versions(
+    confirm: Annotated[bool, typer.Option(help="write down the code as it is now, in workflow/closures.json")] = False,
+) -> None:
+    """Name what has changed in the code of the expensive stages since their versions were confirmed."""
+    from ssimbad.pipeline import versions as guard
+
+    if confirm:
+        print(f"code and versions -> {guard.confirm()}")
+    elif found := guard.doubts():
+        print("\n".join(found))
+        raise UserError(guard.REMEDY)
 
 
 @app.command()
