@@ -99,6 +99,7 @@ def test_main_table_has_every_row(house):
     assert list(rows[0]) == columns
     seen = {(r["method"], r["stage"], r["setting"]) for r in rows}
     expected = {("ssimbad", "pretrain"), ("ssimbad", "finetune"), ("ssimbad-control", "finetune")}
+    expected |= {("regression", "pretrain"), ("regression-compute", "pretrain")}
     assert seen == {(*row, setting) for row in expected for setting in ("same", "cross", "cross-true")}
     fid = [r for r in rows if r["metric"] == "fid"]
     assert fid
@@ -289,7 +290,7 @@ def test_a_users_own_folder_goes_the_same_way(tmp_path, house):
     assert "broken.jpg" in (other / "data/faces/quarantine.csv").read_text()
     assert not (other / "data/references/cross_true.npy").exists()
     assert sorted(set(jobs_planned(other))) == [
-        "baselines", "colorize", "evaluate", "figures", "finetune", "pretrain", "select_phi", "spread",
+        "baselines", "colorize", "compute", "evaluate", "figures", "finetune", "pretrain", "select_phi", "spread",
         "spread_table", "ssim_curves", "tables",
     ]  # fmt: skip
 

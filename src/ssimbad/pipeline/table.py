@@ -424,7 +424,8 @@ STAGES: tuple[Stage, ...] = (
         },
         outputs=lambda p, w: _table("compute"),
         params=lambda p, w: (
-            "evaluation", "preset", "methods", "network", "noise", "references", "schedule.saturation", "data.size",
+            "evaluation.confidence", "preset", "methods", "network", "noise", "schedule.saturation", "data.size",
+            *(f"references.{key}" for key in ("low", "high", "shift", "decimals")),
         ),
     ),
     Stage(
