@@ -14,7 +14,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure chain-steps seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -43,9 +43,19 @@ ladder: install ## from EDM to SSIMBaD, one change at a time, three seeds (meant
 	snakemake --cores $(CORES) all
 	cat reports/tables/ladder.md
 
-nfe-figure: install ## quality against network calls, for the rows of demo-all
-	$(call active,demo-all)
-	snakemake --cores $(CORES) all_nfe
+nfe-figure: install ## quality against network calls, for demo-all's rows
+	$(call active,demo-nfe)
+	snakemake --cores $(CORES) all
+
+chain-steps: install ## refinement through chains of 1 to 16 steps at equal training compute, three seeds
+	$(call active,demo-chain-steps)
+	snakemake --cores $(CORES) all
+	cat reports/tables/compute.md
+
+seeds: install ## the demo's rows with three seeds
+	$(call active,demo-seeds)
+	snakemake --cores $(CORES) all
+	ssimbad results
 
 test: install ## fast tests, with a miniature run of the whole pipeline
 	python -m pytest -n $(CORES) --dist loadfile -m "not engines and not slurm and not browser and not gpu and not slow"

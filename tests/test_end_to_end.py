@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from ssimbad import cli
 from ssimbad import params as parameters
 from ssimbad.errors import UserError
+from ssimbad.pipeline import table
 from ssimbad.reporting import summary
 
 from .conftest import lost, make_house, miniature, plant, write_params
@@ -70,6 +71,9 @@ def test_tables_and_figures_are_there(house):
         "main.csv",
         "main.md",
         "main.tex",
+        "spread.csv",
+        "spread.md",
+        "spread.tex",
         "r2.csv",
         "r2.md",
         "r2.tex",
@@ -95,6 +99,7 @@ def test_main_table_has_every_row(house):
     assert list(rows[0]) == columns
     seen = {(r["method"], r["stage"], r["setting"]) for r in rows}
     expected = {("ssimbad", "pretrain"), ("ssimbad", "finetune"), ("ssimbad-control", "finetune")}
+    expected |= {("regression", "pretrain"), ("regression-compute", "pretrain")}
     assert seen == {(*row, setting) for row in expected for setting in ("same", "cross", "cross-true")}
     fid = [r for r in rows if r["metric"] == "fid"]
     assert fid
@@ -156,7 +161,7 @@ def test_data_are_the_same_in_another_house_with_other_threads(house, tmp_path):
 
 def test_status_and_results_name_what_there_is(house):
     status = run(house, "ssimbad", "status").stdout.splitlines()
-    assert len(status) == 33
+    assert len(status) == len(table.instances(parameters.load(house / "params.yaml")))
     assert all(line.split()[-1] == "fresh" for line in status)
     other = house / "work/cost/pretrain-elsewhere-seed-0.json"  # of a method that these parameters do not have
     other.write_text((house / "work/cost/pretrain-ssimbad-seed-0.json").read_text().replace("ssimbad", "elsewhere"))
@@ -285,7 +290,8 @@ def test_a_users_own_folder_goes_the_same_way(tmp_path, house):
     assert "broken.jpg" in (other / "data/faces/quarantine.csv").read_text()
     assert not (other / "data/references/cross_true.npy").exists()
     assert sorted(set(jobs_planned(other))) == [
-        "baselines", "colorize", "evaluate", "figures", "finetune", "pretrain", "select_phi", "ssim_curves", "tables",
+        "baselines", "colorize", "compute", "evaluate", "figures", "finetune", "pretrain", "select_phi", "spread",
+        "spread_table", "ssim_curves", "tables",
     ]  # fmt: skip
 
 

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssimbad.errors import UserError
 from ssimbad.job import Job
 from ssimbad.methods import edm
 from ssimbad.methods.contract import Losses, Plan, Player, players
+from ssimbad.networks.patch_gan import PatchGAN
 from ssimbad.pairing.tps import Law
 from ssimbad.params import Sampler, Train, Training
 from ssimbad.training import checkpoints, loop
+from ssimbad.training import feed as feeding
 from ssimbad.training.feed import Feed, Shard, StepDraws
 
 from .test_methods import build
@@ -97,6 +106,34 @@ def test_an_epoch_shows_every_image_once_and_the_next_another_order():
     assert data.order(13, 10).tolist() == [*first[13:], *second[:3]]
 
 
+def test_threads_on_both_sides_of_an_epochs_end_get_each_its_own_order():
+    """Between any two lines that one thread runs of the feed, another asks for another epoch."""
+    expected = [feed().order(first, 4).tolist() for first in (2, 18, 38)]
+    data, found, interruptions = feed(), [], []
+
+    def elsewhere():
+        with ThreadPoolExecutor(1) as other:
+            other.submit(data.order, 58, 4).result()
+        interruptions.append(1)
+
+    def watch(frame, event, argument):
+        if Path(frame.f_code.co_filename) != Path(feeding.__file__):
+            return None
+        if event == "line":
+            elsewhere()
+        return watch
+
+    def interrupted():
+        sys.settrace(watch)
+        found.extend(data.order(first, 4).tolist() for first in (2, 18, 38))
+
+    thread = threading.Thread(target=interrupted)
+    thread.start()
+    thread.join()
+    assert interruptions
+    assert found == expected
+
+
 def test_batches_come_from_images_seen_alone():
     one, two = feed(), feed()
     one.batch(0, 8, Shard())
@@ -138,6 +175,136 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy():
         run.advance(lambda player: Losses(torch.tensor(float("nan")), torch.zeros(8), None))
 
 
+class Overflowing(torch.autograd.Function):
+    """A loss of zero whose gradient is what one likes."""
+
+    @staticmethod
+    def forward(context, weight, value):
+        context.shape, context.value = weight.shape, value
+        return torch.zeros(())
+
+    @staticmethod
+    def backward(context, gradient):
+        return torch.full(context.shape, context.value), None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_a_gradient_that_is_not_finite_stops_before_a_weight_moves(tmp_path, value):
+    """The loss is finite. 1e30 is too, but the norm by which it would be clipped is not."""
+    model = build()
+    first = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+    def poisoned(batch, draws):
+        parameter = next(model.parameters())
+        losses = step(model, batch, draws)
+        return Losses(losses.loss + Overflowing.apply(parameter, value), losses.per_image, losses.sigma)
+
+    run = loop.Run(model, alone(model, poisoned), TRAIN, COMMON, "pretrain-x")
+    with pytest.raises(UserError, match=r"^pretrain-x: the gradient is not finite after 0 images; lower the"):
+        loop.fit(run, feed(), None, 5, job(tmp_path), "key")
+    assert all(torch.equal(first[name], weight) for name, weight in model.state_dict().items())
+    assert list(tmp_path.iterdir()) == []
+
+
+def groups(run):
+    """The tensors of a training that make up its state: average, weights, moments."""
+    yield from (run.ema, run.best, run.model.state_dict())
+    yield from run.optimisers[0].state.values()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("number", range(4))
+def test_nothing_that_is_not_finite_is_saved(tmp_path, number, value):
+    run = trained(tmp_path / "whole")
+    run.judge(1.0)
+    tensor = next(iter(list(groups(run))[number].values()))
+    tensor.view(-1)[-1] = value
+    with pytest.raises(UserError, match=r"state-0+64\.safetensors: not written, .* not finite; lower the"):
+        run.save(tmp_path / "poisoned", "key")
+    assert not (tmp_path / "poisoned").exists()
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path):
+    path, weights = tmp_path / "w.safetensors", {"a": torch.ones(3), "b": torch.tensor([1.0, float("nan")])}
+    with pytest.raises(UserError, match=r"w\.safetensors: not written, b holds numbers that are not finite; lower"):
+        checkpoints.write_weights(path, weights)
+    assert list(tmp_path.iterdir()) == []
+    save_file(weights, path)
+    with pytest.raises(UserError, match=r"w\.safetensors: no usable weights \(b holds .* train again"):
+        checkpoints.read_tensors(path)
+
+
+def test_a_state_that_is_not_finite_gives_way_to_the_one_before(tmp_path, capsys):
+    """As a damaged one does."""
+    assert trained(tmp_path, stop_after=7) is None
+    newest = max(tmp_path.glob("state-*"))
+    with safe_open(newest, framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors[max(tensors)].view(-1)[0] = float("inf")
+    save_file(tensors, newest, metadata)
+    resumed = trained(tmp_path)
+    assert f"{newest}: no whole state" in capsys.readouterr().err
+    whole = trained(tmp_path / "whole")
+    assert all(torch.equal(whole.ema[name], resumed.ema[name]) for name in whole.ema)
+
+
+FORMATS = (torch.contiguous_format, torch.channels_last)
+
+
+def laid_out(tensor, memory):
+    return tensor.contiguous(memory_format=memory) if tensor.ndim == 4 else tensor
+
+
+@pytest.mark.parametrize("weights", FORMATS, ids=str)
+@pytest.mark.parametrize("gradients", FORMATS, ids=str)
+@pytest.mark.parametrize("network", [lambda: PatchGAN([8, 16]), build], ids=["discriminator", "denoiser"])
+def test_each_weight_follows_its_own_gradient_however_both_lie_in_memory(network, gradients, weights):
+    """Against AdamW one parameter at a time, which pairs by place: the fused one pairs by memory."""
+    torch.manual_seed(0)
+    model, plain = network().to(memory_format=weights), network()
+    plain.load_state_dict(model.state_dict())
+    run = loop.Run(model, alone(model, step), TRAIN, COMMON)
+    optimiser = torch.optim.AdamW(plain.parameters(), weight_decay=COMMON.weight_decay, foreach=False, fused=False)
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(player):
+        for mine, other in zip(model.parameters(), plain.parameters(), strict=True):
+            gradient = 1e-3 * torch.randn(mine.shape, generator=generator)
+            mine.grad, other.grad = laid_out(gradient, gradients).clone(), gradient
+        return Losses(torch.zeros(()), torch.zeros(8), None)
+
+    for _ in range(3):
+        run.advance(drawn)
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), COMMON.clip)
+        optimiser.param_groups[0]["lr"] = loop.learning_rate(run.seen, TRAIN, COMMON.minimum_rate)
+        optimiser.step()
+    for mine, other in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=1e-6), tuple(mine.shape)
+
+
+def test_a_discriminator_trains_alike_whatever_the_layout_of_its_pictures():
+    """Of channels_last pictures the gradients of contiguous weights come out channels_last."""
+    torch.manual_seed(0)
+    first = PatchGAN([8, 16]).state_dict()
+    pictures = torch.rand(8, 4, 16, 16)
+    ends = []
+    for memory in FORMATS:
+        critic = PatchGAN([8, 16])
+        critic.load_state_dict(first)
+        seen = pictures.contiguous(memory_format=memory)
+
+        def judge(batch, draws, critic=critic, seen=seen):
+            loss = critic.layers(seen).square().mean()
+            return Losses(loss, torch.zeros(8), None)
+
+        run = loop.Run(critic, alone(critic, judge), TRAIN, COMMON)
+        for _ in range(3):
+            run.advance(lambda player: loop.Workers(1, None).gradients(player.network, lambda shard: player.step(0, 0)))
+        ends.append(critic.state_dict())
+    for name in first:
+        assert torch.allclose(ends[0][name], ends[1][name], atol=1e-5), name
+
+
 def test_shares_of_a_batch_make_the_gradient_of_the_whole(tmp_path):
     model = build()
     data = feed()
@@ -159,6 +326,34 @@ def test_two_shares_give_the_same_bits_twice(tmp_path):
     common = COMMON.model_copy(update={"threads": 2})
     first, second = (trained(tmp_path / name, common=common) for name in "ab")
     assert all(torch.equal(first.ema[k], second.ema[k]) for k in first.ema)
+
+
+def test_weights_and_curve_are_bit_equal_whatever_the_process_was_granted(tmp_path):
+    """Every part of a step and the validation compute with one core per thread: no barrier waits for another core."""
+    train = TRAIN.model_copy(update={"validate_images": 32})
+    runs = []
+    for before in (1, 2, 3):
+        used = set()
+
+        def validate(weights, used=used):
+            used.add(torch.get_num_threads())
+            return float(sum(value.double().sum() for value in weights.values()))
+
+        def step_(optimiser, *_, used=used):
+            used.add(torch.get_num_threads())
+
+        hook = register_optimizer_step_pre_hook(step_)
+        torch.set_num_threads(before)
+        try:
+            common = COMMON.model_copy(update={"threads": 2})
+            runs.append(trained(tmp_path / str(before), train, validate=validate, common=common))
+            assert (used, torch.get_num_threads()) == ({1}, before)
+        finally:
+            torch.set_num_threads(1)
+            hook.remove()
+    for other in runs[1:]:
+        assert all(torch.equal(runs[0].ema[k], other.ema[k]) for k in runs[0].ema)
+        assert other.rows == runs[0].rows
 
 
 def test_ema_follows_with_the_stated_half_life():
@@ -228,6 +423,24 @@ def test_two_states_are_kept_and_a_broken_one_is_removed(tmp_path, capsys):
     assert facts["seen"] == 32
     assert list(tmp_path.iterdir()) == [states[0]], "else it would take the place of a whole one"
     assert f"{states[-1]}: no whole state" in capsys.readouterr().err
+
+
+def test_no_state_is_saved_once_an_input_was_touched(tmp_path):
+    """The states before stay, and the same command goes on from the last of them."""
+    asked = []
+
+    def confirm():
+        asked.append(len(list(tmp_path.glob("state-*"))))
+        if len(asked) == 3:
+            raise UserError("an input changed")
+
+    model = build()
+    run = loop.Run(model, alone(model), TRAIN, COMMON)
+    with pytest.raises(UserError, match="an input changed"):
+        loop.fit(run, feed(), None, 5, replace(job(tmp_path), confirm=confirm), "key")
+    assert asked == [0, 1, 2], "asked before each state"
+    _, facts = checkpoints.latest_state(tmp_path, "key")
+    assert facts["seen"] == 32
 
 
 def test_a_state_that_the_file_system_withholds_is_no_reason_to_begin_anew(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ssimbad import cores
 from ssimbad.errors import ParameterError, UserError
 
 app = typer.Typer(
@@ -44,14 +45,18 @@ def stage(
 
 @app.command()
 def status() -> None:
-    """Per stage instance: fresh, or the reason why not."""
+    """Per stage instance: fresh, with which other libraries it was made if it was, or the reason why it is not."""
     from ssimbad import params
-    from ssimbad.pipeline import records
+    from ssimbad.pipeline import dvcfile, records, table
 
-    found = records.survey(params.load())
+    loaded = params.load()
+    found = records.survey(loaded)
     width = max(map(len, found))
-    for name, reason in found.items():
-        print(f"{name:{width}}  {reason or 'fresh'}")
+    for instance in table.instances(loaded):
+        text = found[instance.name] or ", ".join(filter(None, ("fresh", records.other_libraries(instance))))
+        print(f"{instance.name:{width}}  {text}")
+    if reason := dvcfile.outdated(loaded):
+        print(f"ssimbad: {reason}", file=sys.stderr)
 
 
 @app.command()
@@ -110,6 +115,20 @@ def dvc_yaml() -> None:
 
 
 @app.command()
+def versions(
+    confirm: Annotated[bool, typer.Option(help="write down the code as it is now, in workflow/closures.json")] = False,
+) -> None:
+    """Name what has changed in the code of the expensive stages since their versions were confirmed."""
+    from ssimbad.pipeline import versions as guard
+
+    if confirm:
+        print(f"code and versions -> {guard.confirm()}")
+    elif found := guard.doubts():
+        print("\n".join(found))
+        raise UserError(guard.REMEDY)
+
+
+@app.command()
 def sync(
     status: Annotated[str | None, typer.Option(help="how this pipeline execution ended: FINISHED or FAILED")] = None,
 ) -> None:
@@ -151,7 +170,9 @@ def colorize(
         str, typer.Option(help="model: the model's size; sketch: the sketch's own, lines laid over")
     ] = "model",
     steps: Annotated[int | None, typer.Option(help="sampling steps; default: as the weights were made for")] = None,
-    sampler: Annotated[str | None, typer.Option(help="euler, heun, dpmpp_2m or ddim; default as above")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="euler, heun, phi2, log2, dpmpp_2m or ddim; default as above")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the initial noise")] = 0,
 ) -> None:
     """Colour your own sketches after a reference."""
@@ -173,6 +194,7 @@ def _pairs(words: list[str]) -> dict[str, str]:
 def main() -> None:
     """Entry point: a user's mistake ends in one line on stderr and its exit code."""
     try:
+        cores.claim()
         app()
     except UserError as error:
         print(f"ssimbad: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssimbad import devices
+from ssimbad import cores, devices
 from ssimbad.colorize import answers, chunks, load
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.faces import reading
@@ -53,8 +53,10 @@ def run(
     how = _sampler(made["train"]["sampler"], steps, sampler)
     size = made["size"]
     colorize = partial(registry.module(made["setup"]["kind"]).colorize, model)
-    for start in range(0, len(jobs), _CHUNK):
-        part = jobs[start : start + _CHUNK]
+    threads = cores.granted()
+    together = _CHUNK * threads
+    for start in range(0, len(jobs), together):
+        part = jobs[start : start + together]
         greys = [_lines(s) for s, _, _ in part]
         images = chunks.colour(
             colorize,
@@ -65,6 +67,7 @@ def run(
             chunk=_CHUNK if len(jobs) > 1 else 1,
             seed=seed,
             device=device,
+            threads=threads,
             precision="fp32",
             channels_last=device.type == "cpu",
         )

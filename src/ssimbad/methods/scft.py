@@ -192,7 +192,8 @@ def places(side: int, like: Tensor) -> Tensor:
 
 
 def triplet(logits: Tensor, source: Tensor, margin: float, draws: Draws) -> Tensor:
-    """max(0, margin - S(q, k_positive) + S(q, k_negative)), mean over the tokens with a positive (SCFT eq. 9).
+    """max(0, margin - S(q, k_positive) + S(q, k_negative)), mean over an image's tokens with a positive (SCFT eq. 9),
+    then over the images: so the shares of a batch have the gradient of the whole, however many such tokens each has.
 
     On the logits, not on the softmax: of a softmax the gradient vanishes. The negative is a random reference token
     that reads more than `FAR` tokens from the place; a warp that folds shows a place twice.
@@ -205,7 +206,7 @@ def triplet(logits: Tensor, source: Tensor, margin: float, draws: Draws) -> Tens
     wrong = logits.gather(2, lots.argmax(dim=2, keepdim=True))
     right = logits.gather(2, positive[..., None])
     loss = (margin - right + wrong).clamp(min=0)[..., 0]
-    return (loss * known).sum() / known.sum().clamp(min=1)
+    return ((loss * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)).mean()
 
 
 def perceptual_and_style(coloured: list[Tensor], target: list[Tensor]) -> dict[str, Tensor]:

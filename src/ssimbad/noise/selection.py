@@ -58,7 +58,12 @@ def best_of(specs: tuple[Spec, ...], curves: Curves, criterion: Criterion) -> Sp
 
 
 def best_rational(curves: Curves, criterion: Criterion, c_low: float, c_high: float) -> Spec:
-    """s/(s+c) of largest mean R² over c in [c_low, c_high], c to four digits.
+    """s/(s+c) of largest mean R² over c in [c_low, c_high], c to four digits."""
+    return {"form": "rational", "c": float(f"{best_c(curves, criterion, c_low, c_high):.4g}")}
+
+
+def best_c(curves: Curves, criterion: Criterion, c_low: float, c_high: float) -> float:
+    """c of largest mean R² of s/(s+c) over [c_low, c_high].
 
     A grid finds the hill, since nothing promises only one; Brent's bounded search climbs it.
     """
@@ -70,7 +75,30 @@ def best_rational(curves: Curves, criterion: Criterion, c_low: float, c_high: fl
     k = int(np.argmin([loss(x) for x in grid]))
     bounds = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
     best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7})
-    return {"form": "rational", "c": float(f"{np.exp(best.x):.4g}")}
+    return float(np.exp(best.x))
+
+
+def resampled_c(curves: Curves, criterion: Criterion, c_low: float, c_high: float, drawn: np.ndarray) -> np.ndarray:
+    """(R,) c of largest mean R² for each of R resamples of the images: what `best_rational` would find on it.
+
+    The mean R² of a resample is a mean of the images' own, so these are scored once, on a grid of c; a parabola through
+    the best point and its neighbours finds the hill's top between them.
+
+    Args:
+        drawn: (R, N) positions of the resampled images.
+    """
+    log_c = np.linspace(np.log(c_low), np.log(c_high), 257)
+    scores = [criterion.score(curves, {"form": "rational", "c": float(np.exp(x))}) for x in log_c]
+    counts = np.stack([np.bincount(row, minlength=len(curves.ids)) for row in drawn])
+    means = counts @ np.stack(scores, axis=1) / drawn.shape[1]
+    best = means.argmax(axis=1)
+    inside = np.clip(best, 1, len(log_c) - 2)
+    left, top, right = (means[np.arange(len(means)), inside + step] for step in (-1, 0, 1))
+    bend = left - 2 * top + right
+    # At an end of the range there is no neighbour on one side, and the end itself is the answer.
+    hill = (bend < 0) & (best == inside)
+    shift = np.divide(left - right, 2 * bend, out=np.zeros(len(means)), where=hill)
+    return np.exp(log_c[best] + shift * (log_c[1] - log_c[0]))
 
 
 def empirical(curves: Curves) -> Spec:
@@ -93,7 +121,7 @@ class Row:
     """One line of the R² table.
 
     `r2` and `held_out` are (N,), per image; `held_out` is None where nothing is fitted. `spec` is None for
-    DDPM, whose axis is the timestep. `group` is published, other or family.
+    DDPM, whose axis is the timestep. `group` is published, other or family. `c` is the interval of a fitted c.
     """
 
     name: str
@@ -104,6 +132,7 @@ class Row:
     spec: Spec | None = None
     held_out: np.ndarray | None = None
     saturates_at: float | None = None
+    c: tuple[float, float] | None = None
 
 
 def candidate_rows(sigma: Curves, ddpm: Curves, criterion: Criterion) -> list[Row]:

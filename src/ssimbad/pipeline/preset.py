@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ssimbad import artifacts, params
 from ssimbad.errors import ParameterError
-from ssimbad.pipeline import dvcfile, edits
+from ssimbad.pipeline import code, dvcfile, edits
 
 FILE = Path("params.yaml")
 FOLDER = Path("presets")
@@ -21,8 +21,10 @@ def activate(name: str, unless_active: bool = False) -> None:
         unless_active: leave a params.yaml alone whose key `preset` is `name`, whatever else was edited in it.
 
     Raises:
+        UserError: the package that runs is not this checkout's.
         ParameterError: no such preset, or, with `unless_active`, a params.yaml that does not say which one it is.
     """
+    code.require_own()
     source = FOLDER / f"{name}.yaml"
     presets = sorted(FOLDER.glob("*.yaml"))
     if source not in presets:

@@ -22,24 +22,41 @@ _KEPT_STATES = 2
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """{name: tensor} → .safetensors, the same bytes for the same weights."""
-    plain = {k: v.detach().cpu().contiguous() for k, v in sorted(weights.items())}
-    artifacts.write_bytes(path, save(plain, metadata={"format": "pt"}))
+    """{name: tensor} → .safetensors, the same bytes for the same weights. Raises UserError when they are not finite."""
+    _write(path, dict(sorted(weights.items())), {"format": "pt"})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    try:
+        _finite(tensors)
+    except ValueError as error:
+        raise UserError(f"{path}: not written, {error}; lower the learning_rate of this stage") from None
+    artifacts.write_bytes(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
+
+
+def _finite(tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and text of a .safetensors file. Raises UserError when it is missing or is no such file."""
+    """Tensors and text of a .safetensors file. Raises UserError when it is missing, no such file, or not finite."""
     try:
         return _tensors(path)
     except FileNotFoundError:
         raise UserError(f"{path}: not there; train it (`ssimbad status`) or fetch it (`dvc pull`)") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: no readable safetensors file ({error}); delete it and run its stage again") from None
+    except ValueError as error:
+        raise UserError(f"{path}: no usable weights ({error}); delete it and train again, at a lower rate") from None
 
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safe_open(path, framework="pt") as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    _finite(tensors)
+    return tensors, metadata
 
 
 def load_into(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -52,11 +69,13 @@ def load_into(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 
 
 def write_state(folder: Path, seen: int, groups: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
-    """Save {group: {name: tensor}} and JSON-like facts after `seen` images; the two newest states are kept."""
-    tensors = {f"{g}/{k}": v.detach().cpu().contiguous() for g, ts in groups.items() for k, v in ts.items()}
-    artifacts.write_bytes(
-        folder / f"state-{seen:012d}.safetensors", save(tensors, metadata={"facts": json.dumps(facts)})
-    )
+    """Save {group: {name: tensor}} and JSON-like facts after `seen` images; the two newest states are kept.
+
+    Raises:
+        UserError: a tensor is not finite; the states that are there stay.
+    """
+    tensors = {f"{g}/{k}": v for g, ts in groups.items() for k, v in ts.items()}
+    _write(folder / f"state-{seen:012d}.safetensors", tensors, {"facts": json.dumps(facts)})
     for old in _states(folder)[:-_KEPT_STATES]:
         old.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -75,14 +76,8 @@ class Feed:
         rows = []
         for number in range(first, first + count):
             epoch, place = divmod(number, len(self))
-            rows.append(self._epoch(epoch)[place])
+            rows.append(_epoch(self._seed, epoch, len(self))[place])
         return np.array(rows)
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        if getattr(self, "_current", (None,))[0] != epoch:
-            order = np.random.default_rng(derive(self._seed, "order", epoch)).permutation(len(self))
-            self._current = (epoch, order)
-        return self._current[1]
 
     def batch(self, seen: int, size: int, shard: Shard) -> Batch:
         """The shard of the global batch that follows `seen` images."""
@@ -100,6 +95,13 @@ class Feed:
 
     def _unit(self, images: np.ndarray) -> Tensor:
         return resize.to_unit(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
+
+
+# Pure, so that threads at the two sides of an epoch's end cannot take each other's order.
+@lru_cache(maxsize=2)
+def _epoch(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order in which an epoch shows `count` images."""
+    return np.random.default_rng(derive(seed, "order", epoch)).permutation(count)
 
 
 def shrink(images: Tensor, size: int) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssimbad import interrupt
+from ssimbad import cores, interrupt
 from ssimbad.errors import UserError
 from ssimbad.job import Job
 from ssimbad.methods.contract import Losses, Player
@@ -76,9 +76,15 @@ class Window:
 
 
 class Run:
-    """A training under way: the players with their optimisers, the EMA of the model, curve, best weights."""
+    """A training under way: the players with their optimisers, the EMA of the model, curve, best weights.
 
-    def __init__(self, model: nn.Module, players: list[Player], train: Train, common: Training) -> None:
+    `name`: of its stage instance, for messages.
+    """
+
+    def __init__(
+        self, model: nn.Module, players: list[Player], train: Train, common: Training, name: str = "training"
+    ) -> None:
+        self.name = name
         self.model, self.players, self.train, self.common = model, players, train, common
         self.optimisers = [self._optimiser(player) for player in players]
         self.ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -119,10 +125,19 @@ class Run:
         return done
 
     def _move(self, player: Player, optimiser: torch.optim.Optimizer, losses: Losses, rate: float) -> None:
-        """One AdamW step on the true gradient in `.grad`, clipped by its norm."""
-        if not math.isfinite(float(losses.loss)):
-            raise UserError(f"the loss is not finite after {self.seen} images; lower the learning_rate of this stage")
+        """One AdamW step on the true gradient in `.grad`, clipped by its norm.
+
+        Raises:
+            UserError: loss or gradient are not finite; the weights are as they were.
+        """
         norm = nn.utils.clip_grad_norm_(player.network.parameters(), self.common.clip)
+        for what, value in (("loss", losses.loss), ("gradient", norm)):
+            if not math.isfinite(float(value)):
+                raise UserError(
+                    f"{self.name}: the {what} is not finite after {self.seen} images; "
+                    "lower the learning_rate of this stage"
+                )
+        _align(player.network)
         for group in optimiser.param_groups:
             group["lr"] = rate * player.rate
         optimiser.step()
@@ -180,6 +195,19 @@ class Run:
         return True
 
 
+def _align(network: nn.Module) -> None:
+    """Lay each gradient out in memory as its parameter is: the fused optimiser pairs them in the order of memory."""
+    for parameter in network.parameters():
+        gradient = parameter.grad
+        if gradient is not None and _steps(gradient) != _steps(parameter):
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+
+
+def _steps(tensor: Tensor) -> list[int]:
+    """Strides of the axes along which there is more than one element."""
+    return [stride for stride, length in zip(tensor.stride(), tensor.shape, strict=True) if length > 1]
+
+
 class Workers:
     """Equal shares of every batch, computed side by side: threads on a CPU, one process per GPU.
 
@@ -211,8 +239,11 @@ class Workers:
 
 @contextmanager
 def workers(count: int, team: Team = ALONE) -> Iterator[Workers]:
-    """`count` shares of every batch in each process of the team, for as long as the block lasts."""
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    """`count` shares of every batch in each process of the team, for as long as the block lasts.
+
+    The calling thread, which clips, steps and averages, computes with one core as well.
+    """
+    with cores.alone(), ThreadPoolExecutor(count, initializer=cores.one) as pool:
         yield Workers(count, pool, team)
 
 
@@ -285,6 +316,7 @@ def fit(
             stop = team.any(reason is not None)
             due = _due(run.seen, common.state_images, train.batch) or time.monotonic() - saved > STATE_SECONDS
             if team.leads and (stop or due):
+                job.confirm()
                 run.save(job.scratch, key)
                 saved = time.monotonic()
             if stop:

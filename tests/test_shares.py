@@ -1,0 +1,114 @@
+"""Shares of a batch: of every method and objective there is, the gradient does not depend on their number."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from typing import Literal, get_args, get_origin
+
+import lpips
+import numpy as np
+import pytest
+import torch
+
+from ssimbad.methods import registry
+from ssimbad.methods.contract import Plan, Setup, players
+from ssimbad.networks.vgg import VGG19
+from ssimbad.pairing.tps import Law
+from ssimbad.params import Params
+from ssimbad.training import loop
+from ssimbad.training.feed import Feed, StepDraws
+
+from .conftest import miniature
+
+CPU = torch.device("cpu")
+BATCH, SIZE = 8, 32
+PHI = {"form": "rational", "c": 0.3}
+
+
+def rows():
+    """The first block of every kind in demo-all's miniature."""
+    found = {}
+    for name, method in Params.model_validate(miniature("demo-all")).methods.items():
+        found.setdefault(method.kind, (name, method))
+    return found
+
+
+def choices(options):
+    """Every combination of what the options of an objective let one choose by name."""
+    named = {k: get_args(f.annotation) for k, f in options.model_fields.items() if get_origin(f.annotation) is Literal}
+    return [dict(zip(named, values, strict=True)) for values in itertools.product(*named.values())]
+
+
+def objectives():
+    """(kind, objective, choices) of all that the methods can be told to optimise."""
+    return [
+        (kind, objective, choice)
+        for kind in registry.kinds()
+        for objective, options in registry.module(kind).OBJECTIVES.items()
+        for choice in choices(options)
+    ]
+
+
+def seen_through(features):
+    """The feature network that a loss asks for, with random weights."""
+    torch.manual_seed(3)
+    if features == "vgg19":
+        network = VGG19().to_empty(device=CPU)
+        network.mean, network.std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=(2 / max(1, parameter[0].numel())) ** 0.5)
+        return network.requires_grad_(False)
+    if features == "alexnet":
+        with warnings.catch_warnings():  # lpips asks torchvision for "no weights" by a deprecated name
+            warnings.simplefilter("ignore", UserWarning)
+            network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval().requires_grad_(False)
+        return lambda image, target: network(image, target).flatten()
+    assert features is None, f"a feature network that this test does not know: {features}"
+    return None
+
+
+def parties(kind, objective, choice):
+    """Who trains, from seeded weights."""
+    assert kind in rows(), f"presets/demo-all.yaml has no row of kind {kind}"
+    _, method = rows()[kind]
+    train = method.pretrain or method.finetune
+    config = registry.config(method)
+    tree = Params.model_validate(miniature("demo-all"))
+    setup = Setup(kind, config, tree.network, tree.noise, tree.schedule.saturation, PHI)
+    values = (train.options if train.objective == objective else {}) | choice
+    options = registry.options(kind, objective, values)
+    torch.manual_seed(0)
+    model = registry.module(kind).build(setup)
+    looking = seen_through(getattr(options, "features", None))
+    return players(registry.module(kind), model, Plan(objective, options, train.sampler), looking)
+
+
+def feed():
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8)
+    faces = coarse.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2)
+    return Feed(faces, faces[..., 0], SIZE, Law(0.3, 0.7, 0.25, 2), 5, CPU, True)
+
+
+def gradients(player, shares):
+    """All gradients of a player in one vector, from so many shares of one batch."""
+    data = feed()
+
+    def work(shard):
+        return player.step(data.batch(0, BATCH, shard), StepDraws(1, BATCH, shard, CPU))
+
+    with loop.workers(shares) as crew:
+        crew.gradients(player.network, work)
+    return torch.cat([p.grad.double().flatten() for p in player.network.parameters()])
+
+
+@pytest.mark.parametrize(("kind", "objective", "choice"), objectives(), ids=str)
+def test_gradients_do_not_depend_on_the_number_of_shares(kind, objective, choice):
+    for player in parties(kind, objective, choice):
+        whole = gradients(player, 1)
+        assert whole.norm() > 0
+        for shares in (2, 4, 8):
+            gap = (gradients(player, shares) - whole).norm() / whole.norm()
+            # Rounding is 1e-6, and 2e-5 through an inversion and back; a mean over a share's own count is over 1e-3.
+            assert gap < 1e-4, f"{player.name or 'model'}, {shares} shares: {gap:.1e}"
