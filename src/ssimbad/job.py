@@ -25,7 +25,7 @@ class Job:
     """One stage instance at work.
 
     `scratch` is a folder of its own that survives kills and is no output; `threads` is the number of cores granted;
-    `team` are the processes that share a training, of which only the first speaks.
+    `team` are the processes that share a training, of which only the first speaks; `costs` is where costs are noted.
     """
 
     stage: str
@@ -37,6 +37,7 @@ class Job:
     setting: str | None = None
     log: Spool | None = None
     team: Team = ALONE
+    costs: Path = COST
 
     @property
     def name(self) -> str:
@@ -66,7 +67,7 @@ class Job:
             "seed": self.seed,
             "setting": self.setting,
         }
-        artifacts.write_json(COST / f"{self.name}.json", {**whose, **facts})
+        artifacts.write_json(self.costs / f"{self.name}.json", {**whose, **facts})
 
     @contextmanager
     def progress(self, total: int, unit: str, done: int = 0) -> Iterator[tqdm]:

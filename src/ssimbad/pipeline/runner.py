@@ -109,6 +109,25 @@ def _compute(
         _show(instance, log, hashed)
 
 
+def compute_apart(params: Params, instance: Instance, folder: Path, hashed: records.Hashes) -> dict[str, Path]:
+    """Compute an instance from its inputs once more, with everything that it writes in `folder`.
+
+    No lock, no record, no entry in the logbook, and no use of a kept result or of a state.
+
+    Returns:
+        {output: where it was written instead}.
+    """
+    basis = records.made_from(instance, params, hashed)
+    elsewhere = replace(instance, outputs={name: str(folder / path) for name, path in instance.outputs.items()})
+    scratch = folder / "scratch"
+    with (
+        team.Call(team.ALONE, instance.name) as call,
+        _team(params, instance, scratch, basis, call) as together,
+    ):
+        _stage(params, elsewhere, replace(_job(instance, scratch), team=together, costs=folder / "cost"))
+    return {path: Path(elsewhere.outputs[name]) for name, path in instance.outputs.items()}
+
+
 def _team(
     params: Params, instance: Instance, scratch: Path, basis: dict[str, Any], call: team.Call
 ) -> AbstractContextManager[team.Team]:
