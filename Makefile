@@ -10,9 +10,11 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # Python keeps what it has compiled, in .venv: without, every stage and engine compiles a thousand modules at its start.
 unexport PYTHONDONTWRITEBYTECODE
 # Make a preset the active experiment, unless it is already: edited parameters of that preset are left alone.
-active = grep -q '^preset: $(1)$$' params.yaml || ssimbad preset $(1)
+active = ssimbad preset --unless-active $(1)
+# Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
+clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure chain-steps seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -41,9 +43,19 @@ ladder: install ## from EDM to SSIMBaD, one change at a time, three seeds (meant
 	snakemake --cores $(CORES) all
 	cat reports/tables/ladder.md
 
-nfe-figure: install ## quality against network calls, for the rows of the active parameters or of demo-all
-	grep -q '^  nfe:' params.yaml || ssimbad preset demo-all
-	snakemake --cores $(CORES) all_nfe
+nfe-figure: install ## quality against network calls, for demo-all's rows
+	$(call active,demo-nfe)
+	snakemake --cores $(CORES) all
+
+chain-steps: install ## refinement through chains of 1 to 16 steps at equal training compute, three seeds
+	$(call active,demo-chain-steps)
+	snakemake --cores $(CORES) all
+	cat reports/tables/compute.md
+
+seeds: install ## the demo's rows with three seeds
+	$(call active,demo-seeds)
+	snakemake --cores $(CORES) all
+	ssimbad results
 
 test: install ## fast tests, with a miniature run of the whole pipeline
 	python -m pytest -n $(CORES) --dist loadfile -m "not engines and not slurm and not browser and not gpu and not slow"
@@ -90,12 +102,14 @@ ui: install ## the MLflow logbook in a browser
 status: install ## which stages are fresh, and why the others are not
 	ssimbad status
 
-clean-results: ## remove what the stages made (not the kept trainings under work/)
-	rm -rf data/raw data/faces data/sketches data/references data/weights models outputs records .state logs
-	rm -rf reports/schedule reports/metrics reports/nfe reports/tables reports/figures
+clean-results: ## remove what the stages made (not the kept trainings under work/, nor files of your own)
+	$(call clean,results)
 
-clean-work: ## remove resume states and kept trainings
-	rm -rf work
+clean-work: ## remove resume states and kept trainings (not files of your own)
+	$(call clean,work)
 
-clean-env: ## remove the virtual environment
-	rm -rf $(VENV)
+clean-env: ## remove the virtual environment (not files of your own in its folder)
+	@if [ -e $(VENV)/pyvenv.cfg ]; then \
+	  rm -rf $(addprefix $(VENV)/,bin etc include lib lib64 share .gitignore .installed pyvenv.cfg); \
+	  rmdir $(VENV) 2>/dev/null || echo "make $@: $(VENV) stays, with what is not the environment's: $$(ls -mA $(VENV))"; \
+	fi

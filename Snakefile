@@ -7,10 +7,10 @@ min_version("9.27")
 include: "workflow/rules/common.smk"
 
 
-# First, and so the default.
+# First, and so the default: everything that the active parameters ask for.
 rule all:
     input:
-        markers("tables", "figures", "ladder"),
+        ends(),
     localrule: True
 
 
@@ -23,6 +23,10 @@ include: "workflow/rules/targets.smk"
 
 
 report: "workflow/report/workflow.rst"
+
+
+onstart:
+    snakefile.begin()
 
 
 onsuccess:

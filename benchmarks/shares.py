@@ -13,7 +13,7 @@ import torch
 from tabulate import tabulate
 
 from ssimbad import params
-from ssimbad.methods import edm, registry
+from ssimbad.methods import chain, edm, registry
 from ssimbad.methods.contract import Losses, Plan, Setup, players
 from ssimbad.pairing.tps import Law
 from ssimbad.params import Sampler
@@ -26,13 +26,13 @@ PHI = {"form": "rational", "c": 0.2}
 
 def speed(run: loop.Run, feed: Feed, plan: Plan, batch: int, shares: int, threads: int, steps: int) -> float:
     """Images per second of the fastest step."""
-    torch.set_num_threads(threads)
 
     def work(shard: Shard) -> Losses:
         return edm.training_step(run.model, feed.batch(0, batch, shard), plan, StepDraws(0, batch, shard, CPU))
 
     best = float("inf")
     with loop.workers(shares) as crew:
+        torch.set_num_threads(threads)
         for _ in range(steps):
             started = time.perf_counter()
             run.advance(lambda player: crew.gradients(player.network, work))
@@ -54,7 +54,7 @@ def main() -> None:
     run = loop.Run(model, players(edm, model, None, None), method.pretrain, p.training)
     sampler = Sampler(name="euler", steps=8)
     denoising = Plan("denoising", edm.Denoising(), sampler)
-    refinement = Plan("trajectory", edm.Trajectory(save_memory=False), sampler)
+    refinement = Plan("trajectory", chain.Trajectory(save_memory=False), sampler)
     rows = []
     for name, plan, batch in (
         ("denoising", denoising, 8),

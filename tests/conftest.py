@@ -12,6 +12,9 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from ssimbad import params as parameters
+from ssimbad.pipeline.table import instances
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # The smallest pipeline that still has every stage: 16-pixel faces, a network of a few thousand parameters.
@@ -43,6 +46,8 @@ def miniature(preset: str = "demo") -> dict:
     tree["colorize"]["chunk"] = 4
     tree["evaluation"]["bootstrap"] = 100
     tree["report"]["grid_images"] = 2
+    if tree["report"].get("spread"):
+        tree["report"]["spread"] = {"samples": 2, "images": 4}
     if "scft" in tree["methods"]:
         tree["methods"]["scft"]["config"] = {"base": 4, "levels": 3, "width": 8, "residuals": 1}
         tree["methods"]["scft"]["pretrain"]["options"] = {"discriminator": [4, 8]}
@@ -57,9 +62,16 @@ def make_house(folder: Path, tree: dict | None = None) -> Path:
             shutil.copy(ROOT / name, folder / name)
     for name in ("workflow", "profiles", "presets"):
         shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True)
-    # Source files are dependencies of the cheap stages; the package itself is imported from its installation.
-    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    # Source files are dependencies of the cheap stages, and only the package that runs will do.
+    (folder / "src").symlink_to(ROOT / "src")
     write_params(folder, tree or miniature())
+    return folder
+
+
+def own_source(folder: Path) -> Path:
+    """Give a house a package of its own in place of the link; it runs with `PYTHONPATH=src`."""
+    (folder / "src").unlink()
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return folder
 
 
@@ -88,6 +100,29 @@ def draw_faces(folder: Path, count: int) -> None:
         pen.ellipse((6, 4 + i % 5, 26, 28), fill=colours[1], outline="black")
         pen.rectangle((10, 12, 13 + i % 4, 16), fill=colours[2], outline="black")
         image.save(folder / f"{i:02d}.png")
+
+
+# Names much like those of the stages.
+_FOREIGN = ("my notes.txt", ".hidden", "mine.json", "mine.safetensors", "seed-0.safetensors.bak", ".mine.tmp")
+
+
+def plant(folder: Path) -> dict[Path, bytes]:
+    """Files of somebody's own in every folder that stages write to, and what is in them."""
+    found = instances(parameters.load(folder / "params.yaml"))
+    places = {Path(file).parent for i in found for file in [*i.outputs.values(), i.record, i.marker]}
+    places |= {Path("work") / i.name for i in found} | {Path("logs") / i.stage.name for i in found}
+    places |= {Path("work/cost"), Path("work/spool/imported"), Path("logs/slurm/rule_faces")}
+    places |= {parent for place in places for parent in place.parents} - {Path()}
+    own = {folder / place / name: f"{name} in {place}".encode() for place in places for name in _FOREIGN}
+    for path, data in own.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return own
+
+
+def lost(own: dict[Path, bytes]) -> list[str]:
+    """Those of the planted files that are gone or changed."""
+    return [str(path) for path, data in own.items() if not path.is_file() or path.read_bytes() != data]
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from ssimbad import artifacts
 from ssimbad import params as parameters
@@ -24,17 +26,15 @@ from .test_methods import build, setup
 CPU = torch.device("cpu")
 
 
-def coloured(ids, rows=None, chunk=16, threads=1, precision="fp32"):
-    torch.set_num_threads(threads)
+def coloured(ids, rows=None, chunk=16, threads=1, precision="fp32", verb=edm.colorize):
     generator = torch.Generator().manual_seed(0)
     sketches = torch.rand(64, 1, 16, 16, generator=generator) * 2 - 1
     references = torch.rand(64, 3, 16, 16, generator=generator) * 2 - 1
     rows = list(range(len(ids))) if rows is None else rows
     images = chunks.colour(
-        partial(edm.colorize, build()), sketches[rows], references[rows], ids, Sampler(name="heun", steps=3),
-        chunk=chunk, seed=0, device=CPU, precision=precision, channels_last=True,
+        partial(verb, build()), sketches[rows], references[rows], ids, Sampler(name="heun", steps=3),
+        chunk=chunk, seed=0, device=CPU, threads=threads, precision=precision, channels_last=True,
     )  # fmt: skip
-    torch.set_num_threads(1)
     return images
 
 
@@ -48,9 +48,30 @@ def test_an_image_is_bit_equal_among_1_7_and_64(precision):
     assert np.array_equal(coloured([ids[i] for i in picked], picked, precision=precision), whole[picked])
 
 
-def test_an_image_is_bit_equal_whatever_the_threads():
-    ids = [f"face-{i}" for i in range(20)]
-    assert np.array_equal(coloured(ids, threads=1), coloured(ids, threads=2))
+@pytest.mark.parametrize("chunk", [1, 4, 16])
+def test_an_image_is_bit_equal_whatever_the_cores(chunk):
+    """To the last bit of the network's answer, before rounding to bytes hides most differences."""
+    ids = [f"face-{i}" for i in range(7)]
+
+    def answers(threads, before):
+        """By the chunk's sketches, with `threads` cores in a process where torch would use `before` for each call."""
+        found, used = {}, set()
+
+        def verb(model, sketch, *given):
+            used.add(torch.get_num_threads())
+            return found.setdefault(sketch.sum().item(), edm.colorize(model, sketch, *given))
+
+        torch.set_num_threads(before)
+        try:
+            coloured(ids, chunk=chunk, threads=threads, verb=verb)
+            assert (used, torch.get_num_threads()) == ({1}, before)
+        finally:
+            torch.set_num_threads(1)
+        return torch.cat([found[key] for key in sorted(found)])
+
+    first = answers(1, 1)
+    for threads, before in ((1, 3), (2, 1), (2, 2), (3, 3)):
+        assert torch.equal(answers(threads, before), first), (threads, before)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -222,6 +243,97 @@ def test_folders_are_paired_by_name(weights, pictures, tmp_path):
         user.run(folder, references, weights, tmp_path / "out")
     with pytest.raises(ParameterError, match="folder"):
         user.run(folder, reference, weights, tmp_path / "out.png")
+
+
+def refused(where, named, *arguments, **options):
+    """The command refuses, names what it would replace, and leaves every file as it was."""
+    before = {p: p.read_bytes() for p in where.rglob("*") if p.is_file()}
+    with pytest.raises(ParameterError, match=re.escape(named)):
+        user.run(*arguments, **options)
+    assert {p: p.read_bytes() for p in where.rglob("*") if p.is_file()} == before
+
+
+def as_link(path, given):
+    path.symlink_to(given)
+
+
+def as_hard_link(path, given):
+    path.hardlink_to(given)
+
+
+@pytest.mark.parametrize("link", [as_link, as_hard_link])
+@pytest.mark.parametrize("name", ["sketch", "reference", "weights", "json"])
+def test_an_answer_never_lands_on_an_input_that_has_another_name(weights, pictures, tmp_path, link, name):
+    folder, reference = pictures
+    given = {"sketch": folder / "grey.png", "reference": reference, "weights": weights}
+    given["json"] = weights.with_suffix(".json")
+    link(tmp_path / "out.png", given[name])
+    refused(tmp_path, "out.png is", given["sketch"], reference, weights, tmp_path / "out.png")
+
+
+def test_an_answer_never_lands_on_its_sketch_or_reference(weights, pictures, tmp_path, monkeypatch):
+    folder, reference = pictures
+    sketch = folder / "grey.png"
+    monkeypatch.chdir(folder)
+    picture = folder / "reference.png"
+    Image.open(reference).save(picture)
+    for out in (sketch, Path("grey.png"), Path("../sketches/./grey.png"), folder, Path()):
+        refused(tmp_path, "is an input", sketch, reference, weights, out)
+        refused(tmp_path, "is an input", Path("grey.png"), reference, weights, out)
+    refused(tmp_path, "is an input", sketch, picture, weights, Path("reference.png"))
+    refused(tmp_path, "is an input", folder, reference, weights, folder)
+    (tmp_path / "linked").symlink_to(folder)
+    refused(tmp_path, "is an input", folder, reference, weights, tmp_path / "linked")
+    refused(tmp_path, "is an input", tmp_path / "linked", reference, weights, folder)
+
+
+def test_an_answer_never_lands_on_another_ones_reference(weights, pictures, tmp_path):
+    """A folder of references, into which the answers are to go."""
+    folder, reference = pictures
+    references = tmp_path / "references"
+    references.mkdir()
+    for sketch in folder.iterdir():
+        Image.open(reference).save(references / sketch.name)
+    refused(tmp_path, "is an input", folder, references, weights, references)
+
+
+@pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("a.b.png", "a.b.webp"), ("a.png", "b.png", "a.GIF")])
+def test_two_sketches_never_share_an_answer(weights, pictures, tmp_path, names):
+    folder, reference = pictures
+    sketches = tmp_path / "pairs"
+    sketches.mkdir()
+    for name in names:
+        Image.open(folder / "grey.png").save(sketches / name)
+    refused(tmp_path, "would both be answered in", sketches, reference, weights, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_earlier_answer_is_replaced_and_no_other_file(weights, pictures, tmp_path):
+    folder, reference = pictures
+    arguments, out = (folder / "grey.png", reference, weights), tmp_path / "c.png"
+    user.run(*arguments, out)
+    first = out.read_bytes()
+    user.run(*arguments, out, fit="sketch")
+    assert out.read_bytes() != first
+    retouched = np.array(Image.open(out))
+    retouched[0, 0] ^= 1
+    kept = PngImagePlugin.PngInfo()
+    for key, value in Image.open(out).info.items():
+        kept.add_text(key, value)
+    Image.fromarray(retouched).save(out, pnginfo=kept)
+    refused(tmp_path, "c.png is there", *arguments, out)
+    for foreign in (b"", b"no picture", first[:-40], (folder / "pencil.png").read_bytes()):
+        out.write_bytes(foreign)
+        refused(tmp_path, "c.png is there", *arguments, out)
+    refused(tmp_path, "grey.png is there", folder, reference, weights, as_folder(tmp_path, "grey.png"))
+
+
+def as_folder(where, name):
+    """A folder for answers that holds somebody's own picture under the name of one of them."""
+    folder = where / "album"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / name)
+    return folder
 
 
 def test_weights_need_their_json(weights):

@@ -13,9 +13,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from .conftest import make_house, miniature, write_params
+from ssimbad import cli
+from ssimbad import params as parameters
+from ssimbad.errors import UserError
+from ssimbad.pipeline import table
+from ssimbad.reporting import summary
 
+from .conftest import lost, make_house, miniature, plant, write_params
+
+FOREIGN: dict[Path, bytes] = {}
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {
     **os.environ,
@@ -47,8 +55,9 @@ def jobs_planned(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
-    """A finished miniature run."""
+    """A finished miniature run, in folders in which somebody else also keeps files."""
     folder = make_house(tmp_path_factory.mktemp("house"))
+    FOREIGN.update(plant(folder))
     snakemake(folder, "all")
     return folder
 
@@ -62,6 +71,9 @@ def test_tables_and_figures_are_there(house):
         "main.csv",
         "main.md",
         "main.tex",
+        "spread.csv",
+        "spread.md",
+        "spread.tex",
         "r2.csv",
         "r2.md",
         "r2.tex",
@@ -87,6 +99,7 @@ def test_main_table_has_every_row(house):
     assert list(rows[0]) == columns
     seen = {(r["method"], r["stage"], r["setting"]) for r in rows}
     expected = {("ssimbad", "pretrain"), ("ssimbad", "finetune"), ("ssimbad-control", "finetune")}
+    expected |= {("regression", "pretrain"), ("regression-compute", "pretrain")}
     assert seen == {(*row, setting) for row in expected for setting in ("same", "cross", "cross-true")}
     fid = [r for r in rows if r["metric"] == "fid"]
     assert fid
@@ -159,7 +172,7 @@ def test_data_are_the_same_in_another_house_with_other_threads(house, tmp_path):
 
 def test_status_and_results_name_what_there_is(house):
     status = run(house, "ssimbad", "status").stdout.splitlines()
-    assert len(status) == 33
+    assert len(status) == len(table.instances(parameters.load(house / "params.yaml")))
     assert all(line.split()[-1] == "fresh" for line in status)
     other = house / "work/cost/pretrain-elsewhere-seed-0.json"  # of a method that these parameters do not have
     other.write_text((house / "work/cost/pretrain-ssimbad-seed-0.json").read_text().replace("ssimbad", "elsewhere"))
@@ -169,6 +182,86 @@ def test_status_and_results_name_what_there_is(house):
     assert "reports/figures/qualitative_same.png" in shown.stdout
     cost = (house / "reports/tables/cost.csv").read_text()
     assert "ssimbad,pretrain,0,train" in cost and "elsewhere" not in cost
+    other.unlink()
+
+
+def results(house, monkeypatch, capsys) -> tuple[str, str]:
+    """What `ssimbad results` prints above the main table, and all of it."""
+    monkeypatch.chdir(house)
+    summary.show(parameters.load())
+    text = capsys.readouterr().out
+    return text.partition("## Main table")[0], text
+
+
+@pytest.fixture
+def edited(house):
+    """A function that changes the house's parameters; afterwards they and the cost table are as before."""
+    before = {path: (house / path).read_text() for path in ("params.yaml", "reports/tables/cost.csv")}
+
+    def edit(change):
+        tree = yaml.safe_load(before["params.yaml"])
+        change(tree)
+        write_params(house, tree)
+
+    yield edit
+    for path, text in before.items():
+        (house / path).write_text(text)
+
+
+def test_results_of_these_parameters_have_nothing_above_them(house, monkeypatch, capsys, edited):
+    (house / "reports/tables/mine.md").write_text("notes")
+    FOREIGN[house / "reports/tables/mine.md"] = b"notes"
+    above, text = results(house, monkeypatch, capsys)
+    assert above == ""
+    assert "reports/tables/main.md" in text and "reports/tables/mine.md" not in text
+
+
+def test_results_name_the_rows_that_are_stale_and_why(house, monkeypatch, capsys, edited):
+    edited(lambda tree: tree["methods"]["ssimbad"]["finetune"].update(learning_rate=3.0e-3))
+    above, text = results(house, monkeypatch, capsys)
+    assert "NOT FRESH" in above
+    assert "- finetune-ssimbad-seed-0: parameter methods.ssimbad.finetune changed\n" in above
+    assert "Rows concerned: SSIMBaD, finetuned.\n" in above
+    assert "reports/tables/cost.md" in text
+    cost = (house / "reports/tables/cost.csv").read_text()
+    assert "ssimbad,pretrain,0,train" in cost and "ssimbad,finetune" not in cost
+
+
+def test_results_of_another_preset_are_not_shown_as_this_ones(house, monkeypatch, capsys, edited):
+    edited(lambda tree: tree.update(preset="paper"))
+    cost = (house / "reports/tables/cost.md").read_text()
+    with pytest.raises(UserError, match=r"made with preset miniature, and params\.yaml says paper"):
+        results(house, monkeypatch, capsys)
+    assert capsys.readouterr().out == ""
+    assert (house / "reports/tables/cost.md").read_text() == cost
+    (house / "records/tables.json").rename(house / "records/tables.away")
+    try:
+        above, _ = results(house, monkeypatch, capsys)
+    finally:
+        (house / "records/tables.away").rename(house / "records/tables.json")
+    assert "- tables: output records/tables.json is missing" in above
+
+
+@pytest.mark.parametrize("fingerprint", ["0123456789ab", None])
+def test_a_cost_of_another_result_is_not_taken(house, monkeypatch, capsys, edited, fingerprint):
+    path = house / "work/cost/pretrain-ssimbad-seed-0.json"
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text) | {"fingerprint": fingerprint, "images": 10752}))
+    try:
+        results(house, monkeypatch, capsys)
+    finally:
+        path.write_text(text)
+    cost = (house / "reports/tables/cost.csv").read_text()
+    assert "ssimbad,finetune,0,train" in cost and "ssimbad,pretrain,0,train" not in cost
+
+
+def test_a_table_made_by_hand_of_stale_results_says_so(house, edited):
+    edited(lambda tree: tree["colorize"].update(seed=3))
+    done = run(house, "ssimbad", "stage", "tables")
+    assert done.returncode == 0
+    assert "NOT FRESH" in done.stderr
+    assert "- colorize-ssimbad-pretrain-seed-0-same: parameter colorize changed" in done.stderr
+    assert "Rows concerned: SSIMBaD, pretrained; SSIMBaD, finetuned; SSIMBaD, same extra" in done.stderr
 
 
 def test_the_trained_weights_colour_a_users_sketch(house, tmp_path):
@@ -208,7 +301,8 @@ def test_a_users_own_folder_goes_the_same_way(tmp_path, house):
     assert "broken.jpg" in (other / "data/faces/quarantine.csv").read_text()
     assert not (other / "data/references/cross_true.npy").exists()
     assert sorted(set(jobs_planned(other))) == [
-        "baselines", "colorize", "evaluate", "figures", "finetune", "pretrain", "select_phi", "ssim_curves", "tables",
+        "baselines", "colorize", "compute", "evaluate", "figures", "finetune", "pretrain", "select_phi", "spread",
+        "spread_table", "ssim_curves", "tables",
     ]  # fmt: skip
 
 
@@ -221,3 +315,20 @@ def test_a_wrong_parameter_stops_before_any_job(tmp_path):
     assert "did you mean 'size'?" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (folder / "data").exists()
+
+
+# With an argument each; stage and colorize have been called above, and ui never ends (make test-browser).
+WRITERS = {"dvc-yaml": "", "sync": "", "results": "", "plan": "", "status": "", "parameters": "", "preset": "paper"}
+
+
+def test_no_command_has_touched_a_foreign_file(house, monkeypatch):
+    """In the end, after all of the above; cleaning then leaves nothing else."""
+    monkeypatch.chdir(house)
+    commands = {c.name or c.callback.__name__ for c in cli.app.registered_commands}
+    assert commands == {*WRITERS, "stage", "colorize", "ui", "clean"}
+    for name, argument in [*WRITERS.items(), ("clean", "results"), ("clean", "work")]:
+        done = CliRunner().invoke(cli.app, [name, *argument.split()])
+        assert done.exit_code == 0, (name, done.output, done.exception)
+        assert lost(FOREIGN) == [], name
+    folders = ("data", "models", "outputs", "reports", "records", "logs", ".state", "work")
+    assert {p for top in folders for p in (house / top).rglob("*") if p.is_file()} == set(FOREIGN)

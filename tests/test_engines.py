@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ssimbad.pipeline import lock
 from ssimbad.tracking import spool
 
-from .conftest import ROOT, make_folder_house, write_params
+from .conftest import ROOT, lost, make_folder_house, own_source, plant, write_params
 
 pytestmark = pytest.mark.engines
 
@@ -26,6 +27,7 @@ BIN = Path(sys.executable).parent
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": "src",  # each clone runs its own package
     "SSIMBAD_DEVICE": "cpu",
     "DVC_NO_ANALYTICS": "1",
     "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.invalid",
@@ -34,10 +36,11 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 # sketches, then everything that is made from them
-AFTER_SKETCHES = {"sketches": 1, "pretrain": 1, "finetune": 1, "colorize": 4, "evaluate": 4, "tables": 1, "figures": 1}
-AFTER_FINETUNE = {"finetune": 1, "colorize": 2, "evaluate": 2, "tables": 1, "figures": 1}
-AFTER_EVALUATE = {"evaluate": 4, "baselines": 1, "tables": 1}
-EXPENSIVE = {"pretrain", "finetune", "colorize"}
+REPORTS = {"tables": 1, "figures": 1, "spread_table": 1}
+AFTER_SKETCHES = {"sketches": 1, "pretrain": 1, "finetune": 1, "colorize": 4, "evaluate": 4, "spread": 2, **REPORTS}
+AFTER_FINETUNE = {"finetune": 1, "colorize": 2, "evaluate": 2, "spread": 1, **REPORTS}
+AFTER_EVALUATE = {"evaluate": 4, "baselines": 1, "tables": 1, "spread": 2, "spread_table": 1}
+EXPENSIVE = {"pretrain", "finetune", "colorize", "spread"}
 
 
 class House:
@@ -98,8 +101,9 @@ class House:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
     """A git and DVC repository with faces under a .dvc pointer, nothing computed yet."""
-    folder = make_folder_house(tmp_path_factory.mktemp("engines") / "house")
+    folder = own_source(make_folder_house(tmp_path_factory.mktemp("engines") / "house"))
     made = House(folder)
+    made.foreign = plant(folder)
     made.run("git", "init", "-q", "-b", "main")
     made.run("dvc", "init", "-q")
     shutil.copy(ROOT / ".dvc/config", folder / ".dvc/config")
@@ -113,7 +117,7 @@ def house(tmp_path_factory):
 
 def test_01_snakemake_all_leaves_dvc_clean(house):
     house.snakemake()
-    assert sum(house.computed().values()) == 18
+    assert sum(house.computed().values()) == 21
     assert house.dvc_clean()
 
 
@@ -125,32 +129,41 @@ def test_02_dvc_repro_then_runs_nothing(house):
 
 
 def test_02_a_second_sync_commits_only_what_dvc_lacks(house):
-    assert "18 fresh stages, 0 of them new" in house.run("ssimbad", "sync")
+    assert "21 fresh stages, 0 of them new" in house.run("ssimbad", "sync")
     lock = yaml.safe_load((house.folder / "dvc.lock").read_text())
     digest = lock["stages"]["tables"]["outs"][0]["md5"]
     cached = house.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
     cached.unlink()
-    assert "18 fresh stages, 1 of them new" in house.run("ssimbad", "sync")
+    assert "21 fresh stages, 1 of them new" in house.run("ssimbad", "sync")
     assert cached.exists()
     assert yaml.safe_load((house.folder / "dvc.lock").read_text()) == lock
 
 
-def test_02_a_sync_tells_of_a_stage_that_dvc_does_not_know(house):
-    text = (house.folder / "dvc.yaml").read_text()
-    stages = yaml.safe_load(text)
-    del stages["stages"]["figures"]
-    (house.folder / "dvc.yaml").write_text(yaml.safe_dump(stages))
-    lock = (house.folder / "dvc.lock").read_text()
-    shorter = yaml.safe_load(lock)
-    del shorter["stages"]["figures"], shorter["stages"]["tables"]
-    (house.folder / "dvc.lock").write_text(yaml.safe_dump(shorter))
-    done = house.run("ssimbad", "sync", check=False)
-    assert "ssimbad: dvc.yaml has no stage figures; run `ssimbad dvc-yaml`" in done
-    assert "tables" in yaml.safe_load((house.folder / "dvc.lock").read_text())["stages"], "the others are committed"
-    (house.folder / "dvc.yaml").write_text(text)
-    house.run("ssimbad", "sync")
-    assert yaml.safe_load((house.folder / "dvc.lock").read_text()) == yaml.safe_load(lock)
-    (house.folder / "dvc.lock").write_text(lock)
+def test_02_a_run_with_an_outdated_dvc_yaml_computes_but_commits_nothing(house):
+    yaml_text, lock = ((house.folder / name).read_text() for name in ("dvc.yaml", "dvc.lock"))
+    shorter = yaml.safe_load(yaml_text)
+    shorter["stages"]["figures"]["deps"].pop()
+    (house.folder / "dvc.yaml").write_text(yaml.safe_dump(shorter))
+    figure = house.folder / "reports/figures/training_curves.png"
+    figure.unlink()
+    done = subprocess.run(
+        ["snakemake", "--cores", "2", "all"],
+        cwd=house.folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    parsed, ended = (line for line in done.stderr.splitlines() if line.startswith("ssimbad: dvc.yaml does not say"))
+    assert parsed.endswith("run `ssimbad dvc-yaml` before this run ends")
+    assert ended.endswith("run `ssimbad dvc-yaml` and then this command again")
+    assert figure.exists()
+    assert not list((house.folder / "work/spool").glob("*.jsonl")), "the logbook is up to date"
+    assert (house.folder / "dvc.lock").read_text() == lock
+    (house.folder / "dvc.yaml").write_text(yaml_text)
+    assert "18 fresh stages, 0 of them new" in house.run("ssimbad", "sync")
+    house.computed()
 
 
 def test_03_a_changed_parameter_is_seen_by_both(house):
@@ -267,7 +280,12 @@ def test_12_metrics_params_and_plots_of_dvc(house, tmp_path):
     assert "reports/metrics/ssimbad/finetune/seed-0/same.json" in house.run("dvc", "metrics", "show", "--md")
     assert "finetune.learning_rate" in house.run("dvc", "params", "diff", "v1", "v2", "--md")
     assert "psnr" in house.run("dvc", "metrics", "diff", "v1", "v2", "--md")
+    own = {tmp_path / "plots" / name: b"mine" for name in ("mine.html", "static/mine.png", "vega/mine.js")}
+    for path, data in own.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
     house.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
+    assert lost(own) == []
     page = (tmp_path / "plots/index.html").read_text()
     assert "://" not in page.split("<body>")[0]
     assert "training" in page
@@ -303,6 +321,27 @@ def kill_in_training(house, *command: str) -> None:
     engine.wait()
 
 
+def test_13_plans_of_other_parameters_disturb_no_run(house, tmp_path):
+    """A run that waits in the middle of a job; then its later jobs need the markers that it found."""
+    house.change("methods.ssimbad.finetune.images", 24)
+    mine = (house.folder / "params.yaml").read_text()
+    log = tmp_path / "log"
+    target = ".state/colorize-ssimbad-finetune-seed-0-same.ok"
+    with lock.held(house.folder / "work/finetune-ssimbad-seed-0", "finetune"), log.open("w") as file:
+        command = ["snakemake", "--cores", "2", target]
+        run = subprocess.Popen(command, cwd=house.folder, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT)
+        wait_for(lambda: "waiting until it has ended" in log.read_text(), 120)
+        markers = sorted((house.folder / ".state").glob("*.ok"))
+        house.change("sketches.epsilon", 0.5)
+        for plan in (["-n", "all"], ["--summary", "all"], ["--dag", "dot", "all"], ["--lint"]):
+            said = house.run("snakemake", *plan, check=False)
+            assert f"another Snakemake (process {run.pid}) executes jobs here" in said, plan
+            assert sorted((house.folder / ".state").glob("*.ok")) == markers, plan
+        assert "nothing removed" in house.run("ssimbad", "clean", "results", check=False)
+        (house.folder / "params.yaml").write_text(mine)
+    assert run.wait(timeout=300) == 0, log.read_text()
+
+
 @pytest.mark.parametrize("first", ["snakemake", "dvc"])
 def test_14_one_engine_killed_the_other_finishes(house, first):
     house.change("methods.ssimbad.finetune.images", 512 if first == "snakemake" else 520)
@@ -332,3 +371,9 @@ def test_15_a_sweep_by_dvc(house):
     shown = house.run("dvc", "exp", "show", "--only-changed", "--csv")
     assert "slow" in shown and "0.0003" in shown
     assert house.planned() == {}
+
+
+def test_16_no_engine_has_touched_a_foreign_file(house):
+    """After runs, restorations, kills, checkouts and a sweep, in the folders in which all that worked."""
+    assert lost(house.foreign) == []
+    assert len(house.foreign) > 200

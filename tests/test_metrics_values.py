@@ -163,3 +163,19 @@ def test_one_value_has_no_interval_and_none_is_an_error():
         bootstrap.mean(np.array([]), resamples=100, confidence=0.95, seed=0)
     with pytest.raises(ValueError, match="paired"):
         bootstrap.difference(np.ones(3), np.ones(4), resamples=100, confidence=0.95, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("interval", "shown"),
+    [
+        ((0.2154, 0.201, 0.229), "0.215"),
+        ((0.2154, 0.2153, 0.2155), "0.2154"),
+        ((0.2154, 0.1, 0.4), "0.22"),
+        ((0.2154, 0.2154, 0.2154), "0.2154"),  # no width: the four digits that a constant is given to
+        ((0.04, 0.01, 3.0), "0.04"),  # never to nothing
+        ((2.345, 2.1, 2.6), "2.35"),
+        ((31.6, 5.0, 90.0), "32"),
+    ],
+)
+def test_a_value_is_quoted_with_the_digits_that_its_interval_carries(interval, shown):
+    assert f"{interval[0]:.{bootstrap.decimals(*interval)}f}" == shown

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ssimbad import params as parameters
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.job import Job
+from ssimbad.metrics import bootstrap
 from ssimbad.noise import stages
 from ssimbad.noise.selection import (
     Criterion,
@@ -20,6 +22,7 @@ from ssimbad.noise.selection import (
     line_r2,
     phi_of,
     phi_star,
+    resampled_c,
 )
 from ssimbad.noise.ssim_curves import Curves, sigma_grid
 from ssimbad.noise.transforms import PUBLISHED, RATIONAL_GRID, make
@@ -52,6 +55,23 @@ def test_continuous_search_finds_the_c_of_the_data(c):
 
 def test_a_c_outside_the_range_ends_at_its_edge():
     assert best_rational(curves_of([0.001]), CRITERION, 0.05, 3.0)["c"] == pytest.approx(0.05, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "curves",
+    [
+        curves_of(np.exp(np.random.default_rng(0).normal(np.log(0.3), 1.0, 12))),
+        curves_of([0.05, 0.05, 2.0, 2.5]),  # two hills of images
+        curves_of([0.001, 0.002, 0.02, 0.03]),  # some resamples end at the edge of the search
+        curves_of([0.3] * 3),
+    ],
+    ids=["one hill", "two", "edge", "all alike"],
+)
+def test_c_of_a_resample_is_what_the_search_finds_on_it(curves):
+    drawn = bootstrap.positions(len(curves.ids), 30, seed=0)
+    found = resampled_c(curves, CRITERION, 0.01, 3.0, drawn)
+    searched = [best_rational(curves.of(places), CRITERION, 0.01, 3.0)["c"] for places in drawn]
+    assert found == pytest.approx(searched, rel=1e-3)
 
 
 def test_published_rules_find_the_published_choice():
@@ -219,6 +239,26 @@ def test_table_has_intervals_around_the_means(made):
     assert ranked[0]["versus"] == ranked[1]["candidate"] and float(ranked[0]["difference"]) >= 0
     assert {r["versus"] for r in ranked[1:]} == {ranked[0]["candidate"]}
     assert all(float(r["held_out"]) <= 1 for r in rows if r["group"] == "family")
+
+
+def test_the_table_gives_c_with_its_interval_and_no_more_digits(made):
+    rows = list(csv.DictReader(made["r2"].open()))
+    [row] = [r for r in rows if r["c"]]
+    assert row["candidate"] == "rational"
+    c, low, high = (float(row[k]) for k in ("c", "c_low", "c_high"))
+    assert low < c < high and c == json.loads(made["phi_star"].read_text())["families"]["rational"]["phi"]["c"]
+    shown = float(re.fullmatch(r"continuous c: s/\(s\+([\d.]+)\)", row["label"])[1])
+    assert row["axis"] == f"s/(s+{shown:g})" and shown == round(c, bootstrap.decimals(c, low, high))
+
+
+def test_trainings_are_told_of_the_choice_alone(made):
+    """Whatever else is in this file retrains every model when it changes."""
+    found = json.loads(made["phi_star"].read_text())
+    assert set(found) == {
+        "phi", "select_from", "families", "images", "size", "points", "sigma_min", "sigma_max", "saturation",
+    }  # fmt: skip
+    assert set(found["phi"]) == {"form", "c"}
+    assert all(set(family) == {"phi", "r2", "held_out"} for family in found["families"].values())
 
 
 def test_phi_star_file_is_usable_for_training(made):

@@ -26,7 +26,7 @@ def complaint(tree) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["demo", "demo-all", "demo-ladder", "paper"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
 def test_presets_are_valid(name, monkeypatch):
     monkeypatch.chdir(params.Path(__file__).parents[1])
     assert params.load(params.Path(f"presets/{name}.yaml")).preset == name
@@ -82,6 +82,104 @@ def test_number_that_yaml_reads_as_text(tree):
 def test_impossible_values(tree, where, key, value, named):
     tree[where][key] = value
     assert named in complaint(tree)
+
+
+@pytest.mark.parametrize("seeds", [[-1], [0, -3], [-0x8000_0000_0000_0000]])
+def test_a_seed_is_part_of_file_names_and_not_negative(tree, seeds):
+    tree["seeds"] = seeds
+    assert f"seeds.{len(seeds) - 1}: " in complaint(tree)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_infinities_are_no_values(tree, value):
+    """No record could hold them."""
+    tree["sketches"]["epsilon"] = value
+    assert "sketches.epsilon: Input should be a finite number" in complaint(tree)
+
+
+def own(tree, key: str, path: str) -> dict:
+    """The tree with a path of the user's at a key."""
+    tree["data"] |= {"source": "folder", "path": "data/raw/faces"}
+    node = tree
+    *nodes, last = key.split(".")
+    for name in nodes:
+        node = node[name]
+    node[last] = path
+    return tree
+
+
+OWN = ["data.path", "data.test_list", "weights.inception.path", "weights.alexnet.path"]
+
+
+@pytest.mark.parametrize("key", OWN)
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("~/faces", "~"),
+        ("~anna/faces.zip", "~"),
+        ("data/raw/{split}", "braces"),
+        ("data/raw/${HOME}", "braces"),
+        ("/somewhere/a}b", "braces"),
+        ("s3://bucket/faces", "//"),
+        ("data//raw/faces", "//"),
+        ("data/raw/a\nb", "line breaks"),
+        ("data/raw/a\x07", "line breaks"),
+        (" data/raw/faces", "blanks"),
+        ("data/faces", "data/faces"),
+        ("data/faces/mine", "data/faces"),
+        ("./data/raw/../references/x.txt", "data/references"),
+        ("models/mine.zip", "models"),
+        ("work", "work"),
+        ("data", "data/faces"),
+        (".", "data/faces"),
+        ("/", "data/faces"),
+        ("..", "data/faces"),
+    ],
+)
+def test_a_path_that_not_all_would_read_alike_is_refused(tree, monkeypatch, tmp_path, key, path, said):
+    (tmp_path / "house").mkdir()
+    monkeypatch.chdir(tmp_path / "house")
+    assert complaint(own(tree, key, path)).startswith(f"params.yaml: {key}: {path!r}: ")
+    assert said in complaint(own(tree, key, path))
+
+
+@pytest.mark.parametrize("key", OWN)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "data/raw/faces", "data/raw/embedded.zip", "data/facesets/1", "../faces", "/somewhere/else/faces.zip", "faces",
+        "data/raw/a b", "data/raw/it's \"mine\"", "data/raw/täst-顔", "data/raw/$HOME", "data/raw/*[ab]?",
+        "data/raw/x/", "./data/raw/x", "data/raw/a#1%20;|&", "data/raw/a:b", "-n",
+    ],
+)  # fmt: skip
+def test_any_other_path_is_taken_as_it_is(tree, monkeypatch, tmp_path, key, path):
+    monkeypatch.chdir(tmp_path)
+    assert params.lookup(parse(own(tree, key, path)), key) == path
+
+
+def test_a_link_into_what_the_pipeline_makes_is_seen_through(tree, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/faces").mkdir(parents=True)
+    (tmp_path / "mine").symlink_to("data/faces")
+    for path in ("mine", str(tmp_path / "mine"), str(tmp_path / "data/faces/mine")):
+        assert f"data.path: {path!r}: the pipeline writes" in complaint(own(tree, "data.path", path))
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "presets").glob("*.yaml")))
+def test_all_that_the_stages_make_of_a_users_images_lies_where_none_of_his_may(name):
+    tree = own(yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()), "data.path", "data/raw/faces")
+    made = [f for i in instances(parse(tree)) for f in [*i.outputs.values(), i.record, i.marker]]
+    assert len(made) > 50
+    assert [f for f in made if not any(f.startswith(f"{folder}/") for folder in params.MADE)] == []
+
+
+def test_a_checkout_in_a_folder_with_braces_is_refused(house, monkeypatch):
+    (house / "{x}").mkdir()
+    (house / "{x}/params.yaml").write_text((house / "params.yaml").read_text())
+    params.load()
+    monkeypatch.chdir(house / "{x}")
+    with pytest.raises(ParameterError, match="braces in a path; rename the folder"):
+        params.load()
 
 
 @pytest.mark.parametrize(
@@ -155,6 +253,7 @@ def test_command_line_reports_in_one_line_with_status_2(house):
 
 def test_a_file_system_that_fails_is_one_line_too(house):
     """Here with a limit on the size of files, as a full disk would."""
+    (house / "params.yaml").write_bytes((house / "presets/demo.yaml").read_bytes())
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
     run = subprocess.run(
         [sys.executable, "-c", f"{limited}; from ssimbad.cli import main; main()", "preset", "paper"],

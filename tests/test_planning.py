@@ -184,7 +184,9 @@ def test_hours_come_from_the_measurement_of_the_same_kind(tmp_path, tree):
     assert found["ssimbad finetune: colorize"] == pytest.approx(2 * 579 / 8 / 3600)
     assert found["ssimbad finetune: validate"] == pytest.approx(10 * 500 / 8 / 3600)
     assert found["ssimbad pretrain: colorize"] == pytest.approx(2 * 579 / 8 / 3600 * 99 / 50)
-    assert found["scft pretrain: train"] is None
+    # One call, and three samples beside the row's own image.
+    assert found["ssimbad pretrain: spread"] == pytest.approx(579 / 8 / 3600 * (1 + 3 * 99) / 50)
+    assert found["scft pretrain: train"] is None and "scft pretrain: spread" not in found
     told = rates.find(p, None, 100.0, tmp_path)
     assert report.hours(next(report.tasks(p, work, reference)), told, reference) == pytest.approx(9358784 / 100 / 3600)
     assert all(report.hours(t, told, reference) for t in report.tasks(p, work, reference))

@@ -13,6 +13,7 @@ import pytest
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.job import Job
+from ssimbad.metrics.ms_ssim import scales
 from ssimbad.reporting import comparisons, main_table, r2_table, results, tables
 from ssimbad.reporting.markup import Footnotes, Table, escape, latex, markdown
 from ssimbad.reporting.published import published
@@ -21,36 +22,37 @@ IDS = [f"{i:03d}" for i in range(20)]
 OFF = {"value": None, "ci_low": None, "ci_high": None, "n": 20, "reason": "switched off"}
 PSNR = {("ssimbad", "pretrain"): 15.0, ("ssimbad", "finetune"): 18.5, ("control_50%", "finetune"): 16.0}
 R2 = """\
-candidate,group,label,axis,r2,ci_low,ci_high,versus,difference,difference_low,difference_high,held_out,saturates_at,published,n
-rational-0.3,published,s/(s+0.3),s/(s+0.3),0.98765,0.98,0.99,log,0.1,0.05,0.15,,,0.9965,40
-log,published,ln s,ln s,0.88765,0.88,0.89,rational-0.3,-0.1,-0.15,-0.05,,,,40
-erf,other,erf(s/5),erf(s/5),0.5,0.4,0.6,rational-0.3,-0.4877,-0.5,-0.4,,17.3,,40
-rational,family,continuous c: s/(s+0.18),s/(s+0.18),0.99,0.98,1.0,rational-0.3,0.00235,0.001,0.003,0.989,,,40
-"""
+candidate,group,label,axis,r2,ci_low,ci_high,versus,difference,difference_low,difference_high,held_out,saturates_at,published,n,c,c_low,c_high
+rational-0.3,published,s/(s+0.3),s/(s+0.3),0.98765,0.98,0.99,log,0.1,0.05,0.15,,,0.9965,40,,,
+log,published,ln s,ln s,0.88765,0.88,0.89,rational-0.3,-0.1,-0.15,-0.05,,,,40,,,
+erf,other,erf(s/5),erf(s/5),0.5,0.4,0.6,rational-0.3,-0.4877,-0.5,-0.4,,17.3,,40,,,
+rational,family,continuous c: s/(s+0.184),s/(s+0.184),0.99,0.98,1.0,rational-0.3,0.00235,0.001,0.003,0.989,,,40,0.1837,0.1712,0.1995
+"""  # noqa: E501
 SETTINGS = {"same": 0.0, "cross": -2.0, "cross-true": -1.0, "cross-other": -4.0}
 
 
 def params(preset: str = "demo") -> SimpleNamespace:
     names = {"ssimbad": SimpleNamespace(label="SSIMBaD"), "control_50%": SimpleNamespace(label="Control_50%")}
     evaluation = SimpleNamespace(bootstrap=200, confidence=0.95, seed=0)
-    return SimpleNamespace(preset=preset, evaluation=evaluation, methods=names)
+    schedule = SimpleNamespace(confidence=0.9)
+    return SimpleNamespace(preset=preset, evaluation=evaluation, schedule=schedule, methods=names)
 
 
 def entry(value: float, **more) -> dict:
     return {"value": value, "ci_low": value - 0.5, "ci_high": value + 0.5, "n": 20} | more
 
 
-def write_result(folder: Path, method: str, stage: str, seed: int, setting: str) -> tuple[Path, Path]:
+def write_result(folder: Path, method: str, stage: str, seed: int, setting: str, size: int = 64) -> tuple[Path, Path]:
     level = PSNR[method, stage] + SETTINGS[setting] + seed
     faces = np.random.default_rng(0).normal(size=len(IDS))  # how hard each face is: the same for all methods
     values = level + faces - faces.mean()
     base = folder / method / stage / f"seed-{seed}" / setting
     lines = ["id,psnr,ms_ssim", *(f"{i},{v},{v / 30}" for i, v in zip(IDS, values, strict=True))]
     artifacts.write_text(base.with_suffix(".csv"), "\n".join(lines) + "\n")
-    metrics = {"psnr": entry(level), "ms_ssim": entry(level / 30, scales=3), "lpips": OFF}
+    metrics = {"psnr": entry(level), "ms_ssim": entry(level / 30, scales=scales(size)), "lpips": OFF}
     if setting in ("same", "cross"):
         metrics |= {"fid": OFF, "kid": OFF}
-    about = {"method": method, "stage": stage, "seed": seed, "setting": setting, "n": 20, "size": 64}
+    about = {"method": method, "stage": stage, "seed": seed, "setting": setting, "n": 20, "size": size}
     artifacts.write_json(base.with_suffix(".json"), about | {"metrics": metrics})
     return base.with_suffix(".json"), base.with_suffix(".csv")
 
@@ -63,8 +65,8 @@ def write_made(folder: Path, method: str, stage: str, seed: int, **more) -> Path
     return folder / f"made/{method}-{stage}-{seed}.json"
 
 
-def made(folder: Path, seeds: tuple[int, ...] = (0,), settings: dict = SETTINGS) -> dict:
-    pairs = [write_result(folder, *row, seed, s) for row in PSNR for seed in seeds for s in settings]
+def made(folder: Path, seeds: tuple[int, ...] = (0,), settings: dict = SETTINGS, **more) -> dict:
+    pairs = [write_result(folder, *row, seed, s, **more) for row in PSNR for seed in seeds for s in settings]
     block = {"psnr": entry(13.4), "ms_ssim": entry(0.5, scales=3), "lpips": OFF, "fid": OFF, "kid": OFF}
     rows = {name: {s: block for s in ("same", "cross", "cross-true")} for name in main_table.BASELINES}
     artifacts.write_json(folder / "baselines.json", {"n": 20, "size": 64, "rows": rows})
@@ -131,12 +133,54 @@ def test_main_md_shows_published_beside_reproduced(tmp_path):
     row = next(i for i, line in enumerate(lines) if "SSIMBaD, finetuned" in line)
     assert "18.50 [18.00, 19.00]" in lines[row] and "0.6167" in lines[row]
     assert "| published | 18.92 | 0.8512 | 34.98 | — | — |" in lines[row + 1]
-    assert "| difference | −0.42 | −0.2345 | — | — | — |" in lines[row + 2]
     control = next(line for line in lines if "Control_50%" in line)
     assert "published" not in lines[lines.index(control) + 1]
     rule = next(i for i, line in enumerate(lines) if "Without any method" in line)
     assert lines.index(control) < rule
     assert "Warped reference itself" in lines[rule + 1] and "13.40" in lines[rule + 1]
+
+
+PAPER = {"preset": "paper", "settings": {"same": 0.0, "cross": -2.0}, "size": 256}
+
+
+def test_a_difference_to_published_numbers_is_formed_at_their_scale(tmp_path):
+    text = run(tmp_path, **PAPER)["main_md"].read_text()
+    assert "| published | 18.92 | 0.8512 | 34.98 | — | — |" in text
+    assert "| difference | −0.42 | −0.2345 | — | — | — |" in text
+    assert "No difference is formed" not in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preset": "demo"},
+        {"preset": "demo-all"},
+        {"size": 64},
+        {"size": 192},  # five scales, yet other pixels
+        {"size": 512},
+        {"settings": SETTINGS},  # with true answers: embedded faces
+    ],
+    ids=str,
+)
+def test_no_difference_to_numbers_of_other_images(tmp_path, change):
+    text = run(tmp_path, **PAPER | change)["main_md"].read_text()
+    assert "published | 18.92" in text and "| difference |" not in text
+    assert "No difference is formed: it would be one of images" in text
+
+
+def test_the_difference_in_fid_needs_as_many_faces(tmp_path):
+    def with_fid(inputs):
+        for path in inputs["summaries"]:
+            summary = json.loads(path.read_text())
+            summary["n"], summary["metrics"]["fid"] = (
+                count,
+                {"value": 40.0, "ci_low": None, "ci_high": None, "n": count},
+            )
+            artifacts.write_json(path, summary)
+
+    for count, shown in ((579, "+5.02"), (578, "—")):
+        text = run(tmp_path / str(count), change=with_fid, **PAPER)["main_md"].read_text()
+        assert f"| difference | −0.42 | −0.2345 | {shown} | — | — |" in text
 
 
 def test_a_dash_has_its_reason_and_ms_ssim_its_scales(tmp_path):
@@ -230,7 +274,7 @@ def test_with_several_seeds_the_interval_is_over_their_differences(tmp_path):
     half = 4.302653 * np.std([3.5, 3.5, 5.0], ddof=1) / np.sqrt(3)
     assert (line["ci_low"], line["ci_high"]) == (pytest.approx(4 - half, abs=1e-4), pytest.approx(4 + half, abs=1e-4))
     assert "Student t interval" in comparisons.interval_note(0.95, lines)
-    assert "another seed may differ" in comparisons.interval_note(0.95, [line | {"seeds": 1}])
+    assert "Another seed moves a row" in comparisons.interval_note(0.95, [line | {"seeds": 1}])
 
 
 def test_different_test_ids_are_an_error(tmp_path):
@@ -262,11 +306,18 @@ def test_r2_table_has_dashes_and_headings(tmp_path):
     assert text.index("published candidates") < text.index("Other schedules") < text.index("Chosen on these")
 
 
+def test_the_fitted_constant_has_its_interval_under_the_table(tmp_path):
+    text = run(tmp_path)["r2_md"].read_text()
+    assert "Continuous c = 0.184 [0.171, 0.200]: 90 % percentile bootstrap interval over faces" in text
+    assert text.count("Continuous c =") == 1 and "Trainings use 0.1837, more digits" in text
+    assert "the 90 % percentile bootstrap interval over faces." in text
+
+
 def test_r2_without_a_column_names_it(tmp_path):
     inputs = made(tmp_path)
     inputs["r2"].write_text("candidate,group\na,b\n")
     with pytest.raises(UserError, match="column label is missing"):
-        r2_table.layout(inputs["r2"], "demo")
+        r2_table.layout(inputs["r2"], "demo", 0.95)
 
 
 def test_latex_is_balanced_escaped_and_printable(tmp_path):
@@ -327,3 +378,41 @@ def test_equal_and_unequal_budgets_are_told(tmp_path):
     assert "equal numbers of images: 512 in pretraining, 512 more in finetuning. Not of computations" in text
     told = run(tmp_path / "b", change=longer)["main_md"].read_text()
     assert "different numbers of images in finetuning: ssimbad 1,024, control_50% 512." in told
+
+
+@pytest.mark.parametrize(
+    ("value", "metric", "seeds", "marked"),
+    [
+        (0.29, "psnr", 1, True),
+        (-0.29, "psnr", 1, True),
+        (0.0, "psnr", 1, True),
+        (0.3, "psnr", 1, False),
+        (0.2951, "psnr", 1, False),  # shown as 0.30
+        (-3.5, "psnr", 1, False),
+        (0.29, "psnr", 3, False),  # the interval over seeds says whether
+        (0.29, "ms_ssim", 1, False),  # no such limit has been measured
+        (None, "psnr", 1, False),
+    ],
+)
+def test_small_differences_of_one_seed_are_not_established(value, metric, seeds, marked):
+    line = {"value": value, "ci_low": value and value - 0.1, "ci_high": value and value + 0.1}
+    assert results.difference(line, metric, seeds).endswith("] (not established: one seed)") == marked
+
+
+def test_every_table_of_rows_with_one_seed_says_what_its_intervals_leave_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(PSNR, ("control_50%", "finetune"), 15.2)
+    one, three = run(tmp_path / "one"), run(tmp_path / "three", seeds=(0, 1, 2))
+    for name in ("main_md", "reference_use_md", "differences_md"):
+        tables_ = one[name].read_text().count("## ")
+        assert one[name].read_text().count("about 0.1 dB; below 0.3 dB of PSNR nothing is claimed") == tables_ > 0
+        assert "One seed" not in three[name].read_text()
+    rows = one["differences_md"].read_text().splitlines()
+    close = [x for x in rows if x.startswith("| Control_50% | SSIMBaD, pretrained | PSNR")]
+    assert len(close) == 3 and all("+0.20 [+0.20, +0.20] (not established: one seed) |" in x for x in close)
+    assert sum("not established" in x for x in rows) == 3
+    assert "not established" not in three["differences_md"].read_text()
+
+
+def test_what_psnr_pays_for_is_said_under_the_main_table(tmp_path):
+    text = run(tmp_path)["main_md"].read_text()
+    assert text.count("PSNR pays for the mean of all plausible answers") == 3 == text.count("## ")

@@ -6,24 +6,32 @@ import csv
 import json
 
 import pytest
+import torch
 import yaml
 
 from ssimbad import params
+from ssimbad.colorize import spread
 from ssimbad.errors import ParameterError
+from ssimbad.faces import manifest
+from ssimbad.job import Job
+from ssimbad.methods import registry
+from ssimbad.metrics import test_set
 from ssimbad.pipeline import runner, table
 
 from .conftest import ROOT, make_house, miniature, write_params
 
-EIGHT = {
+ROWS = {
     *[("scft", "pretrain"), ("edm", "pretrain"), ("edm", "finetune"), ("ssimbad", "pretrain")],
     *[("animediffusion", "pretrain"), ("animediffusion", "finetune")],
     *[("animediffusion-trajectory", "finetune"), ("ssimbad", "finetune")],
+    *[("regression", "pretrain"), ("regression-compute", "pretrain")],
 }
+ONE_CALL = {"scft", "regression", "regression-compute"}
 
 
 def tree() -> dict:
     small = miniature("demo-all")
-    small["report"]["ladder"] = ["edm", "ssimbad"]
+    small["report"] |= {"ladder": ["edm", "ssimbad"], "chain_steps": ["edm", "ssimbad"]}
     small["report"]["nfe"] = {
         "calls": [2, 3],
         "samplers": [{"name": "heun"}, {"name": "ddim", "eta": 1.0}],
@@ -50,13 +58,14 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_the_main_table_has_eight_rows_in_all_settings(house):
+def test_the_main_table_has_every_row_in_all_settings(house):
     lines = read(house / "reports/tables/main.csv")
     seen = {(x["method"], x["stage"], x["setting"]) for x in lines}
-    assert seen == {(*row, setting) for row in EIGHT for setting in ("same", "cross", "cross-true")}
+    assert seen == {(*row, setting) for row in ROWS for setting in ("same", "cross", "cross-true")}
     with_published = {(x["method"], x["stage"]) for x in lines if x["published"]}
-    assert with_published == EIGHT - {
+    assert with_published == ROWS - {
         ("edm", "pretrain"), ("edm", "finetune"), ("animediffusion-trajectory", "finetune"),
+        ("regression", "pretrain"), ("regression-compute", "pretrain"),
     }  # fmt: skip
 
 
@@ -94,11 +103,12 @@ def test_the_ladder_shows_what_differs_and_by_how_much(house):
         assert float(last[0][f"{step}_low"]) <= gap <= float(last[0][f"{step}_high"])
     text = (house / "reports/tables/ladder.md").read_text()
     assert "16 images seen, 1 seed." in text
+    assert "One seed: an interval" in text
 
 
 def test_quality_against_calls_stays_within_its_limits(house):
     lines = read(house / "reports/tables/nfe.csv")
-    sampled = EIGHT - {("scft", "pretrain")}
+    sampled = {row for row in ROWS if row[0] not in ONE_CALL}
     assert {(x["method"], x["stage"]) for x in lines} == sampled
     assert len(lines) == len(sampled) * 2 * 2 * 2  # samplers, limits, metrics
     assert {(x["sampler"], x["calls"], x["steps"], x["nfe"]) for x in lines} == {
@@ -122,23 +132,100 @@ def test_at_a_rows_own_sampler_the_curve_meets_the_table(house):
         assert float(lines[metric]["value"]) == pytest.approx(table_[metric]["value"], abs=1e-4)
 
 
+def test_spread_is_told_of_every_row_that_starts_from_noise(house):
+    lines = read(house / "reports/tables/spread.csv")
+    sampled = {row for row in ROWS if row[0] not in ONE_CALL}
+    assert {(x["method"], x["stage"]) for x in lines} == sampled
+    shares = [float(x["value"]) for x in lines if x["metric"] == "share"]
+    assert len(shares) == len(sampled) and all(0 < share < 1 for share in shares)
+    for row in sampled:
+        psnr = [x for x in lines if (x["method"], x["stage"], x["metric"]) == (*row, "psnr")]
+        scores = {x["answer"]: float(x["value"]) for x in psnr}
+        assert scores["sample"] < scores["mean"] < scores["bias"]
+
+
+def test_one_step_is_the_same_whatever_the_sampler(house):
+    """One step of Heun's is Euler's and DDIM's, from the same noise."""
+    curves = {
+        (x["method"], x["stage"], x["metric"]): x["value"]
+        for x in read(house / "reports/tables/nfe.csv")
+        if (x["sampler"], x["steps"]) == ("heun", "1")
+    }
+    lines = [x for x in read(house / "reports/tables/spread.csv") if x["answer"] == "one_step"]
+    assert len(lines) == len(curves)
+    for x in lines:
+        assert float(x["value"]) == pytest.approx(float(curves[x["method"], x["stage"], x["metric"]]), abs=1e-3)
+
+
+def test_the_first_sample_is_the_rows_own_and_no_two_are_equal(house, tmp_path, monkeypatch):
+    tree_ = tree()
+    tree_["report"]["spread"] = {"samples": 3, "images": 3}
+    p = params.parse(yaml.safe_dump(tree_))
+    instance = next(i for i in table.instances(p) if i.name == "spread-ssimbad-finetune-seed-0")
+    inputs = {name: house / path for name, path in instance.inputs.items()}
+    seen = []
+    monkeypatch.setattr(spread, "lines", lambda one_step, samples, *_: seen.extend([*samples, one_step]) or [])
+    job = Job("spread", tmp_path, method="ssimbad", of="finetune", seed=0)
+    spread.run(params.View(p, instance.params), inputs, {"values": tmp_path / "values.csv"}, job)
+    own = test_set.by_id(inputs["images"], manifest.ids(inputs["manifest"], "test"), p.data.size)
+    assert (seen[0] == own[:3]).all()
+    assert len({images.tobytes() for images in seen}) == 4
+
+
+def test_samples_do_not_depend_on_how_many_cores_were_granted(house, tmp_path, monkeypatch):
+    """A network computes other last bits with other threads, which turn a byte in some tens of thousands."""
+    p = params.parse(yaml.safe_dump(tree()))
+    instance = next(i for i in table.instances(p) if i.name == "spread-edm-pretrain-seed-0")
+    inputs = {name: house / path for name, path in instance.inputs.items()}
+    own, seen = registry.module("edm").colorize, set()
+
+    def watched(*given):
+        seen.add(torch.get_num_threads())
+        return own(*given)
+
+    monkeypatch.setattr(registry.module("edm"), "colorize", watched)
+    before = torch.get_num_threads()
+    job = Job("spread", tmp_path, threads=3, method="edm", of="pretrain", seed=0)
+    spread.run(params.View(p, instance.params), inputs, {"values": tmp_path / "values.csv"}, job)
+    torch.set_num_threads(before)
+    assert seen == {1}
+    assert (tmp_path / "values.csv").read_bytes() == (house / instance.outputs["values"]).read_bytes()
+
+
+def test_the_compute_table_has_every_row_and_the_work_of_its_chain(house):
+    lines = read(house / "reports/tables/compute.csv")
+    assert {(x["method"], x["stage"]) for x in lines} == ROWS
+    work = {(x["method"], x["stage"]): (int(x["images"]), int(x["chain"]), int(x["nfe"])) for x in lines}
+    assert work["edm", "pretrain"] == (16, 1, 2)
+    assert work["edm", "finetune"] == (32, 2, 2)
+    assert work["regression", "pretrain"] == (16, 1, 1)
+    pflop = {(x["method"], x["stage"]): float(x["pflop"]) for x in lines}
+    assert pflop["edm", "finetune"] == pytest.approx(3 * pflop["edm", "pretrain"], rel=0.01)
+    assert (house / "reports/figures/chain_steps.png").stat().st_size > 5000
+    assert "equal work" in (house / "reports/tables/compute.md").read_text()
+
+
 def test_cost_names_parameters_and_calls_of_every_row(house):
     measured = [json.loads(path.read_text()) for path in (house / "work/cost").glob("*.json")]
     calls = {(m["method"], m["nfe"]) for m in measured if m["phase"] == "colorize"}
-    assert calls == {("scft", 1), *((method, 2) for method, _ in EIGHT if method != "scft")}
+    assert calls == {(method, 1 if method in ONE_CALL else 2) for method, _ in ROWS}
     assert all(m["parameters"] > 1000 for m in measured)
 
 
 def test_demo_presets_differ_in_their_rows_only():
     demo, *others = (
-        yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()) for name in ("demo", "demo-all", "demo-ladder")
+        yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text())
+        for name in ("demo", "demo-all", "demo-ladder", "demo-seeds", "demo-chain-steps")
     )
     for other in others:
         for key in demo.keys() - {"preset", "seeds", "methods", "weights", "report"}:
             assert other[key] == demo[key], key
         for name in ("enabled", "inception", "alexnet"):
             assert other["weights"][name] == demo["weights"][name]
-    assert set(table_rows("demo-all")) == EIGHT == set(table_rows("paper")) - {("ssimbad-control", "finetune")}
+    rows, calls = (yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()) for name in ("demo-all", "demo-nfe"))
+    assert calls["report"].pop("nfe") and calls.pop("preset") != rows.pop("preset")
+    assert calls == rows, "presets/demo-nfe.yaml is demo-all and report.nfe"
+    assert set(table_rows("demo-all")) == ROWS == set(table_rows("paper")) - {("ssimbad-control", "finetune")}
 
 
 def table_rows(preset: str) -> list[tuple[str, str]]:
@@ -148,8 +235,10 @@ def table_rows(preset: str) -> list[tuple[str, str]]:
 def test_the_demos_rows_see_equal_numbers_of_images():
     p = params.load(ROOT / "presets/demo-all.yaml")
     trains = [t for m in p.methods.values() for t in (m.pretrain, m.finetune) if t]
-    assert {t.images for t in trains if not t.start} == {8192}
-    assert {t.images for t in trains if t.start} == {512}
+    more = p.methods["regression-compute"].pretrain  # at equal work instead: an image of a chain is as many calls
+    assert {t.images for t in trains if not t.start and t is not more} == {5632}
+    assert {t.images for t in trains if t.start} == {352}
+    assert more.images == 5632 + 8 * 352
     assert all(t.sampler.steps == 8 for t in trains if t.sampler)
     ladder = params.load(ROOT / "presets/demo-ladder.yaml")
     assert len(ladder.seeds) == 3

@@ -1,12 +1,20 @@
 """Samplers against the exact solution for Gaussian data, where the best denoiser is known."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad, solve_ivp
 
-from ssimbad.noise import transforms
-from ssimbad.samplers import SAMPLERS, Churn, ddim, heun, inversion, make, most_steps, nfe
+from ssimbad.noise import ddpm, transforms
+from ssimbad.samplers import SAMPLERS, Churn, ddim, heun, inversion, most_steps, nfe, phi2
+from ssimbad.samplers import make as make_sampler
 
 MEAN, STD = 0.3, 0.5
+RATIONAL = transforms.make({"form": "rational", "c": 0.3})
+
+
+def make(name, fresh=lambda: None, phi=RATIONAL, **own):
+    return make_sampler(name, fresh, phi, **own)
 
 
 def gaussian_denoiser(x, sigma):
@@ -16,7 +24,7 @@ def gaussian_denoiser(x, sigma):
 
 
 def grid(steps):
-    return transforms.levels(transforms.make({"form": "rational", "c": 0.3}), steps, 0.002, 80.0)
+    return transforms.levels(RATIONAL, steps, 0.002, 80.0)
 
 
 def exact(noise):
@@ -25,21 +33,25 @@ def exact(noise):
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "error"), [("euler", 400, 0.02), ("heun", 60, 0.01), ("dpmpp_2m", 60, 0.01), ("ddim", 400, 0.02)]
+    ("name", "steps", "error"),
+    [
+        *(("euler", 400, 0.02), ("ddim", 400, 0.02)),
+        *(("heun", 60, 0.01), ("phi2", 60, 0.01), ("log2", 60, 0.01), ("dpmpp_2m", 60, 0.01)),
+    ],
 )
 def test_mean_and_spread_of_a_gaussian_come_back(name, steps, error):
     noise = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    image = SAMPLERS[name](gaussian_denoiser, 80 * noise, grid(steps))
+    image = make(name)(gaussian_denoiser, 80 * noise, grid(steps))
     assert (image - exact(noise)).abs().max() < error * 5
     assert image.mean().item() == pytest.approx(exact(noise).mean().item(), abs=error)
     assert image.std().item() == pytest.approx(STD, rel=error)
 
 
-@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpmpp_2m", 1.7)])
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("phi2", 2), ("log2", 2), ("dpmpp_2m", 1.7)])
 def test_order_of_convergence(name, order):
     noise = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     errors = [
-        (SAMPLERS[name](gaussian_denoiser, 80 * noise, grid(n)) - exact(noise)).abs().mean().item() for n in (40, 160)
+        (make(name)(gaussian_denoiser, 80 * noise, grid(n)) - exact(noise)).abs().mean().item() for n in (40, 160)
     ]
     measured = torch.log(torch.tensor(errors[0] / errors[1])) / torch.log(torch.tensor(4.0))
     assert measured > order - 0.35
@@ -54,7 +66,7 @@ def test_number_of_network_calls(name, steps):
         calls.append(sigma[0].item())
         return gaussian_denoiser(x, sigma)
 
-    SAMPLERS[name](counting, torch.randn(2, 3, 4, 4), grid(steps))
+    make(name)(counting, torch.randn(2, 3, 4, 4), grid(steps))
     assert len(calls) == nfe(name, steps)
     assert min(calls) > 0
 
@@ -62,7 +74,7 @@ def test_number_of_network_calls(name, steps):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_an_oracle_is_believed(name):
     target = torch.rand(2, 3, 4, 4) * 2 - 1
-    image = SAMPLERS[name](lambda x, sigma: target, 80 * torch.randn(2, 3, 4, 4), grid(5))
+    image = make(name)(lambda x, sigma: target, 80 * torch.randn(2, 3, 4, 4), grid(5))
     assert torch.allclose(image, target, atol=1e-4)
 
 
@@ -91,7 +103,7 @@ def test_stochastic_samplers_return_mean_and_spread_of_a_gaussian(sampler, steps
 def test_without_renewed_noise_ddim_is_euler_and_churn_heun():
     noise = stream()()
     assert torch.allclose(
-        ddim(gaussian_denoiser, 80 * noise, grid(9)), SAMPLERS["euler"](gaussian_denoiser, 80 * noise, grid(9))
+        ddim(gaussian_denoiser, 80 * noise, grid(9)), make("euler")(gaussian_denoiser, 80 * noise, grid(9))
     )
     idle = Churn(s_churn=10.0, s_min=90.0)
     assert torch.equal(heun(gaussian_denoiser, 80 * noise, grid(9), idle), heun(gaussian_denoiser, 80 * noise, grid(9)))
@@ -137,3 +149,129 @@ def test_most_steps_within_a_number_of_calls(name):
     for calls in (1, 2, 3, 4, 63, 64):
         steps = most_steps(name, calls)
         assert nfe(name, steps) <= calls < nfe(name, steps + 1)
+
+
+# A denoiser that differs at both ends of a step: the posterior mean of grey values around -0.6 and 0.9, in equal parts.
+# At high sigma it answers their mean, at low sigma x itself, and in between it turns from one to the other.
+MODES, WIDTH = (-0.6, 0.9), 0.25
+STARTS = np.array([-1.3, -0.4, -0.05, 0.1, 0.6, 1.7])
+
+
+def two_modes(x, sigma):
+    s, x = sigma.double()[:, None, None, None], x.double()
+    total = WIDTH**2 + s**2
+    shares = torch.stack([-((x - mode) ** 2) / (2 * total) for mode in MODES]).softmax(dim=0)
+    return sum(share * (WIDTH**2 * x + s**2 * mode) / total for share, mode in zip(shares, MODES, strict=True))
+
+
+def integrated(sigma_max, sigma_min):
+    """The ODE dx/d ln(sigma) = x - D to one part in 10^9, then the answer at sigma_min."""
+
+    def slope(log_sigma, x):
+        sigma = torch.full((len(x),), np.exp(log_sigma), dtype=torch.float64)
+        return x - two_modes(torch.from_numpy(x)[:, None, None, None], sigma)[:, 0, 0, 0].numpy()
+
+    span = (np.log(sigma_max), np.log(sigma_min))
+    end = solve_ivp(slope, span, sigma_max * STARTS, method="DOP853", rtol=1e-10, atol=1e-12).y[:, -1]
+    return two_modes(torch.from_numpy(end)[:, None, None, None], torch.full((len(end),), sigma_min))[:, 0, 0, 0].numpy()
+
+
+def worst_error(name, steps, phi=RATIONAL):
+    levels = transforms.levels(phi, steps, 0.02, 80.0)
+    start = 80 * torch.from_numpy(STARTS)[:, None, None, None]
+    image = make(name, phi=phi)(two_modes, start, levels)
+    return np.abs(image[:, 0, 0, 0].numpy() - integrated(80.0, 0.02)).mean()
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8])
+@pytest.mark.parametrize("name", ["euler", "phi2", "log2", "dpmpp_2m", "ddim"])
+def test_few_steps_stay_between_the_answers_that_the_network_gave(name, steps):
+    """Whoever extrapolates between two calls leaves the range of all answers (Heun does, by tens of grey levels)."""
+    levels = transforms.levels(RATIONAL, steps, 0.002, 80.0)
+    answers = []
+
+    def ramp(x, sigma):
+        """Rises along the chain from 0 to 1, differently at both ends of every step."""
+        answers.append(1 / (1 + sigma[:, None, None, None].double() ** 1.5) * torch.ones_like(x))
+        return answers[-1]
+
+    start = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    image = make(name)(ramp, start, levels).item()
+    assert -0.01 <= image <= 1.01
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8])
+@pytest.mark.parametrize("form", ["rational", "edm", "empirical"])
+def test_with_few_steps_no_second_order_is_worse_than_the_first_but_heuns(form, steps):
+    phi = PHIS[form]
+    euler = worst_error("euler", steps, phi)
+    assert max(worst_error(name, steps, phi) for name in ("phi2", "log2", "dpmpp_2m")) <= euler + 1e-6
+    if form == "rational":
+        assert worst_error("heun", steps) > 6 * euler, "the trapezoid in sigma extrapolates; see its docstring"
+
+
+@pytest.mark.parametrize("form", ["rational", "edm", "empirical"])
+def test_order_on_a_denoiser_that_turns(form):
+    phi = PHIS[form]
+    for name, order in (("euler", 1), ("phi2", 2), ("log2", 2), ("dpmpp_2m", 2)):
+        errors = [worst_error(name, n, phi) for n in (100, 400)]
+        measured = np.log(errors[0] / errors[1]) / np.log(4)
+        assert measured > order - 0.3, (name, measured)
+
+
+PHIS = {
+    "rational": RATIONAL,
+    "rational-small": transforms.make({"form": "rational", "c": 0.01}),
+    "log": transforms.make({"form": "log"}),
+    "edm": transforms.make({"form": "edm"}),
+    "identity": transforms.make({"form": "identity"}),
+    "reciprocal": transforms.make({"form": "reciprocal"}),
+    "atan": transforms.make({"form": "atan"}),
+    "empirical": transforms.make(
+        {"form": "empirical", "sigmas": [0.001, 0.02, 0.3, 1.0, 9.0, 90.0], "values": [0.0, 0.05, 0.5, 0.8, 0.97, 0.99]}
+    ),
+    "timestep": transforms.make(
+        {"form": "empirical", "sigmas": ddpm.sigma(100, 1e-4, 0.1).numpy(), "values": range(100)}
+    ),
+}
+
+
+@pytest.mark.parametrize("form", PHIS)
+def test_the_step_is_exact_where_the_denoiser_is_linear_in_phi(form):
+    """x' = (s'/s) x + s' ∫ D / sigma² dsigma, with D = 0.2 + 0.7 phi(sigma), whatever the step's length."""
+    phi = PHIS[form]
+    for sigma, following in ((80.0, 1.3), (1.3, 0.9), (0.9, 0.002), (80.0, 0.002), (0.5, 0.499999)):
+        levels = torch.tensor([sigma, following], dtype=torch.float64)
+        got = phi2(
+            lambda x, s: 0.2 + 0.7 * phi.forward(s.double())[:, None, None, None],
+            torch.ones(1, 1, 1, 1, dtype=torch.float64), levels, phi,
+        )  # fmt: skip
+        knots = [np.log(s) for s in phi.spec.get("sigmas", ()) if following < s < sigma]
+        area = quad(
+            lambda log_s: (0.2 + 0.7 * phi.forward(float(np.exp(log_s)))) * np.exp(-log_s),
+            np.log(following), np.log(sigma), points=knots or None, limit=500, epsabs=0, epsrel=1e-10,
+        )[0]  # fmt: skip
+        assert got.item() == pytest.approx(following / sigma + following * area, rel=2e-5)
+
+
+@pytest.mark.parametrize("form", PHIS)
+def test_the_second_call_weighs_more_than_nothing_and_less_than_all(form):
+    phi = PHIS[form]
+    for sigma, following in ((80.0, 0.002), (80.0, 20.0), (0.02, 0.002), (0.3, 0.3 - 1e-9)):
+        assert 0 < transforms.corrector_weight(phi, sigma, following) < 1
+
+
+def test_closed_forms_of_the_weight_agree_with_their_integral():
+    for name in ("rational", "rational-small", "log"):
+        phi = PHIS[name]
+        general = transforms.Phi("other", "", phi.spec, None, phi._forward, phi._inverse)
+        for sigma, following in (
+            (80.0, 1.28),
+            (1.28, 0.54),
+            (0.038, 0.002),
+            (80.0, 0.002),
+            (0.3, 0.29999),
+            (1.0, 0.99),
+        ):
+            closed = transforms.corrector_weight(phi, sigma, following)
+            assert closed == pytest.approx(transforms.corrector_weight(general, sigma, following), rel=1e-6)

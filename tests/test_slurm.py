@@ -44,7 +44,7 @@ def test_every_rule_requested_what_the_guide_says(house):
     }
     assert found == documented()
     assert {rule for rule, request in found.items() if request[0] == "h100"} == {
-        "pretrain", "finetune", "colorize", "evaluate",
+        "pretrain", "finetune", "colorize", "evaluate", "spread",
     }  # fmt: skip
 
 

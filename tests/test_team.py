@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from ssimbad import artifacts, dealing, devices, team
-from ssimbad.errors import UserError
+from ssimbad.errors import ParameterError, UserError
 from ssimbad.training import checkpoints
 
 from .conftest import ROOT, make_house, miniature
@@ -129,12 +130,12 @@ def test_processes_from_outside_do_the_same_and_leave_when_there_is_nothing_to_d
     before = (folder / WEIGHTS).stat().st_mtime_ns
     leader, follower = launched(folder)
     assert "up to date" in ended(leader)
-    assert ended(follower) == ""
+    assert len(ended(follower).splitlines()) == 1  # that it waits for the others
     assert (folder / WEIGHTS).stat().st_mtime_ns == before
     (folder / "data/faces/manifest.csv").unlink()
     leader, follower = launched(folder)
     assert "manifest.csv is missing" in ended(leader, 1)
-    assert ended(follower) == ""
+    assert len(ended(follower).splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -155,6 +156,7 @@ def test_torchrun_on_two_nodes(alone, tmp_path):
 
 def test_srun_says_who_is_who(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_PROCID", "3")
     monkeypatch.setenv("SLURM_LOCALID", "1")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
@@ -164,6 +166,77 @@ def test_srun_says_who_is_who(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert team.here() == team.Team(rank=0, world=2)
+
+
+FREE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT are not set"),
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "MASTER_ADDR and MASTER_PORT are not set"),
+        ({"RANK": "2", "WORLD_SIZE": "2", **FREE}, "RANK=2, WORLD_SIZE=2: no process of a team"),
+        ({"RANK": "-1", "WORLD_SIZE": "2", **FREE}, "RANK=-1: expected a number"),
+        ({"RANK": "first", "WORLD_SIZE": "2", **FREE}, "RANK=first: expected a number"),
+        ({"RANK": "0", "WORLD_SIZE": "0", **FREE}, "WORLD_SIZE=0: expected a number"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "x", **FREE}, "LOCAL_RANK=x: expected a number"),
+        ({"SLURM_STEP_NUM_TASKS": "2(x2)", "SLURM_PROCID": "0"}, "SLURM_STEP_NUM_TASKS=2(x2): expected a number"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}, "MASTER_ADDR and MASTER_PORT are not set"),
+    ],
+)
+def test_leftovers_in_the_environment_are_one_line_that_names_them(monkeypatch, left, said):
+    for name in [n for n in os.environ if n.startswith(("SLURM", "MASTER", "RANK", "WORLD", "LOCAL_RANK"))]:
+        monkeypatch.delenv(name)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ParameterError, match=re.escape(said)) as caught:
+        team.here()
+    assert "if this process is alone" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"RANK": "0", "WORLD_SIZE": "1"},
+        {"RANK": "3"},
+        {"WORLD_SIZE": "4"},
+        {"RANK": "", "WORLD_SIZE": ""},
+        {"MASTER_ADDR": "elsewhere", "MASTER_PORT": "29500", "LOCAL_RANK": "2"},
+        # the shells of sbatch and of salloc, with and without a step of their own
+        {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+        {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "4294967290"},
+    ],
+)
+def test_one_process_is_alone_whatever_shell_it_was_started_in(monkeypatch, left):
+    for name in [n for n in os.environ if n.startswith(("SLURM", "MASTER", "RANK", "WORLD", "LOCAL_RANK"))]:
+        monkeypatch.delenv(name)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    assert team.here() == team.ALONE
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_process_whom_nobody_meets_ends_in_one_line(tmp_path, rank):
+    """It waits for ten minutes, here for two seconds."""
+    folder = workshop(tmp_path / "house")
+    patience = "from datetime import timedelta; from ssimbad import team; team.MEETING = timedelta(seconds=2); "
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+    env |= {"PYTHONPATH": str(ROOT / "src"), "SSIMBAD_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    env |= {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    command = [sys.executable, "-c", patience + RUN[2], "stage", *PRETRAIN]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if "ssimbad" in line]
+    assert f"process {rank} of 2 waits for the others at 127.0.0.1" in lines[0]
+    assert "if this process is alone, take RANK" in lines[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_process_leaves_to_the_first_it_says(tmp_path):
+    folder = workshop(tmp_path / "house")
+    said = ended(start(folder, "sketches", RANK="1", WORLD_SIZE="2", **FREE))
+    assert said == "sketches: left to the first of 2 processes\n"
 
 
 def waiting_for(condition, process: subprocess.Popen, seconds: float = 90) -> None:

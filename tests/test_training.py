@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssimbad.errors import UserError
 from ssimbad.job import Job
@@ -326,6 +328,34 @@ def test_two_shares_give_the_same_bits_twice(tmp_path):
     assert all(torch.equal(first.ema[k], second.ema[k]) for k in first.ema)
 
 
+def test_weights_and_curve_are_bit_equal_whatever_the_process_was_granted(tmp_path):
+    """Every part of a step and the validation compute with one core per thread: no barrier waits for another core."""
+    train = TRAIN.model_copy(update={"validate_images": 32})
+    runs = []
+    for before in (1, 2, 3):
+        used = set()
+
+        def validate(weights, used=used):
+            used.add(torch.get_num_threads())
+            return float(sum(value.double().sum() for value in weights.values()))
+
+        def step_(optimiser, *_, used=used):
+            used.add(torch.get_num_threads())
+
+        hook = register_optimizer_step_pre_hook(step_)
+        torch.set_num_threads(before)
+        try:
+            common = COMMON.model_copy(update={"threads": 2})
+            runs.append(trained(tmp_path / str(before), train, validate=validate, common=common))
+            assert (used, torch.get_num_threads()) == ({1}, before)
+        finally:
+            torch.set_num_threads(1)
+            hook.remove()
+    for other in runs[1:]:
+        assert all(torch.equal(runs[0].ema[k], other.ema[k]) for k in runs[0].ema)
+        assert other.rows == runs[0].rows
+
+
 def test_ema_follows_with_the_stated_half_life():
     assert loop.ema_decay(1000, 50, 0.05) == pytest.approx(0.5)
     assert loop.ema_decay(1000, 25, 0.05) == pytest.approx(0.5**0.5)
@@ -393,6 +423,24 @@ def test_two_states_are_kept_and_a_broken_one_is_removed(tmp_path, capsys):
     assert facts["seen"] == 32
     assert list(tmp_path.iterdir()) == [states[0]], "else it would take the place of a whole one"
     assert f"{states[-1]}: no whole state" in capsys.readouterr().err
+
+
+def test_no_state_is_saved_once_an_input_was_touched(tmp_path):
+    """The states before stay, and the same command goes on from the last of them."""
+    asked = []
+
+    def confirm():
+        asked.append(len(list(tmp_path.glob("state-*"))))
+        if len(asked) == 3:
+            raise UserError("an input changed")
+
+    model = build()
+    run = loop.Run(model, alone(model), TRAIN, COMMON)
+    with pytest.raises(UserError, match="an input changed"):
+        loop.fit(run, feed(), None, 5, replace(job(tmp_path), confirm=confirm), "key")
+    assert asked == [0, 1, 2], "asked before each state"
+    _, facts = checkpoints.latest_state(tmp_path, "key")
+    assert facts["seen"] == 32
 
 
 def test_a_state_that_the_file_system_withholds_is_no_reason_to_begin_anew(tmp_path, monkeypatch):

@@ -59,17 +59,8 @@ def copy(source: Path, target: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
-    return _digest(path, "sha256")
-
-
-def md5(path: Path) -> str:
-    """Hex digest of a file, by which records and DVC know it."""
-    return _digest(path, "md5")
-
-
-def _digest(path: Path, kind: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

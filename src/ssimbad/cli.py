@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ssimbad import cores
 from ssimbad.errors import ParameterError, UserError
 
 app = typer.Typer(
@@ -33,19 +34,29 @@ def stage(
 
     interrupt.install()
     loaded = params.load()
-    runner.run(loaded, runner.find(loaded, name, _pairs(wildcards or [])), force)
+    instance = runner.find(loaded, name, _pairs(wildcards or []))
+    if instance.stage.run.startswith("ssimbad.reporting."):  # it shows the results of others
+        from ssimbad.reporting import summary
+
+        for line in summary.stale_sources(loaded, instance):
+            print(line, file=sys.stderr)
+    runner.run(loaded, instance, force)
 
 
 @app.command()
 def status() -> None:
-    """Per stage instance: fresh, or the reason why not."""
+    """Per stage instance: fresh, with which other libraries it was made if it was, or the reason why it is not."""
     from ssimbad import params
-    from ssimbad.pipeline import records
+    from ssimbad.pipeline import dvcfile, records, table
 
-    found = records.survey(params.load())
+    loaded = params.load()
+    found = records.survey(loaded)
     width = max(map(len, found))
-    for name, reason in found.items():
-        print(f"{name:{width}}  {reason or 'fresh'}")
+    for instance in table.instances(loaded):
+        text = found[instance.name] or ", ".join(filter(None, ("fresh", records.other_libraries(instance))))
+        print(f"{instance.name:{width}}  {text}")
+    if reason := dvcfile.outdated(loaded):
+        print(f"ssimbad: {reason}", file=sys.stderr)
 
 
 @app.command()
@@ -92,22 +103,27 @@ def plan(
 
 
 @app.command()
-def preset(name: Annotated[str, typer.Argument(help="a file in presets/, such as demo or paper")]) -> None:
-    """Make presets/NAME.yaml the active params.yaml and bring dvc.yaml in line."""
-    from ssimbad import artifacts, params
-    from ssimbad.pipeline import dvcfile
+def preset(
+    name: Annotated[str, typer.Argument(help="a file in presets/, such as demo or paper")],
+    unless_active: Annotated[
+        bool, typer.Option(help="leave params.yaml alone when it comes from this preset, edited or not")
+    ] = False,
+) -> None:
+    """Make presets/NAME.yaml the active params.yaml; one that was edited and not committed is kept as a copy."""
+    from ssimbad.pipeline import preset as presets
 
-    source = Path("presets") / f"{name}.yaml"
-    known = ", ".join(sorted(p.stem for p in Path("presets").glob("*.yaml")))
-    if not source.is_file():
-        raise ParameterError(
-            f"preset {name}: no file {source}; presets are {known or 'missing: run in the repository root'}"
-        )
-    text = source.read_text(encoding="utf-8")
-    loaded = params.parse(text, str(source))
-    artifacts.write_text(Path("params.yaml"), text)
-    dvcfile.write(loaded)
-    print(f"{source} -> params.yaml, dvc.yaml")
+    presets.activate(name, unless_active)
+
+
+@app.command()
+def clean(
+    what: Annotated[str, typer.Argument(help="results: what the stages made; work: states and kept trainings")],
+) -> None:
+    """Remove what the stages made, and nothing else: files of your own in the same folders stay."""
+    from ssimbad import params
+    from ssimbad.pipeline import cleaning
+
+    cleaning.run(what, params.load())
 
 
 @app.command()
@@ -125,6 +141,20 @@ def dvc_yaml() -> None:
     from ssimbad.pipeline import dvcfile
 
     print(f"stage table -> {dvcfile.write(params.load())}")
+
+
+@app.command()
+def versions(
+    confirm: Annotated[bool, typer.Option(help="write down the code as it is now, in workflow/closures.json")] = False,
+) -> None:
+    """Name what has changed in the code of the expensive stages since their versions were confirmed."""
+    from ssimbad.pipeline import versions as guard
+
+    if confirm:
+        print(f"code and versions -> {guard.confirm()}")
+    elif found := guard.doubts():
+        print("\n".join(found))
+        raise UserError(guard.REMEDY)
 
 
 @app.command()
@@ -164,12 +194,14 @@ def colorize(
     sketch: Annotated[Path, typer.Option(help="a picture, or a folder of pictures")],
     reference: Annotated[Path, typer.Option(help="a picture for all sketches, or a folder with equal names")],
     weights: Annotated[Path, typer.Option(help="NAME.safetensors, with NAME.json beside it")],
-    out: Annotated[Path, typer.Option(help="a .png, or a folder when the sketches are one")],
+    out: Annotated[Path, typer.Option(help="a .png, or a folder; an earlier answer there is replaced, no other file")],
     fit: Annotated[
         str, typer.Option(help="model: the model's size; sketch: the sketch's own, lines laid over")
     ] = "model",
     steps: Annotated[int | None, typer.Option(help="sampling steps; default: as the weights were made for")] = None,
-    sampler: Annotated[str | None, typer.Option(help="euler, heun, dpmpp_2m or ddim; default as above")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="euler, heun, phi2, log2, dpmpp_2m or ddim; default as above")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the initial noise")] = 0,
 ) -> None:
     """Colour your own sketches after a reference."""
@@ -191,6 +223,7 @@ def _pairs(words: list[str]) -> dict[str, str]:
 def main() -> None:
     """Entry point: a user's mistake ends in one line on stderr and its exit code."""
     try:
+        cores.claim()
         app()
     except UserError as error:
         print(f"ssimbad: {error}", file=sys.stderr)

@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TypeVar
 
+from ssimbad import cores
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Worker = TypeVar("Worker")
@@ -16,10 +18,11 @@ Worker = TypeVar("Worker")
 def deal(work: Callable[[Worker, Item], Result], items: Iterable[Item], workers: Sequence[Worker]) -> Iterator[Result]:
     """`work(worker, item)` for every item, in the order of the items, each by a worker that is free.
 
-    One thread per worker. Few items are under way at a time, so millions can be dealt out.
+    One thread and one core per worker. Few items are under way at a time, so millions can be dealt out.
     """
     if len(workers) == 1:
-        yield from (work(workers[0], item) for item in items)
+        with cores.alone():
+            yield from (work(workers[0], item) for item in items)
         return
     free: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
@@ -32,7 +35,7 @@ def deal(work: Callable[[Worker, Item], Result], items: Iterable[Item], workers:
         finally:
             free.put(worker)
 
-    pool = ThreadPoolExecutor(len(workers))
+    pool = ThreadPoolExecutor(len(workers), initializer=cores.one)
     try:
         waiting: deque[Future[Result]] = deque()
         for item in items:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -31,6 +31,11 @@ def visible() -> list[torch.device]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"SSIMBAD_DEVICE={wanted}: not usable ({reason}); use cpu, cuda or auto") from None
+
+
+def workers(places: Sequence[torch.device], threads: int) -> list[torch.device]:
+    """Where work is done side by side: each GPU of the places once, a CPU once per granted core."""
+    return [place for place in places for _ in range(max(1, threads) if place.type == "cpu" else 1)]
 
 
 def pick(number: int = 0) -> torch.device:

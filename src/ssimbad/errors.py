@@ -1,14 +1,24 @@
 """The one exception that means: the user can mend this. It ends as one line on stderr, never as a traceback."""
 
+import re
+
+_USER = re.compile(r"(?<=://)[^/\s]\S*@")
+_SECRET = re.compile(r"(?i)([?&;][^=&;\s]*(?:pass|pwd|token|secret|key|sig)[^=&;\s]*=)[^&;\s]*")
+
+
+def masked(text: str) -> str:
+    """The text without the passwords of its addresses: `https://***@host/…`, `…?password=***`."""
+    return _SECRET.sub(r"\1***", _USER.sub("***@", text))
+
 
 class UserError(Exception):
-    """A wrong input. The message is one line that names the file or key and the remedy.
+    """A wrong input. The message is one line that names the file or key and the remedy, and no password.
 
     `code` is the exit status: 2 for parameters and command lines, 1 for data.
     """
 
     def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(masked(" ".join(message.split())))
         self.code = code
 
 

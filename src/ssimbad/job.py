@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ class Job:
     """One stage instance at work.
 
     `scratch` is a folder of its own that survives kills and is no output; `threads` is the number of cores granted;
-    `team` are the processes that share a training, of which only the first speaks; `costs` is where costs are noted.
+    `team` are the processes that share a training, of which only the first speaks; `confirm()` is to be called before
+    something is saved in `scratch`: it raises UserError when an input was touched since the stage began; `costs` is the
+    folder in which costs are noted.
     """
 
     stage: str
@@ -37,6 +39,7 @@ class Job:
     setting: str | None = None
     log: Spool | None = None
     team: Team = ALONE
+    confirm: Callable[[], None] = lambda: None
     costs: Path = COST
 
     @property
@@ -62,6 +65,7 @@ class Job:
     def note_cost(self, **facts: object) -> None:
         """Times and devices, for the cost table: kept outside the outputs, which hold nothing of the kind."""
         whose = {
+            "fingerprint": self.scratch.name,
             "method": self.method,
             "stage": self.of or self.stage,
             "seed": self.seed,

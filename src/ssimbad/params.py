@@ -10,28 +10,53 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ssimbad import strict_yaml
 from ssimbad.errors import ParameterError
 
+# What stages and engines write into, and what is theirs to delete (a test holds it to the stage table).
+MADE = (
+    "data/faces", "data/sketches", "data/references", "data/weights", "models", "outputs", "records", "reports",
+    "logs", "work", "mlruns", "plots", ".state", ".snakemake", ".dvc", ".git",
+)  # fmt: skip
+
+
+def _own(path: str) -> str:
+    """A file or folder of the user's, by a name that a shell, Snakemake, DVC and this program read alike."""
+    if path.startswith("~"):
+        raise ValueError(f"{path!r}: only a shell knows what ~ is; write the whole path")
+    if set(path) & set("{}"):
+        raise ValueError(f"{path!r}: braces are Snakemake's; rename it, or link to it by another name")
+    if "//" in path or not path.isprintable() or path != path.strip():
+        raise ValueError(f"{path!r}: no path of this machine; no //, no blanks around it, no line breaks")
+    place = Path(path).resolve()
+    for made in map(Path, MADE):
+        if place.is_relative_to(made.resolve()):
+            raise ValueError(f"{path!r}: the pipeline writes and deletes in {made}; keep it elsewhere, as in data/raw")
+        if made.resolve().is_relative_to(place):
+            raise ValueError(f"{path!r}: the pipeline writes in it, into {made}; keep it elsewhere, as in data/raw")
+    return path
+
+
+OwnPath = Annotated[str, AfterValidator(_own)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Above0 = Annotated[float, Field(gt=0)]
 
 
 class Strict(BaseModel):
-    """Frozen, no unknown keys, no silent conversion of types."""
+    """Frozen, no unknown keys, no silent conversion of types, no infinities."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Data(Strict):
     """Where faces come from and how they are cut."""
 
     source: Literal["embedded", "folder"] = Field(description="embedded: rendered here; folder: your own images")
-    path: str | None = Field(description="folder or .zip of your own images; only for source folder")
-    test_list: str | None = Field(description="text file, one file name a line, of the given test set; or null")
+    path: OwnPath | None = Field(description="folder or .zip of your own images; only for source folder")
+    test_list: OwnPath | None = Field(description="text file, one file name a line, of the given test set; or null")
     native_size: Annotated[int, Field(ge=32, le=2048)] = Field(description="side of the stored square faces, pixels")
     size: Annotated[int, Field(ge=16, le=1024)] = Field(
         description="side the networks see, pixels; native_size divides"
@@ -185,7 +210,9 @@ class Churn(Strict):
 class Solver(Strict):
     """A sampler, whatever its number of steps."""
 
-    name: Literal["euler", "heun", "dpmpp_2m", "ddim"] = Field(description="function in src/ssimbad/samplers.py")
+    name: Literal["euler", "heun", "phi2", "log2", "dpmpp_2m", "ddim"] = Field(
+        description="function in src/ssimbad/samplers.py"
+    )
     eta: Fraction = Field(default=0.0, description="ddim: share of the noise that is renewed; 1 is DDPM's own sampling")
     churn: Churn | None = Field(default=None, description="heun: stochastic sampling")
 
@@ -207,7 +234,9 @@ class Solver(Strict):
 class Sampler(Solver):
     """How a row of the table colours."""
 
-    steps: Positive = Field(description="noise levels of the method's grid; NFE is steps, or 2 steps - 1 for heun")
+    steps: Positive = Field(
+        description="noise levels of the method's grid; NFE is steps, or 2 steps - 1 for heun, phi2, log2"
+    )
 
 
 class Train(Strict):
@@ -258,7 +287,7 @@ class WeightFile(Strict):
 
     url: str = Field(description="where they are fetched from")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="of the whole file")
-    path: str | None = Field(description="a copy of your own, used instead of the url")
+    path: OwnPath | None = Field(description="a copy of your own, used instead of the url")
 
 
 class Weights(Strict):
@@ -278,6 +307,13 @@ class Nfe(Strict):
     images: Positive = Field(description="the first so many test faces, same reference")
 
 
+class Spread(Strict):
+    """How far a row's answers from different noise lie apart, for every row that colours by a sampler."""
+
+    samples: Annotated[int, Field(ge=2)] = Field(description="images of each face, the row's own among them")
+    images: Positive = Field(description="the first so many test faces, same reference")
+
+
 class Report(Strict):
     """Tables and figures."""
 
@@ -285,14 +321,20 @@ class Report(Strict):
     ladder: list[str] = Field(
         default=[], description="methods that lead from one schedule to another, each changing a part of the last"
     )
+    chain_steps: list[str] = Field(
+        default=[], description="methods refined through chains of different lengths; [] for no figure of them"
+    )
     nfe: Nfe | None = Field(default=None, description="of the figure quality against network calls; null: no figure")
+    spread: Spread | None = Field(default=None, description="of the table of spread between seeds of noise; null: none")
 
 
 class Params(Strict):
     """params.yaml, whole."""
 
     preset: str = Field(description="name of the preset this file came from")
-    seeds: Annotated[list[int], Field(min_length=1)] = Field(description="training seeds, one instance each")
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
+        description="training seeds, 0 or above, one instance each"
+    )
     data: Data
     embedded: Embedded
     sketches: Sketches
@@ -326,7 +368,14 @@ class Params(Strict):
                 raise ValueError(f"methods.{name}: neither pretrain nor finetune; give one or remove the method")
             self._check_stages(name, method)
         self._check_ladder()
+        self._check_chain_steps()
         return self
+
+    def _check_chain_steps(self) -> None:
+        for name in self.report.chain_steps:
+            stage = self.methods[name].finetune if name in self.methods else None
+            if stage is None or stage.objective != "trajectory":
+                raise ValueError(f"report.chain_steps: {name!r} is no method with a finetune of objective trajectory")
 
     def _check_ladder(self) -> None:
         rungs = self.report.ladder
@@ -406,10 +455,7 @@ def parse(text: str, source: str = "params.yaml") -> Params:
     Raises:
         ParameterError: not YAML, an unknown key, a wrong type or an impossible combination; one line, exit code 2.
     """
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{source}: not valid YAML: {error}") from None
+    tree = strict_yaml.parse(text, source)
     if not isinstance(tree, dict):
         raise ParameterError(f"{source}: expected keys and values at the top; restore it with `ssimbad preset demo`")
     try:
@@ -425,12 +471,16 @@ def _parse_cached(text: str, source: str) -> Params:
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Validated parameters of a file; see `parse` for the errors."""
+    if set(str(Path.cwd())) & set("{}"):
+        raise ParameterError(f"{Path.cwd()}: Snakemake and DVC stumble over braces in a path; rename the folder")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = strict_yaml.read(path)
     except OSError as error:
         raise ParameterError(
             f"{path}: cannot be read ({error.strerror}); run in the repository root, or `ssimbad preset demo`"
         ) from None
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     return _parse_cached(text, str(path))
 
 

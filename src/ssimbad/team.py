@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 PATIENCE = timedelta(minutes=30)  # for the slowest process in one exchange; a dead one ends the others sooner
+MEETING = timedelta(minutes=10)  # in which processes that are started together find each other
 LEADERS_WORK = timedelta(days=2)  # followers wait while the leader takes the lock and hashes the inputs
 GRACE = 5.0  # seconds in which the leader may end by itself after a follower has failed
 _HELPED = "SSIMBAD_STARTED_BY_LEADER"
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+_ALONE = "if this process is alone, take RANK, WORLD_SIZE and SLURM_STEP_NUM_TASKS out of its environment"
 
 
 @dataclass(frozen=True)
@@ -106,13 +110,31 @@ ALONE = Team()
 
 
 def here() -> Team:
-    """What the environment says: torchrun's variables, or srun's where the step has several tasks."""
+    """What the environment says: torchrun's variables, or srun's where the step has several tasks.
+
+    Raises:
+        ParameterError: they make no sense, or say nothing of where the processes meet: leftovers, perhaps.
+    """
     e = os.environ
-    if "WORLD_SIZE" in e and "RANK" in e:
-        return Team(int(e["RANK"]), int(e["WORLD_SIZE"]), int(e.get("LOCAL_RANK", 0)))
-    if int(e.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
-        return Team(int(e["SLURM_PROCID"]), int(e["SLURM_STEP_NUM_TASKS"]), int(e["SLURM_LOCALID"]))
-    return ALONE
+    names = _TORCHRUN if e.get("WORLD_SIZE") and e.get("RANK") else _SRUN
+    rank, world, local = _number(names[0], 0), _number(names[1], 1), _number(names[2], 0)
+    if world == 1:
+        return ALONE
+    said = ", ".join(f"{name}={e[name]}" for name in names if name in e)
+    if not rank < world:
+        raise ParameterError(f"{said}: no process of a team; {_ALONE}")
+    if not (e.get("SLURM_JOB_ID") or (e.get("MASTER_ADDR") and e.get("MASTER_PORT"))):
+        raise ParameterError(
+            f"{said}, but MASTER_ADDR and MASTER_PORT are not set; start the processes with torchrun, or {_ALONE}"
+        )
+    return Team(rank, world, local)
+
+
+def _number(name: str, default: int) -> int:
+    given = os.environ.get(name) or str(default)
+    if not (given.strip().isdecimal() and int(given) >= min(default, 1)):
+        raise ParameterError(f"{name}={given}: expected a number; {_ALONE}")
+    return int(given)
 
 
 class Call:
@@ -157,8 +179,8 @@ class Call:
                 f"{key}: {batch} images do not divide into {shares} equal shares for {team.world} devices; "
                 f"choose a multiple of {shares}, or show the job fewer devices (CUDA_VISIBLE_DEVICES)"
             )
-        with _helpers(self._name, command, team.world) if self._store is None else _outside(self._store) as store:
-            self._spoken = True
+        self._spoken = True
+        with _helpers(self._name, command, team.world) if self._store is None else _outside(self._store, team) as store:
             _say(store, word, team.world)
             with _joined(team, store) as joined:
                 yield joined
@@ -170,9 +192,15 @@ def followed(team: Team, name: str) -> Iterator[tuple[dict[str, Any], Team] | No
     if os.environ.get(_HELPED):
         threading.Thread(target=_end_with_leader, daemon=True).start()
     store = _store(team, name)
-    store.wait(["word"], LEADERS_WORK)
-    word = json.loads(store.get("word"))
-    store.add("heard", 1)
+    store.add("here", 1)
+    try:
+        store.wait(["word"], LEADERS_WORK)
+        word = json.loads(store.get("word"))
+        store.add("heard", 1)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        line = f"{name}: the first of {team.world} processes was lost before the training began ({reason})"
+        raise UserError(f"{line}; run the same command again") from None
     if word is None:
         yield None
     else:
@@ -194,11 +222,15 @@ def _store(team: Team, name: str) -> Store:
 
     host, port = _address()
     keeps = team.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    who = f"{name}: process {team.rank} of {team.world}"
+    if not os.environ.get(_HELPED):
+        print(f"{who} waits for the others at {host}:{port}", file=sys.stderr, flush=True)
     try:
-        store = distributed.TCPStore(host, port, None, keeps, PATIENCE, wait_for_workers=False)
+        store = distributed.TCPStore(host, port, None, keeps, MEETING, wait_for_workers=False)
     except (RuntimeError, distributed.DistError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"process {team.rank} of {team.world}: no meeting at {host}:{port} ({reason})") from None
+        raise UserError(f"{who}: nobody met at {host}:{port} ({reason}); {_ALONE}") from None
+    store.set_timeout(PATIENCE)
     return distributed.PrefixStore(_room(name), store)
 
 
@@ -207,27 +239,40 @@ def _room(name: str) -> str:
     return f"ssimbad/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 
+def _first_node(nodes: str) -> str:
+    try:
+        command = ["scontrol", "show", "hostnames", nodes]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.split()
+    except (OSError, subprocess.TimeoutExpired):
+        said = []
+    if not said:
+        raise ParameterError(f"the nodes of this SLURM job ({nodes}) are not known; set MASTER_ADDR, or {_ALONE}")
+    return said[0]
+
+
 def _address() -> tuple[str, int]:
     """MASTER_ADDR and MASTER_PORT, or the first node of the SLURM job and a port for its step."""
     e = os.environ
     host, port = e.get("MASTER_ADDR"), e.get("MASTER_PORT")
     job = e.get("SLURM_JOB_ID")
     if job and not host:
-        done = subprocess.run(
-            ["scontrol", "show", "hostnames", e.get("SLURM_STEP_NODELIST") or e["SLURM_JOB_NODELIST"]],
-            capture_output=True, text=True, timeout=30, check=False,
-        )  # fmt: skip
-        host = done.stdout.split()[0] if done.stdout.strip() else None
+        host = _first_node(e.get("SLURM_STEP_NODELIST") or e.get("SLURM_JOB_NODELIST") or "")
     if job and not port:
-        port = str(20000 + (int(job) + 1009 * int(e.get("SLURM_STEP_ID") or 0)) % 20000)
-    if not (host and port):
-        raise ParameterError("several processes, but MASTER_ADDR and MASTER_PORT are not set; start them with torchrun")
-    return host, int(port)
+        step = 1009 * _number("SLURM_STEP_ID", 0)
+        return host, 20000 + (_number("SLURM_JOB_ID", 0) + step) % 20000
+    return host, _number("MASTER_PORT", 0)
 
 
 @contextmanager
-def _outside(store: Store) -> Iterator[Store]:
+def _outside(store: Store, team: Team) -> Iterator[Store]:
     """Followers that torchrun or srun has started, and will end with the leader."""
+    end = time.monotonic() + MEETING.total_seconds()
+    while (come := store.add("here", 0)) < team.world - 1:
+        if time.monotonic() > end:
+            _say(store, None, come + 1)
+            minutes = MEETING.total_seconds() / 60
+            raise UserError(f"{come} of {team.world - 1} other processes came within {minutes:.0f} minutes; {_ALONE}")
+        time.sleep(0.1)
     yield store
 
 

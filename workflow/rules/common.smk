@@ -6,16 +6,18 @@ import sys
 
 from ssimbad import params as parameters
 from ssimbad.errors import UserError
-from ssimbad.pipeline import lock, records, runner, table
+from ssimbad.pipeline import dvcfile, lock, runner, snakefile, table
 from ssimbad.tracking import spool, system
 
 try:
     P = parameters.load()
     if workflow.is_main_process:
         spool.name_pipeline("snakemake")
-        records.reconcile(P)
+        snakefile.reconcile(P)
         for line in lock.living(runner.WORK):
             print(f"ssimbad: {line}", file=sys.stderr)
+        if line := dvcfile.outdated(P):
+            print(f"ssimbad: {line} before this run ends", file=sys.stderr)
 except UserError as error:
     print(f"ssimbad: {error}", file=sys.stderr)
     sys.exit(error.code)
@@ -60,6 +62,12 @@ def of(stage, name):
 def markers(*stages):
     """The markers of all instances of the stages."""
     return [i.marker for i in INSTANCES.values() if i.stage.name in stages]
+
+
+def ends():
+    """The markers of the instances from which no other is made: who asks for them asks for the whole stage table."""
+    used = {name for i in INSTANCES.values() for name in i.upstream}
+    return [i.marker for i in INSTANCES.values() if i.name not in used]
 
 
 def only(condition, *files):

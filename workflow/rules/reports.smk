@@ -124,6 +124,62 @@ rule ladder:
         "ssimbad stage ladder 2>&1 | tee {log}"
 
 
+rule compute:
+    input:
+        upstream("compute"),
+        of("compute", "summaries"),
+        of("compute", "images"),
+    output:
+        report(
+            "reports/tables/compute.csv",
+            category="Tables",
+            caption="../report/compute.rst",
+        ),
+        "reports/tables/compute.md",
+        "reports/tables/compute.tex",
+        "records/compute.json",
+        touch(".state/compute.ok"),
+    log:
+        "logs/compute.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "compute: the rows by the work that their training took"
+    shell:
+        "ssimbad stage compute 2>&1 | tee {log}"
+
+
+rule chain_steps:
+    input:
+        upstream("chain_steps"),
+        ancient("reports/tables/compute.csv"),
+    output:
+        report(
+            "reports/figures/chain_steps.png",
+            category="Cost",
+            caption="../report/chain_steps.rst",
+        ),
+        "reports/figures/chain_steps.pdf",
+        "records/chain_steps.json",
+        touch(".state/chain_steps.ok"),
+    log:
+        "logs/chain_steps.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "chain_steps: refinement through chains of different lengths"
+    shell:
+        "ssimbad stage chain_steps 2>&1 | tee {log}"
+
+
 rule nfe_figure:
     input:
         upstream("nfe_figure"),
@@ -148,3 +204,31 @@ rule nfe_figure:
         "nfe_figure: quality against network calls"
     shell:
         "ssimbad stage nfe_figure 2>&1 | tee {log}"
+
+
+rule spread_table:
+    input:
+        upstream("spread_table"),
+        of("spread_table", "values"),
+    output:
+        report(
+            "reports/tables/spread.csv",
+            category="Tables",
+            caption="../report/spread.rst",
+        ),
+        "reports/tables/spread.md",
+        "reports/tables/spread.tex",
+        "records/spread_table.json",
+        touch(".state/spread_table.ok"),
+    log:
+        "logs/spread_table.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "spread_table: how far answers from different noise lie apart"
+    shell:
+        "ssimbad stage spread_table 2>&1 | tee {log}"

@@ -114,3 +114,32 @@ rule nfe:
         "nfe: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, by several samplers and steps"
     shell:
         "ssimbad stage nfe method={wildcards.method} stage={wildcards.stage} seed={wildcards.seed} 2>&1 | tee {log}"
+
+
+rule spread:
+    input:
+        upstream("spread"),
+        ancient("models/{method}/{stage}/seed-{seed}.safetensors"),
+        ancient("models/{method}/{stage}/seed-{seed}.json"),
+        ancient("outputs/{method}/{stage}/seed-{seed}/same.zip"),
+        ancient("data/sketches/test.npy"),
+        ancient("data/references/same.npy"),
+        ancient("data/faces/test.npy"),
+        ancient("data/faces/manifest.csv"),
+    output:
+        "reports/spread/{method}/{stage}/seed-{seed}.csv",
+        "records/spread-{method}-{stage}-seed-{seed}.json",
+        touch(".state/spread-{method}-{stage}-seed-{seed}.ok"),
+    log:
+        "logs/spread/{method}-{stage}-seed-{seed}.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=480,
+        gpu=GPU,
+    message:
+        "spread: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, several samples of each face"
+    shell:
+        "ssimbad stage spread method={wildcards.method} stage={wildcards.stage} seed={wildcards.seed} 2>&1 | tee {log}"

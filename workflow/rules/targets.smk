@@ -5,7 +5,6 @@ localrules:
     all_models,
     all_results,
     all_tables,
-    all_nfe,
 
 
 rule all_data:
@@ -31,9 +30,3 @@ rule all_results:
 rule all_tables:
     input:
         markers("tables"),
-
-
-# Not part of `all`: it colours the test set dozens of times.
-rule all_nfe:
-    input:
-        markers("nfe_figure"),

@@ -1,7 +1,8 @@
 """Colouring many sketches so that each image is the same whatever its company.
 
 The network always sees chunks of one fixed size, the last one padded, and each image's noise comes from a generator
-seeded by its id: an image is bit-equal on a CPU whatever the number of images, jobs or devices.
+seeded by its id. On a CPU each chunk is one thread's, which computes with one core: an image is bit-equal whatever the
+number of images, jobs, devices or cores, and whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssimbad import dealing
+from ssimbad import dealing, devices
 from ssimbad.pairing import resize
 from ssimbad.params import Sampler
 from ssimbad.seeding import derive
@@ -60,7 +61,8 @@ def pieces(
     """The chunks in order, each as ids and (n, S, S, 3) uint8, coloured by whichever artist is free.
 
     Args:
-        artists: a method's verb, bound to its model, and the device where the model is; one per device.
+        artists: a method's verb, bound to its model, and the device where the model is; one for each chunk that is
+            coloured at the same time. Those on a CPU may share a model.
         sketches, references: N rows each, (1, S, S) and (3, S, S) float32 in [-1, 1].
         chunk: images that the network sees together.
     """
@@ -93,8 +95,10 @@ def colour(
     sampler: Sampler | None,
     *,
     device: torch.device,
+    threads: int = 1,
     **how: Any,
 ) -> np.ndarray:
-    """(N, S, S, 3) uint8: all pieces together, on one device; see `pieces`."""
-    found = pieces([(colorize, device)], sketches, references, ids, sampler, **how)
+    """(N, S, S, 3) uint8: all pieces together, on one device or on so many cores of a CPU; see `pieces`."""
+    artists = [(colorize, place) for place in devices.workers([device], threads)]
+    found = pieces(artists, sketches, references, ids, sampler, **how)
     return np.concatenate([images for _, images in found])

@@ -6,12 +6,11 @@ import csv
 import io
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from ssimbad import artifacts, devices
+from ssimbad import artifacts, dealing, devices
 from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
 from ssimbad.job import Job
@@ -22,6 +21,9 @@ from ssimbad.pairing import resize
 from ssimbad.params import Sampler, View
 from ssimbad.samplers import most_steps, nfe
 
+if TYPE_CHECKING:
+    import torch
+
 COLUMNS = ("sampler", "calls", "steps", "nfe", "metric", "value", "ci_low", "ci_high", "n")
 
 
@@ -31,7 +33,6 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     inputs: weights, made, sketches, references, test (.npy), manifest. outputs: values (CSV with `COLUMNS`: PSNR and
     MS-SSIM with bootstrap intervals over test faces; `calls` is the limit, `nfe` what the steps really cost).
     """
-    torch.set_num_threads(job.threads)
     device = devices.pick()
     asked = params.report.nfe
     model, made = load.trained(inputs["weights"], device, params.training.channels_last)
@@ -45,13 +46,19 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     targets = at_size(inputs["test"], size, ids)[:count]
     rows: list[dict[str, Any]] = []
     plans = [(solver, calls, most_steps(solver.name, calls)) for solver in asked.samplers for calls in asked.calls]
+
+    def coloured(device: torch.device, plan: tuple[Any, int, int]) -> np.ndarray:
+        solver, _, steps = plan
+        return chunks.colour(
+            colorize, sketches, references, ids[:count], Sampler(**dict(solver), steps=steps),
+            chunk=params.colorize.chunk, seed=params.colorize.seed, device=device,
+            precision=params.training.precision, channels_last=params.training.channels_last,
+        )  # fmt: skip
+
+    # The plans are dealt, and not the chunks of each: a plan has few chunks, often one.
+    done = dealing.deal(coloured, plans, devices.workers([device], job.threads))
     with job.progress(sum(nfe(solver.name, steps) for solver, _, steps in plans), "network calls") as bar:
-        for solver, calls, steps in plans:
-            images = chunks.colour(
-                colorize, sketches, references, ids[:count], Sampler(**dict(solver), steps=steps),
-                chunk=params.colorize.chunk, seed=params.colorize.seed, device=device,
-                precision=params.training.precision, channels_last=params.training.channels_last,
-            )  # fmt: skip
+        for (solver, calls, steps), images in zip(plans, done, strict=True):
             how = {"sampler": solver.label, "calls": calls, "steps": steps, "nfe": nfe(solver.name, steps)}
             rows += [how | line for line in _measured(images, targets, size, params.evaluation)]
             bar.update(how["nfe"])

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ssimbad import artifacts, devices
 from ssimbad.colorize import chunks, load
@@ -22,13 +21,15 @@ Paths = dict[str, Path]
 
 
 def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
-    """Colour the test set in one reference setting, in chunks of test ids dealt to the devices of the job."""
-    torch.set_num_threads(job.threads)
+    """Colour the test set in one reference setting, chunks of ids dealt to the devices of the job or its cores."""
     places = devices.visible()
-    loaded = [load.trained(inputs["weights"], device, params.training.channels_last) for device in places]
-    made = loaded[0][1]
+    loaded = {
+        device: load.trained(inputs["weights"], device, params.training.channels_last)
+        for device in dict.fromkeys(places)
+    }
+    made = loaded[places[0]][1]
     verb = registry.module(made["setup"]["kind"]).colorize
-    artists = [(partial(verb, model), device) for (model, _), device in zip(loaded, places, strict=True)]
+    artists = [(partial(verb, loaded[device][0]), device) for device in devices.workers(places, job.threads)]
     sampler = params.methods[job.method][job.of].sampler
     ids = manifest.ids(inputs["manifest"], "test")
     sketches, references = (

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssimbad import artifacts, devices
-from ssimbad.colorize import chunks, load
+from ssimbad import cores, devices
+from ssimbad.colorize import answers, chunks, load
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.faces import reading
 from ssimbad.methods import registry
@@ -41,18 +41,22 @@ def run(
         fit: "model" answers at the model's size; "sketch" at the sketch's own size, its lines laid over.
 
     Raises:
-        UserError: an input is missing or no picture; ParameterError: the options do not fit each other.
+        UserError: an input is missing or no picture; ParameterError: the options do not fit each other, or an answer
+            would replace an input, another answer or a file of another origin.
     """
     if fit not in ("model", "sketch"):
         raise ParameterError(f"--fit {fit}: expected model or sketch")
     jobs = _pair(sketch, reference, out)
+    answers.check(jobs, weights)
     device = devices.pick()
     model, made = load.trained(weights, device, channels_last=device.type == "cpu")
     how = _sampler(made["train"]["sampler"], steps, sampler)
     size = made["size"]
     colorize = partial(registry.module(made["setup"]["kind"]).colorize, model)
-    for start in range(0, len(jobs), _CHUNK):
-        part = jobs[start : start + _CHUNK]
+    threads = cores.granted()
+    together = _CHUNK * threads
+    for start in range(0, len(jobs), together):
+        part = jobs[start : start + together]
         greys = [_lines(s) for s, _, _ in part]
         images = chunks.colour(
             colorize,
@@ -63,12 +67,12 @@ def run(
             chunk=_CHUNK if len(jobs) > 1 else 1,
             seed=seed,
             device=device,
+            threads=threads,
             precision="fp32",
             channels_last=device.type == "cpu",
         )
         for (_, _, target), grey, image in zip(part, greys, images, strict=True):
-            answer = laid_over(image, grey) if fit == "sketch" else image
-            artifacts.write_bytes(target, artifacts.png_bytes(answer))
+            answers.write(target, laid_over(image, grey) if fit == "sketch" else image)
             print(f"{target}", flush=True)
 
 

@@ -17,6 +17,7 @@ from ssimbad.params import Above0, Positive, Sampler, Strict
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ssimbad.noise.transforms import Phi
     from ssimbad.samplers import Fresh
 
 SAMPLED = True
@@ -73,6 +74,14 @@ def levels(model: nn.Module, steps: int) -> Tensor:
     return torch.cat([model.sigmas.cpu()[t.clamp(max=last)], torch.zeros(1, dtype=torch.float64)])
 
 
+def axis(model: nn.Module) -> Phi:
+    """The timestep as a function of sigma."""
+    from ssimbad.noise import transforms
+
+    sigmas = model.sigmas.cpu().numpy()
+    return transforms.make({"form": "empirical", "sigmas": sigmas, "values": range(len(sigmas))})
+
+
 def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None = None) -> Losses:
     if plan.objective != "noise":
         return _chain_step(model, batch, plan, draws, features)
@@ -89,7 +98,7 @@ def _chain_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, featur
     sampler = plan.options.sampler or plan.sampler
     grid = levels(model, sampler.steps)
     start = inverted(model, batch, fresh(), grid) if plan.objective == "inversion" else pure(fresh(), grid)
-    return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh), features)
+    return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh, axis(model)), features)
 
 
 def pure(noise: Tensor, grid: Tensor) -> Tensor:
@@ -114,4 +123,4 @@ def inverted(model: nn.Module, batch: Batch, noise: Tensor, grid: Tensor) -> Ten
 
 def colorize(model: nn.Module, sketch: Tensor, reference: Tensor, fresh: Fresh, sampler: Sampler) -> Tensor:
     grid = levels(model, sampler.steps)
-    return chain.colour(model, sketch, reference, pure(fresh(), grid), grid, chain.make(sampler, fresh))
+    return chain.colour(model, sketch, reference, pure(fresh(), grid), grid, chain.make(sampler, fresh, axis(model)))

@@ -13,14 +13,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ssimbad import samplers
+    from ssimbad.noise.transforms import Phi
 
 
-class Trajectory(Strict):
-    """Back-propagate the loss of the finished image through the whole chain, from pure noise."""
+class ImageLoss(Strict):
+    """A loss of the finished image."""
 
     loss: Literal["mse", "lpips", "ssim+l1"] = "mse"
-    save_memory: bool = Field(default=True, description="gradient checkpointing of every network call")
-    sampler: Sampler | None = Field(default=None, description="of the chain; null: the one the row colours with")
 
     @property
     def features(self) -> str | None:
@@ -28,12 +27,19 @@ class Trajectory(Strict):
         return "alexnet" if self.loss == "lpips" else None
 
 
-def make(sampler: Sampler, fresh: samplers.Fresh) -> samplers.Sampler:
-    """The sampler that the parameters name."""
+class Trajectory(ImageLoss):
+    """Back-propagate the loss of the finished image through the whole chain, from pure noise."""
+
+    save_memory: bool = Field(default=True, description="gradient checkpointing of every network call")
+    sampler: Sampler | None = Field(default=None, description="of the chain; null: the one the row colours with")
+
+
+def make(sampler: Sampler, fresh: samplers.Fresh, phi: Phi) -> samplers.Sampler:
+    """The sampler that the parameters name, on a grid that is uniform in phi."""
     from ssimbad import samplers
 
     churn = samplers.Churn(**sampler.churn.model_dump(exclude_none=True)) if sampler.churn else None
-    return samplers.make(sampler.name, fresh, sampler.eta, churn)
+    return samplers.make(sampler.name, fresh, phi, sampler.eta, churn)
 
 
 def colour(

@@ -18,6 +18,7 @@ from ssimbad.params import Above0, Sampler, Strict
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ssimbad.noise.transforms import Phi
     from ssimbad.samplers import Fresh
 
 
@@ -94,16 +95,20 @@ def build(setup: Setup) -> nn.Module:
     return model
 
 
-def levels(model: nn.Module, steps: int) -> Tensor:
-    """N noise levels of the sampling grid, then 0; (N + 1,) float64.
-
-    Source: EDM eq. 5; for phi SSIMBaD (arXiv 2506.04283), uniform in phi.
-    """
+def axis(model: nn.Module) -> Phi:
+    """The phi along which the sampling grid is uniform: EDM's sigma^(1/rho) (eq. 5), or SSIMBaD's."""
     from ssimbad.noise import transforms
 
-    config, noise = model.setup.config, model.setup.noise
-    phi = model.phi if config.sampling_grid == "phi" else transforms.make({"form": "edm", "rho": config.rho})
-    return transforms.levels(phi, steps, noise.sigma_min, noise.sigma_max)
+    config = model.setup.config
+    return model.phi if config.sampling_grid == "phi" else transforms.make({"form": "edm", "rho": config.rho})
+
+
+def levels(model: nn.Module, steps: int) -> Tensor:
+    """N noise levels of the sampling grid, then 0; (N + 1,) float64."""
+    from ssimbad.noise import transforms
+
+    noise = model.setup.noise
+    return transforms.levels(axis(model), steps, noise.sigma_min, noise.sigma_max)
 
 
 def draw_sigma(model: nn.Module, u: Tensor) -> Tensor:
@@ -136,10 +141,10 @@ def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, f
     sampler = plan.options.sampler or plan.sampler
     grid = levels(model, sampler.steps)
     start = float(grid[0]) * fresh()
-    return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh), features)
+    return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh, axis(model)), features)
 
 
 def colorize(model: nn.Module, sketch: Tensor, reference: Tensor, fresh: Fresh, sampler: Sampler) -> Tensor:
     grid = levels(model, sampler.steps)
     start = float(grid[0]) * fresh()
-    return chain.colour(model, sketch, reference, start, grid, chain.make(sampler, fresh))
+    return chain.colour(model, sketch, reference, start, grid, chain.make(sampler, fresh, axis(model)))

@@ -26,7 +26,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     """
     ids = manifest.ids(inputs["manifest"], "test")
     size = params.data.size
-    networks = measure.load_networks(inputs)
+    networks = measure.load_networks(inputs, job.threads)
     color = mean_color(artifacts.read_array(inputs["train"]))
     flat = np.broadcast_to(color, (len(ids), size, size, 3)).copy()
     rows: dict[str, dict[str, Any]] = {"reference": {}, "mean_color": {}}

@@ -1,5 +1,6 @@
 """Percentile bootstrap (Efron 1979) over test images."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from ssimbad.seeding import derive
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval. `low` and `high` are None where one value alone allows no interval."""
+    """A mean, or a ratio of sums, with its interval. `low` and `high` are None where the values allow none."""
 
     value: float
     low: float | None
@@ -32,11 +33,30 @@ def mean(values: np.ndarray, *, resamples: int, confidence: float, seed: int) ->
         raise ValueError("bootstrap: needs at least one value, all of them finite")
     if n == 1:
         return Estimate(float(values[0]), None, None, 1)
-    generator = np.random.default_rng(derive(seed, "bootstrap", n))
-    means = values[generator.integers(n, size=(resamples, n))].mean(axis=1)
+    low, high = percentiles(values[positions(n, resamples, seed)].mean(axis=1), confidence)
+    return Estimate(float(values.mean()), low, high, n)
+
+
+def positions(n: int, resamples: int, seed: int) -> np.ndarray:
+    """(resamples, n) positions of the resampled values, out of n; they depend on nothing else."""
+    return np.random.default_rng(derive(seed, "bootstrap", n)).integers(n, size=(resamples, n))
+
+
+def percentiles(estimates: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The interval between the two quantiles of (R,) resampled estimates that leave out equal tails."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(float(values.mean()), float(low), float(high), n)
+    low, high = np.quantile(estimates, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def decimals(value: float, low: float, high: float) -> int:
+    """How many decimals of a positive value its interval carries: to two digits of the half width.
+
+    At least the value's first digit, and at most four digits of it (all that an interval without width would carry).
+    """
+    first, half = -math.floor(math.log10(value)), (high - low) / 2
+    carried = 1 - math.floor(math.log10(half)) if half > 0 else first + 3
+    return max(min(carried, first + 3), first, 0)
 
 
 def difference(a: np.ndarray, b: np.ndarray, *, resamples: int, confidence: float, seed: int) -> Estimate:
@@ -48,3 +68,21 @@ def difference(a: np.ndarray, b: np.ndarray, *, resamples: int, confidence: floa
     if len(a) != len(b):
         raise ValueError(f"bootstrap: {len(a)} values cannot be paired with {len(b)}")
     return mean(np.asarray(a) - np.asarray(b), resamples=resamples, confidence=confidence, seed=seed)
+
+
+def ratio(a: np.ndarray, b: np.ndarray, *, resamples: int, confidence: float, seed: int) -> Estimate:
+    """Sum of a over sum of b with its interval: (N,) values of the same N images, b not negative.
+
+    No interval where a resample can be drawn whose sum of b is zero.
+
+    Raises:
+        ValueError: different lengths, no values, one that is not finite, or a sum of b that is zero.
+    """
+    a, b = (np.asarray(values, dtype=np.float64) for values in (a, b))
+    if len(a) != len(b) or not np.isfinite([a, b]).all() or not b.sum() > 0:
+        raise ValueError("bootstrap: a ratio needs finite values in pairs, and a denominator above zero")
+    value, n = float(a.sum() / b.sum()), len(a)
+    if n == 1 or not b.all():
+        return Estimate(value, None, None, n)
+    drawn = positions(n, resamples, seed)
+    return Estimate(value, *percentiles(a[drawn].sum(axis=1) / b[drawn].sum(axis=1), confidence), n)

@@ -32,7 +32,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     path = inputs["true" if answers else "test"]
     targets = at_size(path, params.data.size, ids)
     images = by_id(inputs["images"], ids, params.data.size)
-    networks = measure.load_networks(inputs)
+    networks = measure.load_networks(inputs, job.threads)
     values = measure.per_image(images, targets, networks)
     metrics = measure.summarise(values, params.data.size, networks, params.evaluation)
     if not answers:

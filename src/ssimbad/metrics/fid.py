@@ -57,7 +57,7 @@ def features(images: np.ndarray, *copies: nn.Module) -> np.ndarray:
     """(N, H, W, 3) uint8 → (N, 2048) float64: pool3 features; the network resizes the images to 299².
 
     Args:
-        copies: the network, once per device; batches are dealt to them and are the same for any number.
+        copies: the network, once per worker; batches are dealt to them and are the same for any number.
     """
 
     @torch.inference_mode()

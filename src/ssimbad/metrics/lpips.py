@@ -41,7 +41,7 @@ def lpips(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.nda
 
     Args:
         images, targets: (N, H, W, 3) uint8, paired by position; the network is fed [-1, 1], as it expects.
-        copies: the network from `load_network`, once per device; the images are dealt to them one by one.
+        copies: the network from `load_network`, once per worker; the images are dealt to them one by one.
 
     Returns:
         (N,) float64, 0 for identical images.

@@ -27,7 +27,8 @@ Metric = dict[str, Any]
 
 @dataclass(frozen=True)
 class Networks:
-    """Feature networks with their true weights, one copy per device; where there is none, `reason` says why.
+    """Feature networks with their true weights, one per worker (those on a CPU are one and the same); where there is
+    none, `reason` says why.
 
     A number from any other weights is never called FID, KID or LPIPS.
     """
@@ -37,8 +38,9 @@ class Networks:
     reason: str = SWITCHED_OFF
 
 
-def load_networks(inputs: Mapping[str, Path]) -> Networks:
-    """The networks whose weights files a stage was given as `inception` and `alexnet`, on all devices of the job.
+def load_networks(inputs: Mapping[str, Path], threads: int = 1) -> Networks:
+    """The networks whose weights files a stage was given as `inception` and `alexnet`, on all devices of the job, or
+    for so many cores of its CPU.
 
     Raises:
         UserError: a file holds something else.
@@ -51,7 +53,11 @@ def load_networks(inputs: Mapping[str, Path]) -> Networks:
     from ssimbad.metrics import fid, lpips
 
     def copies(name: str, load: Callable[[Path], nn.Module]) -> tuple[nn.Module, ...]:
-        return tuple(load(inputs[name]).to(device) for device in devices.visible()) if name in inputs else ()
+        if name not in inputs:
+            return ()
+        places = devices.visible()
+        loaded = {device: load(inputs[name]).to(device) for device in dict.fromkeys(places)}
+        return tuple(loaded[device] for device in devices.workers(places, threads))
 
     return Networks(copies("inception", fid.load_network), copies("alexnet", lpips.load_network))
 

@@ -76,7 +76,7 @@ def degradation(
             _ORANGE,
         ),
         _Panel(
-            f"φ* = {_math(phi.label)}",
+            f"φ* = {_math(chosen.axis)}",
             "φ*(σ)",
             phi.forward(own),
             sigma.at(own),
@@ -150,7 +150,7 @@ def noisy_grid(
             axis.grid(visible=False)
             axis.spines[:].set_visible(False)
             axis.set_ylabel(name, fontsize=11, rotation=0, ha="right", va="center")
-        fig.suptitle(f"Equal steps along each schedule; φ* = {_math(phi.label)}")
+        fig.suptitle(f"Equal steps along each schedule; φ* = {_math(chosen.axis)}")
         save(fig, png, pdf)
 
 

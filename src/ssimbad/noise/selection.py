@@ -78,6 +78,29 @@ def best_c(curves: Curves, criterion: Criterion, c_low: float, c_high: float) ->
     return float(np.exp(best.x))
 
 
+def resampled_c(curves: Curves, criterion: Criterion, c_low: float, c_high: float, drawn: np.ndarray) -> np.ndarray:
+    """(R,) c of largest mean R² for each of R resamples of the images: what `best_rational` would find on it.
+
+    The mean R² of a resample is a mean of the images' own, so these are scored once, on a grid of c; a parabola through
+    the best point and its neighbours finds the hill's top between them.
+
+    Args:
+        drawn: (R, N) positions of the resampled images.
+    """
+    log_c = np.linspace(np.log(c_low), np.log(c_high), 257)
+    scores = [criterion.score(curves, {"form": "rational", "c": float(np.exp(x))}) for x in log_c]
+    counts = np.stack([np.bincount(row, minlength=len(curves.ids)) for row in drawn])
+    means = counts @ np.stack(scores, axis=1) / drawn.shape[1]
+    best = means.argmax(axis=1)
+    inside = np.clip(best, 1, len(log_c) - 2)
+    left, top, right = (means[np.arange(len(means)), inside + step] for step in (-1, 0, 1))
+    bend = left - 2 * top + right
+    # At an end of the range there is no neighbour on one side, and the end itself is the answer.
+    hill = (bend < 0) & (best == inside)
+    shift = np.divide(left - right, 2 * bend, out=np.zeros(len(means)), where=hill)
+    return np.exp(log_c[best] + shift * (log_c[1] - log_c[0]))
+
+
 def empirical(curves: Curves) -> Spec:
     """phi(sigma) = 1 - mean SSIM(sigma), knots at the measured sigmas: linear in SSIM by construction.
 
@@ -98,7 +121,7 @@ class Row:
     """One line of the R² table.
 
     `r2` and `held_out` are (N,), per image; `held_out` is None where nothing is fitted. `spec` is None for
-    DDPM, whose axis is the timestep. `group` is published, other or family.
+    DDPM, whose axis is the timestep. `group` is published, other or family. `c` is the interval of a fitted c.
     """
 
     name: str
@@ -109,6 +132,7 @@ class Row:
     spec: Spec | None = None
     held_out: np.ndarray | None = None
     saturates_at: float | None = None
+    c: tuple[float, float] | None = None
 
 
 def candidate_rows(sigma: Curves, ddpm: Curves, criterion: Criterion) -> list[Row]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from ssimbad.noise.selection import (
     candidate_rows,
     family_rows,
     phi_star,
+    resampled_c,
 )
 from ssimbad.noise.ssim_curves import (
     Curves,
@@ -33,6 +36,7 @@ from ssimbad.noise.ssim_curves import (
     sigma_grid,
     timestep_grid,
 )
+from ssimbad.noise.transforms import make
 from ssimbad.pairing.resize import area
 from ssimbad.params import View
 
@@ -40,7 +44,7 @@ _CURVES = ("schedule", "id", "level", "ssim")
 _R2 = (
     *("candidate", "group", "label", "axis", "r2", "ci_low", "ci_high"),
     *("versus", "difference", "difference_low", "difference_high"),
-    *("held_out", "saturates_at", "published", "n"),
+    *("held_out", "saturates_at", "published", "n", "c", "c_low", "c_high"),
 )
 
 
@@ -80,6 +84,7 @@ def run_select(params: View, inputs: dict[str, Path], outputs: dict[str, Path], 
     criterion = Criterion(schedule.points, params.noise.sigma_min, params.noise.sigma_max, schedule.saturation)
     rows = candidate_rows(sigma, ddpm_curves, criterion)
     families = family_rows(sigma, criterion, schedule.c_low, schedule.c_high, schedule.seed)
+    families = [_with_interval_of_c(row, sigma, criterion, schedule) for row in families]
     star = phi_star(families, schedule.select_from, criterion, len(sigma.ids), schedule.size)
     table = _table([*rows, *families], params)
     artifacts.write_json(outputs["phi_star"], star)
@@ -97,6 +102,18 @@ def run_select(params: View, inputs: dict[str, Path], outputs: dict[str, Path], 
     job.tags(c_unrounded=repr(c))
     job.say(f"select_phi: best c {c!r} before it is rounded")
     job.say(f"select_phi: {chosen.label}, mean R² {chosen.r2.mean():.4f} -> {outputs['phi_star']}")
+
+
+def _with_interval_of_c(row: Row, curves: Curves, criterion: Criterion, schedule: Any) -> Row:
+    """The row of the continuous c with the bootstrap interval of c, named with no more digits than that carries."""
+    if row.name != "rational":
+        return row
+    drawn = bootstrap.positions(len(curves.ids), schedule.bootstrap, schedule.seed)
+    found = resampled_c(curves, criterion, schedule.c_low, schedule.c_high, drawn)
+    low, high = bootstrap.percentiles(found, schedule.confidence)
+    c = row.spec["c"]
+    shown = make({**row.spec, "c": round(c, bootstrap.decimals(c, low, high))}).label
+    return replace(row, label=row.label.replace(row.axis, shown), axis=shown, c=(low, high))
 
 
 def _pair(outputs: dict[str, Path], name: str) -> tuple[Path, Path]:
@@ -139,6 +156,7 @@ def _table(rows: list[Row], params: View) -> list[dict[str, str]]:
             "saturates_at": row.saturates_at,
             "published": PUBLISHED_R2.get(row.name),
             "n": own.n,
+            **dict(zip(("c", "c_low", "c_high"), (row.spec["c"], *row.c) if row.c else (None,) * 3, strict=True)),
         }
         table.append({key: _text(value) for key, value in line.items()})
     return table

@@ -7,6 +7,7 @@ All arithmetic is float64, whatever comes in; the answer has the type, dtype and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -171,6 +172,40 @@ def unit(phi: Phi, sigma: Array, sigma_min: float, sigma_max: float) -> Array:
     """phi rescaled affinely so that sigma_min -> 0 and sigma_max -> 1, also for decreasing forms."""
     low, high = _span(phi, sigma_min, sigma_max)
     return _in_float64(lambda s: (phi.forward(s) - low) / (high - low), sigma)
+
+
+def corrector_weight(phi: Phi, sigma: float, following: float) -> float:
+    """W in x' = (s'/s) x + (1 - s'/s)[(1 - W) D(s) + W D(s')]: the exact step from s to s' for D linear in phi.
+
+    W is the mean of (phi(s) - phi(t)) / (phi(s) - phi(s')) over 1/t uniform in [1/s, 1/s']. With r = phi(s)/phi(s') it
+    is r (r - 1 - ln r) / (r - 1)² for phi = s/(s + c), whatever c; with h = ln(s/s') it is 1/(1 - e^-h) - 1/h for
+    ln s; any other phi is integrated by Gauss and Legendre's rule.
+
+    Args:
+        sigma, following: s > s' > 0.
+    """
+    if phi.form == "rational":
+        # r - 1 without the difference of two nearly equal phi.
+        excess = phi.spec["c"] * (sigma - following) / (following * (sigma + phi.spec["c"]))
+        if excess > 1e-4:
+            return (1 + excess) * (excess - math.log1p(excess)) / excess**2
+        return 0.5 + excess / 6  # the series, where the difference above has lost its digits
+    height = math.log(sigma / following)
+    high, low = phi.forward(float(sigma)), phi.forward(float(following))
+    if phi.form == "log" or high == low:  # a phi that is flat here says nothing about D
+        return 0.5 + height / 12 if height < 1e-4 else -1 / math.expm1(-height) - 1 / height
+    nodes, shares = _panels(height)
+    ramp = (high - phi.forward(sigma * np.exp(-nodes))) / (high - low)
+    density = np.exp(nodes - height) * shares  # of 1/t, in ln t
+    return float(ramp @ density / density.sum())
+
+
+def _panels(length: float, panels: int = 64, order: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Places in [0, length] and weights of Gauss and Legendre's rule in each of many panels: phi may have knots."""
+    places, weights = np.polynomial.legendre.leggauss(order)
+    width = length / panels
+    nodes = width * (np.arange(panels)[:, None] + (places + 1) / 2)
+    return nodes.ravel(), np.tile(weights * width / 2, panels)
 
 
 def _span(phi: Phi, sigma_min: float, sigma_max: float) -> tuple[float, float]:

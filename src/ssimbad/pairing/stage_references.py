@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssimbad import artifacts
+from ssimbad import artifacts, dealing
 from ssimbad.errors import UserError
 from ssimbad.faces import manifest
 from ssimbad.faces.reading import Unreadable, normalise
@@ -54,11 +54,14 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
 def _warped(faces: np.ndarray, warps: tps.Warp, job: Job) -> np.ndarray:
     """In float64, whose bytes do not depend on the machine's instruction set or its number of threads."""
     same = np.empty(faces.shape, np.uint8)
+
+    def warped(_: int, start: int) -> tuple[int, np.ndarray]:
+        part = slice(start, start + _CHUNK)
+        return start, resize.to_bytes(tps.warp(resize.to_unit(faces[part]).double(), warps[part]))
+
     with job.progress(len(faces), "references") as bar:
-        for start in range(0, len(faces), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            images = resize.to_unit(faces[part]).double()
-            same[part] = resize.to_bytes(tps.warp(images, warps[part]))
+        for start, images in dealing.deal(warped, range(0, len(faces), _CHUNK), range(max(1, job.threads))):
+            same[start : start + len(images)] = images
             bar.update(len(images))
     return same
 

@@ -69,7 +69,7 @@ def _compared(stage: str, outputs: dict[str, str], stale: str | None) -> Iterato
         yield from [None] * len(outputs)
         return
     for path, known in outputs.items():
-        yield verify.compare(path, artifacts.md5(Path(path)), known, "known")
+        yield verify.compare(path, records.md5(Path(path)), known, "known")
 
 
 def read() -> Answers:

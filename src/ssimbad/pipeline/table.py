@@ -127,6 +127,10 @@ def nfe_values(w: Wildcards) -> str:
     return f"reports/nfe/{w['method']}/{w['stage']}/seed-{w['seed']}.csv"
 
 
+def spread_values(w: Wildcards) -> str:
+    return f"reports/spread/{w['method']}/{w['stage']}/seed-{w['seed']}.csv"
+
+
 def sampled(p: Params) -> list[Wildcards]:
     """Rows that colour by a sampler."""
     return [w for w in trained(p) if registry.module(p.methods[w["method"]].kind).SAMPLED]
@@ -381,7 +385,7 @@ STAGES: tuple[Stage, ...] = (
             "r2_md": "reports/tables/r2.md",
             "r2_tex": "reports/tables/r2.tex",
         },
-        params=lambda p, w: ("evaluation", "preset", "seeds", *_labels(p)),
+        params=lambda p, w: ("evaluation", "preset", "seeds", "schedule.confidence", *_labels(p)),
     ),
     Stage(
         name="figures",
@@ -415,6 +419,27 @@ STAGES: tuple[Stage, ...] = (
         ),
     ),
     Stage(
+        name="compute",
+        run="ssimbad.reporting.compute:run",
+        inputs=lambda p, w: {
+            "summaries": [metrics({**t, "setting": s}, "json") for t in trained(p) for s in judged(p)],
+            "images": [metrics({**t, "setting": s}, "csv") for t in trained(p) for s in judged(p)],
+        },
+        outputs=lambda p, w: _table("compute"),
+        params=lambda p, w: (
+            "evaluation.confidence", "preset", "methods", "network", "noise", "schedule.saturation", "data.size",
+            *(f"references.{key}" for key in ("low", "high", "shift", "decimals")),
+        ),
+    ),
+    Stage(
+        name="chain_steps",
+        run="ssimbad.reporting.chain_steps:run",
+        each=lambda p: [{}] if p.report.chain_steps else [],
+        inputs=lambda p, w: {"compute": "reports/tables/compute.csv"},
+        outputs=lambda p, w: _figure("chain_steps"),
+        params=lambda p, w: ("report.chain_steps", "preset", "data.size", *_labels(p)),
+    ),
+    Stage(
         name="nfe",
         run="ssimbad.colorize.nfe:run",
         each=lambda p: sampled(p) if p.report.nfe else [],
@@ -439,6 +464,34 @@ STAGES: tuple[Stage, ...] = (
         inputs=lambda p, w: {"values": [nfe_values(t) for t in sampled(p)]},
         outputs=lambda p, w: {**_table("nfe"), **_figure("nfe")},
         params=lambda p, w: ("report.nfe", "data.size", "preset", *_labels(p)),
+    ),
+    Stage(
+        name="spread",
+        run="ssimbad.colorize.spread:run",
+        each=lambda p: sampled(p) if p.report.spread else [],
+        inputs=lambda p, w: {
+            "weights": model(w),
+            "made": model(w, "json"),
+            "images": coloured({**w, "setting": "same"}),
+            "sketches": "data/sketches/test.npy",
+            "references": "data/references/same.npy",
+            "test": "data/faces/test.npy",
+            "manifest": MANIFEST,
+        },
+        outputs=lambda p, w: {"values": spread_values(w)},
+        params=lambda p, w: (
+            "colorize", "data.size", "evaluation", "training.precision", "training.channels_last", "report.spread",
+            f"methods.{w['method']}.{w['stage']}.sampler",
+        ),
+        expensive=True,
+    ),
+    Stage(
+        name="spread_table",
+        run="ssimbad.reporting.spread:run",
+        each=lambda p: [{}] if p.report.spread else [],
+        inputs=lambda p, w: {"values": [spread_values(t) for t in sampled(p)]},
+        outputs=lambda p, w: _table("spread"),
+        params=lambda p, w: ("evaluation", "report.spread", "data.size", "preset", *_labels(p)),
     ),
 )  # fmt: skip
 

@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.params import Params
-from ssimbad.pipeline import records, runner
+from ssimbad.pipeline import code, records, runner
 from ssimbad.pipeline.table import Instance, by_stage, instances
 
 
@@ -26,8 +25,10 @@ def run(params: Params, stage: str | None, wildcards: dict[str, str], expensive:
 
     Raises:
         ParameterError: there is no such stage or instance.
-        UserError: an instance is not fresh, or did not stay so: then there is nothing to compare with.
+        UserError: an instance is not fresh, or did not stay so: then there is nothing to compare with. The package that
+            runs is not this checkout's.
     """
+    code.require_own()
     chosen = _chosen(params, stage, wildcards, expensive)
     with records.hashes() as hashed:
         for instance in chosen:
@@ -63,7 +64,7 @@ def _compared(params: Params, instance: Instance, hashed: records.Hashes) -> Ite
         again = runner.compute_apart(params, instance, Path(folder), hashed)
         _require_fresh(instance, params, hashed, "it changed meanwhile; bring it up to date")
         for path, copy in again.items():
-            yield compare(path, hashed.md5(path), artifacts.md5(copy) if copy.exists() else "nothing", "computed again")
+            yield compare(path, hashed.md5(path), records.md5(copy) if copy.exists() else "nothing", "computed again")
 
 
 def compare(path: str, there: str, other: str, what: str) -> bool:

@@ -73,9 +73,8 @@ def count(p: Params, method: Method, train: Train) -> Work:
     parties = contract.players(registry.module(method.kind), model, _plan(method, train, train.sampler), None)
     networks = [player.network.to(_META) for player in parties]
     rows = [_once(p, method, train, model, steps) for steps in ((1, 2) if train.sampler else (1,))]
-    steps = _steps(method, train)
     return Work(
-        train=_at(steps, *(r[0] for r in rows)),
+        train=_at(chain(method, train), *(r[0] for r in rows)),
         colour=_at(train.sampler.steps if train.sampler else 1, *(r[1] for r in rows)),
         call=rows[0][1],
         parameters=_size(model),
@@ -97,8 +96,8 @@ def _plan(method: Method, train: Train, sampler: Sampler | None) -> Plan:
     return Plan(train.objective, registry.options(method.kind, train.objective, train.options), sampler)
 
 
-def _steps(method: Method, train: Train) -> int:
-    """Steps of the chain through which the stage trains."""
+def chain(method: Method, train: Train) -> int:
+    """Steps of the sampler through which the stage trains, where it does."""
     own = getattr(registry.options(method.kind, train.objective, train.options), "sampler", None)
     sampler = own or train.sampler
     return sampler.steps if sampler else 1

@@ -96,6 +96,10 @@ def tasks(p: Params, work: dict[tuple[str, str], Work], reference: Work) -> Iter
             asked = p.report.nfe
             each = sum(nfe(s.name, most_steps(s.name, c)) for s in asked.samplers for c in asked.calls)
             yield Task(f"{row}: nfe-figure", "sample", seeds, min(asked.images, p.data.test), each, each * w.call, same)
+        if p.report.spread and train.sampler:
+            asked = p.report.spread
+            each = nfe(train.sampler.name, 1) + (asked.samples - 1) * calls
+            yield Task(f"{row}: spread", "sample", seeds, min(asked.images, p.data.test), each, each * w.call, same)
 
 
 def hours(task: Task, speed: Rates, reference: Work) -> float | None:

@@ -143,7 +143,7 @@ def differences_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], n
 
 
 def _gap(line: dict[str, Any]) -> str:
-    return res.with_interval(line | {"value": line["difference"]}, line["metric"], signed=True)
+    return res.difference(line | {"value": line["difference"]}, line["metric"], line["seeds"])
 
 
 def interval_note(confidence: float, lines: list[dict[str, Any]]) -> str:
@@ -151,7 +151,4 @@ def interval_note(confidence: float, lines: list[dict[str, Any]]) -> str:
     percent = f"{100 * confidence:g} %"
     if all(line["seeds"] > 1 for line in lines):
         return f"Differences with the {percent} Student t interval of the differences of equal seeds."
-    return (
-        f"Differences with the {percent} paired percentile bootstrap interval over test faces. One seed: it compares"
-        " these two trainings; the same methods with another seed may differ by more."
-    )
+    return f"Differences with the {percent} paired percentile bootstrap interval over test faces. {res.ONE_SEED}"

@@ -116,4 +116,4 @@ def _gap(line: dict[str, Any], step: str, metric: str) -> str:
     if line[f"{step}_difference"] is None:
         return DASH
     entry = {"value": line[f"{step}_difference"], "ci_low": line[f"{step}_low"], "ci_high": line[f"{step}_high"]}
-    return res.with_interval(entry, metric, signed=True)
+    return res.difference(entry, metric, line["seeds"])

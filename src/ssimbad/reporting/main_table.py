@@ -5,7 +5,7 @@ from typing import Any
 from ssimbad.params import Sampler
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Footnotes, Table
-from ssimbad.reporting.published import published
+from ssimbad.reporting.published import FACES, SIZE, published
 from ssimbad.reporting.results import METRICS, SETTINGS, Result
 
 COLUMNS = ["method", "stage", "setting", "seed", "metric", "value", "ci_low", "ci_high", "n", "published"]
@@ -56,12 +56,14 @@ def layout(
     confidence: float,
     made: list[dict[str, Any]],
 ) -> list[Table]:
-    """One table per setting: per row reproduced with interval, and where one exists published and difference.
+    """One table per setting: per row reproduced with interval, and where one exists published; the difference of both
+    only where they were measured on images of one kind and size.
 
     Below a rule: what no method at all scores (from the stage baselines). `made`: how the weights were made; the
     remarks of a training become footnotes of its row.
     """
     embedded = any(result.setting == "cross-true" for result in results)
+    alike = not (embedded or res.demo_scale(preset) or any(result.size != SIZE for result in results))
     tables = []
     for setting, words in SETTINGS.items():
         here = [result for result in results if result.setting == setting]
@@ -73,27 +75,36 @@ def layout(
         for row in res.rows(here):
             said = _remarks(row, made)
             label = " ".join([labels[row], *(notes.mark(text) for text in said)])
-            rows += _method_rows(row, _of(here, row, setting), metrics, label, confidence, notes)
+            rows += _method_rows(row, _of(here, row, setting), metrics, label, confidence, notes, alike)
         rows.append("Without any method")
         for name, label in BASELINES.items():
             entries = baselines["rows"][name][setting]
             rows.append([label, "measured", *(_cell(entries[metric], metric, notes) for metric in metrics), DASH])
         title = f"Main table, {words} — {res.scale_note(preset, here[0].size, here[0].n)}"
-        footnotes = [*notes.lines(), *_notes(here, confidence, embedded), *_budgets(made)]
+        footnotes = [*notes.lines(), *_notes(here, confidence, embedded, alike), *_budgets(made)]
         tables.append(Table(title, f"main-{setting}", _head(here, metrics), rows, footnotes, words=2))
     return tables
 
 
 def _method_rows(
-    row: res.Row, seeds: list[Result], metrics: list[str], label: str, confidence: float, notes: Footnotes
+    row: res.Row,
+    seeds: list[Result],
+    metrics: list[str],
+    label: str,
+    confidence: float,
+    notes: Footnotes,
+    alike: bool,
 ) -> list[list[str]]:
     entries = {metric: res.over_seeds(seeds, metric, confidence) for metric in metrics}
     lines = [[label, "reproduced", *(_cell(entries[m], m, notes) for m in metrics), str(len(seeds))]]
     known = {metric: published(*row, seeds[0].setting, metric) for metric in metrics}
     if any(value is not None for value in known.values()):
-        gaps = {m: _gap(entries[m]["value"], known[m]) for m in metrics}
         lines.append(["", "published", *(res.number(known[m], m) for m in metrics), DASH])
-        lines.append(["", "difference", *(res.number(gaps[m], m, signed=True) for m in metrics), ""])
+        if alike:
+            gaps = {m: _gap(entries[m]["value"], known[m]) for m in metrics}
+            if seeds[0].n != FACES:
+                gaps["fid"] = None  # it falls with the number of faces
+            lines.append(["", "difference", *(res.number(gaps[m], m, signed=True) for m in metrics), ""])
     return lines
 
 
@@ -152,19 +163,24 @@ def _head(here: list[Result], metrics: list[str]) -> list[str]:
     return ["Method", "", *map(name, metrics), "Seeds"]
 
 
-def _notes(here: list[Result], confidence: float, embedded: bool) -> list[str]:
+def _notes(here: list[Result], confidence: float, embedded: bool, alike: bool) -> list[str]:
     percent = f"{100 * confidence:g} %"
     seeds = {len(_of(here, row, here[0].setting)) for row in res.rows(here)}
     lines = []
     if 1 in seeds:
-        lines.append(f"One seed: in brackets the {percent} percentile bootstrap interval over test faces.")
+        lines.append(f"In brackets the {percent} percentile bootstrap interval over test faces. {res.ONE_SEED}")
     if seeds - {1}:
         lines.append(f"Several seeds: mean and {percent} Student t interval over seeds.")
     if any(published(*row, here[0].setting, "psnr") is not None for row in res.rows(here)):
         lines.append(
-            "Published: README of the SSIMBaD repository, 256×256 pixels, 579 Danbooru faces,"
+            f"Published: README of the SSIMBaD repository, {SIZE}×{SIZE} pixels, {FACES} Danbooru faces,"
             " MS-SSIM with five scales, no intervals given."
+            + ("" if alike else " No difference is formed: it would be one of images, not of methods.")
         )
+    lines.append(
+        "PSNR pays for the mean of all plausible answers, blurred as it is, more than for any one of them: `spread.md`"
+        " (where `report.spread` is set) tells what a row owes to that."
+    )
     count = here[0].metrics["ms_ssim"]["scales"]
     if count < 5:
         lines.append(f"MS-SSIM with its first {count} scales, weights renormalised: five need a side above 160 pixels.")

@@ -3,7 +3,6 @@
 With one seed the bands are the bootstrap intervals over test faces.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError
 from ssimbad.job import Job
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
@@ -22,7 +20,6 @@ from ssimbad.reporting.results import METRICS
 from ssimbad.reporting.style import PALETTE, save, styled
 
 COLUMNS = ["method", "stage", "seed", "sampler", "calls", "steps", "nfe", "metric", "value", "ci_low", "ci_high", "n"]
-_PATH = re.compile(r"([^/]+)/(pretrain|finetune)/seed-(\d+)\.csv$")
 _MARKERS = ("o", "s", "^", "D")
 
 
@@ -35,7 +32,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     Raises:
         UserError: an input is missing or is named otherwise.
     """
-    frame = _read(inputs["values"])
+    frame = res.read_rows(inputs["values"], "nfe")
     rows = list(dict.fromkeys(zip(frame["method"], frame["stage"], strict=True)))
     names = res.labels(rows, params.methods)
     res.write_csv(outputs["nfe"], COLUMNS, frame.to_dict("records"))
@@ -49,20 +46,6 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
 
 def _files(outputs: Mapping[str, Path]) -> dict[str, Path]:
     return {"png": outputs["nfe_png"], "pdf": outputs["nfe_pdf"]}
-
-
-def _read(paths: list[Path]) -> pd.DataFrame:
-    frames = []
-    for path in paths:
-        match = _PATH.search(path.as_posix())
-        if not match:
-            raise UserError(f"{path}: not of the form <method>/<stage>/seed-<n>.csv; name it so")
-        try:
-            frame = pd.read_csv(path)
-        except (FileNotFoundError, pd.errors.EmptyDataError):
-            raise UserError(f"{path}: not there or empty; run the stage nfe") from None
-        frames.append(frame.assign(method=match[1], stage=match[2], seed=int(match[3])))
-    return pd.concat(frames, ignore_index=True)
 
 
 def _metrics(frame: pd.DataFrame) -> list[str]:
@@ -88,7 +71,10 @@ def _table(frame: pd.DataFrame, rows: list[res.Row], names: dict[res.Row, str], 
             lines.append([names[row], sampler, *cells])
     columns = ["Method", "Sampler", *(f"≤ {c}" for c in limits)]
     title = f"{METRICS[metric][0]} at no more than so many network calls — {note}"
-    notes = ["Same reference; mean over seeds. Heun's calls are odd (2N − 1): one fewer than an even limit."]
+    notes = [
+        "Same reference; mean over seeds. Calls of heun, phi2 and log2 are odd (2N − 1): one fewer than an even limit."
+    ]
+    notes += [res.ONE_SEED] if frame["seed"].nunique() == 1 else []
     return Table(title, f"nfe-{metric}", columns, lines, notes, words=2)
 
 

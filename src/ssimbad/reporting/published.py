@@ -3,6 +3,8 @@
 Vanilla EDM, LPIPS, KID and the true cross answers have no published value.
 """
 
+SIZE, FACES = 256, 579
+
 _TABLE = {
     # (method, stage): PSNR, MS-SSIM, FID, each (same, cross)
     ("scft", "pretrain"): ((17.17, 15.47), (0.7833, 0.7627), (43.98, 45.18)),

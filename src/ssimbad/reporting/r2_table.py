@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from ssimbad.errors import UserError
+from ssimbad.metrics import bootstrap
 from ssimbad.reporting.markup import DASH, Table
 from ssimbad.reporting.results import demo_scale
 
@@ -16,11 +17,11 @@ GROUPS = {
 
 NEEDED = (
     *("group", "label", "axis", "r2", "ci_low", "ci_high", "versus", "difference", "difference_low"),
-    *("difference_high", "held_out", "saturates_at", "published", "candidate", "n"),
+    *("difference_high", "held_out", "saturates_at", "published", "candidate", "n", "c", "c_low", "c_high"),
 )
 
 
-def layout(path: Path, preset: str) -> Table:
+def layout(path: Path, preset: str, confidence: float) -> Table:
     """r2.csv for print, grouped, in the file's order; an empty field is a dash.
 
     Raises:
@@ -42,12 +43,27 @@ def layout(path: Path, preset: str) -> Table:
     title = f"Noise schedules: how straight SSIM falls along φ ({scale}{int(frame['n'].max())} training faces)"
     columns = ["φ(σ)", "Axis", "R²", "Difference", "to", "Held-out R²", "Saturates at σ", "Published R²"]
     notes = [
-        "R²: least-squares line of SSIM against the axis, per face, averaged; brackets: bootstrap interval.",
+        "R²: least-squares line of SSIM against the axis, per face, averaged; brackets: the"
+        f" {100 * confidence:g} % percentile bootstrap interval over faces.",
+        *_fitted(frame, confidence),
         "Difference: paired over faces, to the best other published candidate.",
         "Held-out R²: chosen on one half of the faces, scored on the other.",
         "Published R²: read from the figures of the SSIMBaD repository, another data set.",
     ]
     return Table(title, "r2", columns, rows, notes, words=2)
+
+
+def _fitted(frame: pd.DataFrame, confidence: float) -> list[str]:
+    """What is said of the constant that was searched for: its interval, and the digits of it that are used."""
+    lines = []
+    for line in frame[frame["c"].notna()].itertuples():
+        places = bootstrap.decimals(line.c, line.c_low, line.c_high)
+        c, low, high = (f"{value:.{places}f}" for value in (line.c, line.c_low, line.c_high))
+        lines.append(
+            f"Continuous c = {c} [{low}, {high}]: {100 * confidence:g} % percentile bootstrap interval over faces, c"
+            f" chosen anew on each resample. Trainings use {line.c:.4g}, more digits than these faces determine."
+        )
+    return lines
 
 
 def _row(line: pd.Series, names: dict[str, str]) -> list[str]:

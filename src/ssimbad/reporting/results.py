@@ -1,5 +1,6 @@
 """What the stage evaluate wrote, read back: one Result per method, stage, seed and setting."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,14 @@ SETTINGS = {
     "cross-true": "cross reference against the true answer, the sketch's shape in the reference's colours",
 }
 STAGES = ("pretrain", "finetune")
+SETTLED = 0.3
+"""dB of PSNR below which two trainings, one of each method, do not tell the methods from seeds and rounding."""
+ONE_SEED = (
+    "One seed: an interval over test faces holds for these very weights. Another seed moves a row, and so does another"
+    " machine, since rounding alone moves a training of the demo by about 0.1 dB; below"
+    f" {SETTLED} dB of PSNR nothing is claimed without several seeds, and for other metrics no such limit is known."
+)
+"""What the intervals leave out, for the notes of every table with rows of one seed."""
 
 Row = tuple[str, str]
 """(method, stage): one row of the table."""
@@ -71,6 +80,25 @@ def load(summaries: Iterable[Path], images: Iterable[Path]) -> list[Result]:
         results,
         key=lambda r: (methods.index(r.method), STAGES.index(r.stage), r.seed, settings.index(r.setting)),
     )
+
+
+def read_rows(paths: Iterable[Path], stage: str) -> pd.DataFrame:
+    """The files `<method>/<stage>/seed-<n>.csv` that a stage wrote for each row, as one frame with columns of these.
+
+    Raises:
+        UserError: a file is missing, empty or named otherwise.
+    """
+    frames = []
+    for path in paths:
+        match = re.search(r"([^/]+)/(pretrain|finetune)/seed-(\d+)\.csv$", path.as_posix())
+        if not match:
+            raise UserError(f"{path}: not of the form <method>/<stage>/seed-<n>.csv; name it so")
+        try:
+            frame = pd.read_csv(path)
+        except (FileNotFoundError, pd.errors.EmptyDataError):
+            raise UserError(f"{path}: not there or empty; run the stage {stage}") from None
+        frames.append(frame.assign(method=match[1], stage=match[2], seed=int(match[3])))
+    return pd.concat(frames, ignore_index=True)
 
 
 def rows(results: Iterable[Result]) -> list[Row]:
@@ -124,6 +152,13 @@ def with_interval(entry: dict[str, Any], metric: str, signed: bool = False) -> s
     if entry["value"] is None or entry["ci_low"] is None:
         return text
     return f"{text} [{number(entry['ci_low'], metric, signed)}, {number(entry['ci_high'], metric, signed)}]"
+
+
+def difference(entry: dict[str, Any], metric: str, seeds: int) -> str:
+    """`+value [low, high]` of two rows; marked where one seed of each cannot establish it (`SETTLED`)."""
+    text, value = with_interval(entry, metric, signed=True), entry["value"]
+    doubtful = metric == "psnr" and seeds == 1 and value is not None and abs(round(value, 2)) < SETTLED
+    return f"{text} (not established: one seed)" if doubtful else text
 
 
 def scale_note(preset: str, size: int, n: int) -> str:

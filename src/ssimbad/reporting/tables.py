@@ -16,7 +16,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     Inputs: summaries (list of .json), images (list of .csv), baselines (.json), r2 (.csv), made (list of .json: how the
     weights were made).
     Outputs: main, reference_use, differences (.csv), each also with _md and _tex; r2_md, r2_tex.
-    Parameters: preset, evaluation, the methods' labels.
+    Parameters: preset, evaluation, schedule.confidence (of r2), the methods' labels.
 
     Raises:
         UserError: an input is missing or does not fit the others.
@@ -39,7 +39,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     results.write_csv(outputs["differences"], comparisons.PAIR_COLUMNS, pairs)
     _print(outputs, "differences", [comparisons.differences_table(pairs, names, note, confidence)])
 
-    _print(outputs, "r2", [r2_table.layout(inputs["r2"], params.preset)])
+    _print(outputs, "r2", [r2_table.layout(inputs["r2"], params.preset, params.schedule.confidence)])
     job.say(f"tables: {len(names)} rows -> {outputs['main']}, {outputs['main_md']}")
 
 

@@ -23,12 +23,12 @@ def sinks(spool_id: str) -> tuple[Sink, ...]:
 
 
 def _answers(where: str) -> bool:
-    parts = urlsplit(where)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
+        parts = urlsplit(where)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         with socket.create_connection((parts.hostname or "", port), timeout=_PATIENCE):
             return True
-    except OSError:
+    except (OSError, ValueError):  # a port that is no number; `ssimbad sync` will name it
         return False
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,13 +17,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import psutil
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ssimbad.errors import UserError, masked
 
 ROOT = Path("work/spool")
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
+
+_LONGEST = 1 << 24  # bytes of a line; a start with all its inputs has some ten thousand
+_AT_BIRTH = 3600.0  # seconds in which a writer may still be at its first line
 
 
 class Spool:
@@ -39,7 +46,7 @@ class Spool:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             self._tell(f"{self.path}: {error}")
         for sink in list(self._sinks):
             try:
@@ -51,7 +58,7 @@ class Spool:
     def _tell(self, problem: str) -> None:
         if not self._broken:
             print(
-                f"ssimbad: the logbook is incomplete, the stage goes on ({problem})",
+                f"ssimbad: the logbook is incomplete, the stage goes on ({masked(problem)})",
                 file=sys.stderr,
                 flush=True,
             )
@@ -62,7 +69,7 @@ class Spool:
 
     def artifact(self, path: str, folder: str) -> None:
         """A file to be shown in the logbook: curves, grids, tables; never weights."""
-        self.write("artifact", path=str(Path(path).resolve()), folder=folder)
+        self.write("artifact", path=str(path), folder=folder)
 
     def tags(self, **values: Any) -> None:
         self.write("tags", values={k: str(v) for k, v in values.items()})
@@ -112,6 +119,8 @@ def _git() -> dict[str, str]:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 
+    if not Path(".git").exists():  # a downloaded archive, perhaps inside a repository of something else
+        return {}
     try:
         revision = ask("rev-parse", "HEAD")
         changed = ask("status", "--porcelain", "--untracked-files=no")
@@ -141,15 +150,111 @@ def _engine() -> tuple[str, str]:
     return "shell", f"shell-{int(psutil.Process().create_time())}-{os.getpid()}"
 
 
+class DamagedError(UserError):
+    """A spool that no import can take; the message names the line and what is wrong with it."""
+
+
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Moment = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _tagged(tags: dict[str, str]) -> dict[str, str]:
+    if not re.fullmatch(r"\w+-\d{1,12}-\d{1,9}", tags.get("pipeline_id", "")):
+        raise ValueError("pipeline_id is missing or odd")
+    return tags
+
+
+def _result(path: str) -> str:
+    # Whoever can write a file under work/spool must not bring any other file of this machine into the logbook.
+    place = os.path.relpath(path)
+    if Path(place).parts[0] not in ("reports", "models"):
+        raise ValueError(f"{path} is no result of this repository")
+    return place
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")  # a newer version may say more
+
+
+class _Where(_Form):
+    host: str
+    pid: Annotated[int, Field(ge=0, lt=2**31)]
+    started: float
+
+
+class _Start(_Form):
+    event: Literal["start"]
+    time: Moment
+    name: str
+    tags: Annotated[dict[str, str], AfterValidator(_tagged)]
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    where: _Where
+
+
+class _Metrics(_Form):
+    event: Literal["metrics"]
+    time: Moment
+    step: Integer
+    values: dict[str, float]
+
+
+class _Tags(_Form):
+    event: Literal["tags"]
+    time: Moment
+    values: dict[str, str]
+
+
+class _Artifact(_Form):
+    event: Literal["artifact"]
+    time: Moment
+    path: Annotated[str, AfterValidator(_result)]
+    folder: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+
+
+class _End(_Form):
+    event: Literal["end"]
+    time: Moment
+    status: Literal["FINISHED", "FAILED", "KILLED"]
+
+
+_FORMS = {"start": _Start, "metrics": _Metrics, "tags": _Tags, "artifact": _Artifact, "end": _End}
+
+
 def read(path: Path) -> list[Event]:
-    """The events of a spool so far; a line cut short by a kill is left out."""
-    events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            continue
+    """The events of a spool so far; none while its writer is at the first line.
+
+    A line cut short by a kill or a full disk is left out, and so is a kind of event that this version does not know.
+
+    Raises:
+        DamagedError: it is no file, it does not begin with a start, or an event lacks something or has it wrong.
+    """
+    if not (path.is_file() and re.fullmatch(r"[\w.-]+", path.name)):
+        raise DamagedError(f"{path}: no file, or none that a stage would have named so")
+    events, begun = [], time.time() - path.stat().st_mtime > _AT_BIRTH
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST), b""), 1):
+            if len(line) == _LONGEST:
+                raise DamagedError(f"{path}: line {number} is longer than {_LONGEST >> 20} MiB")
+            begun |= line.endswith(b"\n")
+            events += _event(line, f"{path}: line {number}")
+    if begun and not (events and events[0]["event"] == "start"):
+        raise DamagedError(f"{path}: it does not begin with a start")
     return events
+
+
+def _event(line: bytes, place: str) -> list[Event]:
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return []
+    form = _FORMS.get(str(said.get("event"))) if isinstance(said, dict) else None
+    try:
+        return [form.model_validate(said).model_dump()] if form else []
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DamagedError(f"{place}: {said['event']}: {where}: {first['msg']}") from None
 
 
 def alive(where: dict[str, Any]) -> bool | None:

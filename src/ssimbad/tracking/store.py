@@ -7,50 +7,81 @@ how many of its events it holds, so a second import adds what is new, and an imp
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sqlite3
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from ssimbad.errors import UserError, masked
 from ssimbad.tracking import spool
 from ssimbad.tracking.spool import Event
 
 EXPERIMENT = "ssimbad"
 _BATCH = 1000
 _TEXT = 6000  # MLflow's limit for a parameter's value
+_NAME = 500  # MLflow's limit for the name of an input
+_SQLITE = "sqlite:///"
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it prints the password too
 
 
 def uri() -> str:
     """`MLFLOW_TRACKING_URI` if set, else an SQLite file in the repository."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    database = Path("mlflow.db").resolve()
+    if "?" in str(database):  # SQLAlchemy would cut the path off there
+        raise UserError(f"{database}: no logbook in a folder with a question mark; set MLFLOW_TRACKING_URI")
+    return f"{_SQLITE}{database}"
+
+
+def _artifacts() -> str:
+    return Path("mlruns").resolve().as_uri()
 
 
 class Store:
-    """An open logbook. Raises whatever MLflow raises: callers decide what a failure means."""
+    """An open logbook. After that its methods raise whatever MLflow raises: callers decide what a failure means.
+
+    Raises:
+        UserError: it cannot be opened, or the experiment in it was deleted; the message names the remedy.
+    """
 
     def __init__(self, where: str | None = None) -> None:
-        import mlflow
-
         where = where or uri()
-        mlflow.set_tracking_uri(where)
+        # MLflow's own default, in a form that holds quotes and colons: it writes it into SQL as it is.
+        os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", _artifacts())
         # Creating the tables takes ten seconds, and two processes doing it at once break each other.
-        with FileLock(_folder() / "mlflow.lock"):
+        with _in_one_line(where), FileLock(_folder() / "mlflow.lock"):
+            import mlflow
+
+            mlflow.set_tracking_uri(where)
             self.client = mlflow.MlflowClient(where)
             found = self.client.get_experiment_by_name(EXPERIMENT)
+            if found and found.lifecycle_stage == "deleted":
+                bring = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+                raise UserError(
+                    f"the logbook's experiment {EXPERIMENT} was deleted; bring it back "
+                    f"(`MLFLOW_TRACKING_URI={_named(where)} {bring}`), then `ssimbad sync`"
+                )
             self.experiment = found.experiment_id if found else self._create(where)
-            if where.startswith("sqlite:///"):
-                _write_ahead(Path(where.removeprefix("sqlite:///")))
+            if where.startswith(_SQLITE):
+                _write_ahead(Path(where.removeprefix(_SQLITE)))
 
     def _create(self, where: str) -> str:
-        place = Path("mlruns").resolve().as_uri() if where.startswith("sqlite:///") else None
+        place = _artifacts() if where.startswith(_SQLITE) else None
         return self.client.create_experiment(EXPERIMENT, artifact_location=place)
 
     def find(self, tag: str, value: str) -> Any:
+        if "'" in value:  # none of ours; MLflow's filters know no escape
+            return None
         runs = self.client.search_runs([self.experiment], f"tags.{tag} = '{value}'", max_results=1)
         return runs[0] if runs else None
 
@@ -93,7 +124,7 @@ class Store:
             self.client.log_batch(run_id, params=params[i : i + 100])
         inputs = [
             DatasetInput(
-                Dataset(name=path, digest=md5[:8], source_type="local", source=path),
+                Dataset(name=path[-_NAME:], digest=md5[:8], source_type="local", source=path),
                 [InputTag("dvc_md5", md5), InputTag("mlflow.data.context", "input")],
             )
             for path, md5 in start["inputs"].items()
@@ -125,21 +156,35 @@ class Store:
             self.client.log_batch(run_id, metrics=metrics[i : i + _BATCH])
         metrics.clear()
 
-    def take(self, path: Path) -> bool:
-        """Import what is new in one spool; True when it has ended and is whole in the logbook."""
-        events = spool.read(path)
-        if not events or events[0]["event"] != "start":
-            return False
-        run_id = self.child(events[0], path.stem)
-        done = int(self.client.get_run(run_id).data.tags["events"])
-        self.add(run_id, events[done:])
-        self.client.set_tag(run_id, "events", str(len(events)))
-        if events[-1]["event"] == "end":
+    def take(self, spool_id: str, events: list[Event]) -> bool:
+        """Import what is new in one spool; True when it has ended and is whole in the logbook.
+
+        Raises:
+            DamagedError: MLflow refuses one of its names or values.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run_id = self.child(events[0], spool_id)
+            done = self.client.get_run(run_id).data.tags.get("events", "1")
+            self.add(run_id, events[int(done) if done.isdigit() else 1 :])
+            self.client.set_tag(run_id, "events", str(len(events)))
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            raise spool.DamagedError(f"{spool_id}: refused by MLflow ({_first_line(error)})") from None
+        if _ending(events):
             return True
         if spool.alive(events[0]["where"]) is False:
             self.client.set_terminated(run_id, "KILLED", end_time=events[-1]["time"])
             return True
         return False
+
+    def forsake(self, spool_id: str) -> None:
+        """No more will come of a spool that is damaged: what is there of its run has failed."""
+        found = self.find("spool_id", spool_id)
+        if found and found.info.status == "RUNNING":
+            self.client.set_terminated(found.info.run_id, "FAILED")
 
     def close(self, pipeline: str, status: str) -> None:
         """Give the parent run of a pipeline execution its end."""
@@ -149,33 +194,113 @@ class Store:
 
 
 def import_all(current: str | None = None, status: str | None = None, root: Path = spool.ROOT) -> int:
-    """Import every spool; whole ones are moved to work/spool/imported. Returns how many were looked at.
+    """Import every spool; whole ones are moved to work/spool/imported. Returns how many were imported.
+
+    A damaged one is named, once, and moved to work/spool/damaged.
 
     Args:
         current, status: the pipeline execution that ends with this import, and how.
+
+    Raises:
+        UserError: the logbook cannot be opened or fails; the spools stay for the next import.
     """
-    with FileLock(_folder() / "import.lock"):
+    with _in_one_line(uri()), FileLock(_folder() / "import.lock"):
         waiting = sorted(root.glob("*.jsonl"))
         if not waiting and not current:
             return 0
         store = Store()
-        endings: dict[str, set[str]] = {}
+        count, endings = 0, {}
         for path in waiting:
-            whole = store.take(path)
-            events = spool.read(path)
-            if not events:
+            if path.is_file() and not os.access(path, os.R_OK):
+                _say(f"{path}: not readable, another user's perhaps; it stays, the others are imported")
                 continue
+            try:
+                events = spool.read(path)
+                if not events:
+                    continue
+                whole = store.take(path.stem, events)
+            except spool.DamagedError as error:
+                store.forsake(path.stem)
+                _say(f"{error}; it is set aside as {_moved(path, root / 'damaged')}, the others are imported")
+                continue
+            count += 1
             pipeline = events[0]["tags"]["pipeline_id"]
-            endings.setdefault(pipeline, set()).add(events[-1].get("status", "KILLED") if whole else "RUNNING")
+            endings.setdefault(pipeline, set()).add((_ending(events) or "KILLED") if whole else "RUNNING")
             if whole:
-                (root / "imported").mkdir(exist_ok=True)
-                path.rename(root / "imported" / path.name)
+                _moved(path, root / "imported")
         for pipeline, states in endings.items():
             if pipeline != current and "RUNNING" not in states and not spool.pipeline_alive(pipeline):
                 store.close(pipeline, next((s for s in ("FAILED", "KILLED") if s in states), "FINISHED"))
         if current and status:
             store.close(current, status)
-        return len(waiting)
+        return count
+
+
+def _ending(events: list[Event]) -> str | None:
+    return next((event["status"] for event in events if event["event"] == "end"), None)
+
+
+def _moved(path: Path, folder: Path) -> Path:
+    """Move a file into a folder, beside those of the same name."""
+    folder.mkdir(exist_ok=True)
+    target, number = folder / path.name, 1
+    while os.path.lexists(target):
+        target, number = folder / f"{path.stem}.{number}{path.suffix}", number + 1
+    return path.rename(target)
+
+
+def _say(text: str) -> None:
+    print(f"ssimbad: {text}", file=sys.stderr, flush=True)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _named(where: str) -> str:
+    """The logbook as a shell's word that holds no password."""
+    return shlex.quote(where) if masked(where) == where else '"$MLFLOW_TRACKING_URI"'
+
+
+@contextmanager
+def _in_one_line(where: str) -> Iterator[None]:
+    """Whatever MLflow, its database or the network raises, as one line with a remedy."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_remedy(where, error)) from None
+
+
+def _remedy(where: str, error: Exception) -> str:
+    reason = str(error)
+    if where.startswith(_SQLITE) and ("file is not a database" in reason or "malformed" in reason):
+        return f"the logbook {where} is damaged; {_put_aside(where)}"
+    if found := re.search(r"out-of-date database schema \(found version (\w+)", reason):
+        if _known(found[1]):
+            upgrade = f"`mlflow db upgrade {_named(where)}` and `ssimbad sync`"
+            return f"the logbook {where} was written by an older MLflow; copy it, then {upgrade}"
+        return f"the logbook {where} was written by a newer MLflow; `make install` a newer one, or {_put_aside(where)}"
+    return f"the logbook {where} fails ({type(error).__name__}: {_first_line(error)}); mend that, then `ssimbad sync`"
+
+
+def _known(schema: str) -> bool:
+    """Whether this MLflow has that version of the tables behind it."""
+    import mlflow.store
+
+    return any(Path(mlflow.store.__path__[0]).glob(f"db_migrations/versions/{schema}_*.py"))
+
+
+def _put_aside(where: str) -> str:
+    if not where.startswith(_SQLITE):
+        return "set MLFLOW_TRACKING_URI to another"
+    database = Path(where.removeprefix(_SQLITE))
+    aside = shlex.quote(str(database.with_name(f"old-{database.name}")))
+    # With its journals: SQLite would take them for the new one's.
+    move = f"mkdir {aside} && mv {shlex.quote(str(database))}* {aside}"
+    again = f"mv {spool.ROOT}/imported/* {spool.ROOT}"
+    return f"put it aside (`{move}`), for a new one with all runs also `{again}`, then `ssimbad sync`"
 
 
 def _folder() -> Path:
@@ -186,6 +311,8 @@ def _folder() -> Path:
 
 def _write_ahead(database: Path) -> None:
     """Readers and writers beside each other: 27 ms instead of 95 ms per write with four writers (local disks only)."""
+    if not database.is_file():  # an address with more than a path in it
+        return
     try:
         with sqlite3.connect(database, timeout=20) as connection:
             connection.execute("PRAGMA journal_mode=WAL")

@@ -36,9 +36,10 @@ def serve(port: int) -> int:
     interrupt.install()  # SIGTERM then also ends the server below
     server = subprocess.Popen(
         [
-            *(sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", where),
+            *(sys.executable, "-m", "mlflow", "ui"),
             *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        ]
+        ],
+        env={**os.environ, "MLFLOW_BACKEND_STORE_URI": where},  # all users of the machine see a command's arguments
     )
     threading.Thread(target=_announce, args=(base, page), daemon=True).start()
     try:

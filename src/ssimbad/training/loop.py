@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssimbad import interrupt
+from ssimbad import cores, interrupt
 from ssimbad.errors import UserError
 from ssimbad.job import Job
 from ssimbad.methods.contract import Losses, Player
@@ -239,8 +239,11 @@ class Workers:
 
 @contextmanager
 def workers(count: int, team: Team = ALONE) -> Iterator[Workers]:
-    """`count` shares of every batch in each process of the team, for as long as the block lasts."""
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    """`count` shares of every batch in each process of the team, for as long as the block lasts.
+
+    The calling thread, which clips, steps and averages, computes with one core as well.
+    """
+    with cores.alone(), ThreadPoolExecutor(count, initializer=cores.one) as pool:
         yield Workers(count, pool, team)
 
 
@@ -313,6 +316,7 @@ def fit(
             stop = team.any(reason is not None)
             due = _due(run.seen, common.state_images, train.batch) or time.monotonic() - saved > STATE_SECONDS
             if team.leads and (stop or due):
+                job.confirm()
                 run.save(job.scratch, key)
                 saved = time.monotonic()
             if stop:

@@ -29,7 +29,6 @@ Paths = dict[str, Path]
 
 def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     """Train one method's stage and write the weights with which it colours."""
-    torch.set_num_threads(params.training.threads)
     device = job.team.device or devices.pick()
     method = params.methods[job.method]
     train: Train = method[job.stage]
@@ -117,8 +116,8 @@ def _validator(
         judge.load_state_dict(weights)
         images = chunks.colour(
             partial(module.colorize, judge), sketches[mine], references[mine], [ids[i] for i in mine], train.sampler,
-            chunk=train.batch, seed=params.references.seed, device=device, precision=params.training.precision,
-            channels_last=params.training.channels_last,
+            chunk=train.batch, seed=params.references.seed, device=device, threads=params.training.threads,
+            precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
         values = job.team.gathered(torch.from_numpy(psnr(images, target[mine])))
         return float(values.numpy()[: len(ids)].mean())

@@ -1,0 +1,143 @@
+"""Stage spread: how far a row's answers from different noise lie apart, and what their mean scores.
+
+A row that answers with a sample is charged by PSNR for every choice that sketch and reference leave open; a row that
+answers with the mean of all plausible images is not. This stage tells the two apart, from finished weights.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssimbad import artifacts, devices
+from ssimbad.colorize import chunks, load
+from ssimbad.faces import manifest
+from ssimbad.job import Job
+from ssimbad.methods import registry
+from ssimbad.metrics import bootstrap, measure, psnr
+from ssimbad.metrics.spread import mean_image, split
+from ssimbad.metrics.test_set import at_size, by_id
+from ssimbad.pairing import resize
+from ssimbad.params import Sampler, View
+from ssimbad.samplers import nfe
+from ssimbad.seeding import derive
+
+COLUMNS = ("answer", "metric", "value", "ci_low", "ci_high", "n", "samples", "sampler", "steps", "nfe", "reason")
+
+
+def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+    """Colour the first test faces from their own warped references: in one step, and by the row's sampler K times.
+
+    The first of the K samples are the row's own images, the k-th starts from each image's k-th stream of noise.
+
+    inputs: weights, made, images (the row's own, .zip), sketches, references, test (.npy), manifest. outputs: values
+    (CSV with `COLUMNS`; see `lines`).
+    """
+    device = devices.pick()
+    asked, sampler = params.report.spread, params.methods[job.method][job.of].sampler
+    model, made = load.trained(inputs["weights"], device, params.training.channels_last)
+    colorize = partial(registry.module(made["setup"]["kind"]).colorize, model)
+    ids = manifest.ids(inputs["manifest"], "test")
+    count, size = min(asked.images, len(ids)), params.data.size
+    sketches, references = (
+        resize.to_unit(resize.area(manifest.images(inputs[name], ids)[:count], size))
+        for name in ("sketches", "references")
+    )
+    plans = [(sampler.model_copy(update={"steps": 1}), params.colorize.seed)]
+    plans += [(sampler, stream(params.colorize.seed, k)) for k in range(1, asked.samples)]
+    found = []
+    with job.progress(sum(nfe(how.name, how.steps) for how, _ in plans), "network calls") as bar:
+        for how, seed in plans:
+            found.append(
+                chunks.colour(
+                    colorize, sketches, references, ids[:count], how, chunk=params.colorize.chunk, seed=seed,
+                    device=device, precision=params.training.precision, channels_last=params.training.channels_last,
+                    threads=job.threads,
+                )
+            )  # fmt: skip
+            bar.update(nfe(how.name, how.steps))
+    one_step, *others = found
+    samples = [by_id(inputs["images"], ids, size)[:count], *others]
+    targets = at_size(inputs["test"], size, ids)[:count]
+    write(outputs["values"], lines(one_step, samples, targets, sampler, params.evaluation))
+    job.say(f"{job.name}: {asked.samples} samples and one step of {count} images -> {outputs['values']}")
+
+
+def stream(seed: int, k: int) -> int:
+    """The seed of the k-th sample's noise; that of sample 0 is the seed of the stage colorize itself."""
+    return derive(seed, "spread", k) if k else seed
+
+
+def lines(
+    one_step: np.ndarray, samples: Sequence[np.ndarray], targets: np.ndarray, sampler: Sampler, evaluation: Any
+) -> list[dict[str, Any]]:
+    """Lines (`COLUMNS`), each with its percentile bootstrap interval over test faces and the network calls of an image.
+
+    Per metric, averaged over faces: `one_step` (the row's sampler with one step), `sample` (one sample: the mean over
+    the K of each sample's score), `mean` (the score of the mean of the K samples). `bias` has PSNR alone: that of the
+    mean of infinitely many samples. `spread` with metric `share` is the spread between samples over the samples'
+    squared error, both summed over all faces.
+
+    Args:
+        one_step, targets: (N, H, W, 3) uint8; `samples`: K of them.
+        sampler: the row's.
+        evaluation: parameters bootstrap (resamples), confidence, seed.
+    """
+    how = {"resamples": evaluation.bootstrap, "confidence": evaluation.confidence, "seed": evaluation.seed}
+    calls = nfe(sampler.name, sampler.steps)
+    each = [_scores(images, targets) for images in samples]
+    answers = {
+        "one_step": (_scores(one_step, targets), 1, nfe(sampler.name, 1)),
+        "sample": ({m: np.mean([scores[m] for scores in each], axis=0) for m in each[0]}, sampler.steps, calls),
+        "mean": (_scores(mean_image(samples), targets), sampler.steps, calls * len(samples)),
+    }
+    about = {"n": len(targets), "samples": len(samples), "sampler": sampler.label}
+    found = [
+        {"answer": answer, "metric": metric, "steps": steps, "nfe": cost}
+        | about
+        | _rounded(bootstrap.mean(value, **how))
+        for answer, (scores, steps, cost) in answers.items()
+        for metric, value in scores.items()
+    ]
+    error, spread = split(samples, targets)
+    about |= {"steps": sampler.steps}
+    found.append({"answer": "bias", "metric": "psnr"} | about | _bias(error - spread, how))
+    found.append({"answer": "spread", "metric": "share"} | about | _share(spread, error, how))
+    return found
+
+
+def _scores(images: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    return measure.per_image(images, targets, measure.Networks())
+
+
+def _bias(squared: np.ndarray, how: dict[str, Any]) -> dict[str, Any]:
+    if not (squared > 0).all():
+        lost = f"{(squared <= 0).sum()} of {len(squared)} faces"
+        return {"reason": f"for {lost} so few samples (report.spread.samples) cannot tell the bias from zero"}
+    return _rounded(bootstrap.mean(np.minimum(psnr.CAP, 10 * np.log10(255**2 / squared)), **how))
+
+
+def _share(spread: np.ndarray, error: np.ndarray, how: dict[str, Any]) -> dict[str, Any]:
+    if not error.any():
+        return {"reason": "no squared error that could have a share"}
+    return _rounded(bootstrap.ratio(spread, error, **how))
+
+
+def _rounded(estimate: bootstrap.Estimate) -> dict[str, Any]:
+    ends = {"value": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
+    return {name: None if end is None else round(end, measure.DIGITS) for name, end in ends.items()}
+
+
+def write(path: Path, found: list[dict[str, Any]]) -> None:
+    """CSV with `COLUMNS`; an empty field where a line lacks one."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    artifacts.write_text(path, text.getvalue())

@@ -1,0 +1,52 @@
+"""`ssimbad preset`: one of the files in presets/ becomes params.yaml, and what stood there is not lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ssimbad import artifacts, params
+from ssimbad.errors import ParameterError
+from ssimbad.pipeline import code, dvcfile, edits
+
+FILE = Path("params.yaml")
+FOLDER = Path("presets")
+
+
+def activate(name: str, unless_active: bool = False) -> None:
+    """Make presets/`name`.yaml the active params.yaml and bring dvc.yaml in line.
+
+    A params.yaml that is neither a preset's file nor committed is somebody's work: a copy of it is kept and named.
+
+    Args:
+        unless_active: leave a params.yaml alone whose key `preset` is `name`, whatever else was edited in it.
+
+    Raises:
+        UserError: the package that runs is not this checkout's.
+        ParameterError: no such preset, or, with `unless_active`, a params.yaml that does not say which one it is.
+    """
+    code.require_own()
+    source = FOLDER / f"{name}.yaml"
+    presets = sorted(FOLDER.glob("*.yaml"))
+    if source not in presets:
+        known = ", ".join(sorted(p.stem for p in presets))
+        raise ParameterError(
+            f"preset {name}: no file {source}; presets are {known or 'missing: run in the repository root'}"
+        )
+    if unless_active and FILE.exists() and _active(name) == name:
+        return
+    loaded = params.load(source)
+    copy = None
+    if FILE.exists() and FILE.read_bytes() not in [p.read_bytes() for p in presets]:
+        copy = edits.keep(FILE)
+    artifacts.write_bytes(FILE, source.read_bytes())
+    dvcfile.write(loaded)
+    print(f"{source} -> params.yaml, dvc.yaml" + (f"; your params.yaml is kept as {copy}" if copy else ""))
+
+
+def _active(wanted: str) -> str:
+    try:
+        return params.load(FILE).preset
+    except ParameterError as error:
+        raise ParameterError(
+            f"{error}; mend it, or replace it with `ssimbad preset {wanted}`, which keeps a copy"
+        ) from None

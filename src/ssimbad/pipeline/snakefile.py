@@ -1,0 +1,98 @@
+"""What reading the Snakefile may change: nothing, as long as another run lives that relies on it.
+
+While it is read, Snakemake does not tell whether for a run, a dry run or a picture of the graph. So every process that
+reads it takes one lock and, once it executes jobs, a second, and has them until it ends, also by `kill -9`. Who finds
+the first one taken waits while the other only plans; of one that executes jobs the markers are left as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ssimbad.errors import UserError
+from ssimbad.params import Params
+from ssimbad.pipeline import records
+
+READING, EXECUTING = records.STATE / "reading.lock", records.STATE / "executing.lock"
+PATIENCE = 600.0  # seconds for which somebody else may plan
+
+
+def reconcile(params: Params) -> None:
+    """Make the markers tell the truth, or say on stderr that another run relies on them as they are.
+
+    Raises:
+        UserError: see `alone`.
+    """
+    if alone():
+        records.reconcile(params)
+    else:
+        print(
+            f"ssimbad: {_other()} executes jobs here and relies on the markers: they stay as they are, and a plan"
+            " starts from them; `ssimbad status` tells what is fresh now",
+            file=sys.stderr,
+        )
+
+
+def begin() -> None:
+    """Say, until this process ends, that it does not only plan, but executes jobs."""
+    _lock(EXECUTING.resolve()).acquire()
+
+
+def alone() -> bool:
+    """Whether no other Snakemake executes jobs here; if so, none begins to before this process has ended.
+
+    Raises:
+        UserError: another process plans and does not end, or the file system has no locks.
+    """
+    start, told = time.monotonic(), False
+    while not _taken(_lock(READING.resolve())):
+        if not _free(EXECUTING):
+            return False
+        waited = time.monotonic() - start
+        if waited > PATIENCE:
+            raise UserError(f"{_other()} has been planning here for too long; wait until it has ended, or end it")
+        if waited > 2 and not told:
+            print(f"ssimbad: {_other()} is planning here; waiting until it has", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(0.2)
+    READING.write_text(str(os.getpid()))
+    return True
+
+
+def _taken(lock: FileLock) -> bool:
+    try:
+        Path(lock.lock_file).parent.mkdir(exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise UserError(
+            f"{records.STATE}: {error.strerror}; Snakemake needs to write to this folder and to lock files in it"
+        ) from None
+    return True
+
+
+def _free(path: Path) -> bool:
+    lock = FileLock(path, fallback_to_soft=False)
+    taken = _taken(lock)
+    lock.release(force=True)
+    return taken
+
+
+@cache
+def _lock(path: Path) -> FileLock:
+    """The same object for as long as the process lives, since the lock goes with it."""
+    return FileLock(path, thread_local=False, fallback_to_soft=False)
+
+
+def _other() -> str:
+    try:
+        return f"another Snakemake (process {int(READING.read_text())})"
+    except (OSError, ValueError):  # it has just begun, or ended
+        return "another Snakemake"

@@ -1,0 +1,102 @@
+"""YAML as a person writes parameters in it: UTF-8, each key once, and of a size that a person reads.
+
+A plain loader takes the last of two equal keys without a word, and unfolds ten lines of aliases into a billion values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssimbad.errors import ParameterError
+
+LARGEST = 1 << 20  # bytes of a file
+_VALUES = 100_000  # aliases unfolded
+
+
+def read(path: Path) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        OSError: as of any file.
+        ParameterError: it is too large, or not UTF-8.
+    """
+    if path.stat().st_size > LARGEST:
+        raise ParameterError(f"{path}: larger than {LARGEST >> 20} MiB; this is no file of parameters")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def parse(text: str, source: str) -> Any:
+    """The values of one YAML document.
+
+    Args:
+        source: the file's name, for messages.
+
+    Raises:
+        ParameterError: one line with the line in the file: not YAML, a key given twice, too many values.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _Check(loader, source).values(root, "")
+        return loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        raise ParameterError(f"{source}, line {mark.line + 1}: not valid YAML: {said}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ParameterError(f"{source}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise ParameterError(f"{source}: not valid YAML: values in values in values, too deep to read") from None
+
+
+class _Check:
+    """Walks the document before anything is made of it; an alias is walked once and counted as often as it stands."""
+
+    def __init__(self, loader: yaml.SafeLoader, source: str) -> None:
+        self._loader, self._source = loader, source
+        self._known: dict[int, int | None] = {}
+
+    def values(self, node: yaml.Node, place: str) -> int:
+        """Number of values in a node. Raises ParameterError for the first fault below it."""
+        if id(node) not in self._known:
+            self._known[id(node)] = None  # until it is known
+            count = 1 + sum(self.values(child, name) for child, name in self._children(node, place))
+            if count > _VALUES:
+                raise self._fault(node, f"{place or 'the file'} has more than {_VALUES} values")
+            self._known[id(node)] = count
+        count = self._known[id(node)]
+        if count is None:
+            raise self._fault(node, f"{place} holds itself")
+        return count
+
+    def _children(self, node: yaml.Node, place: str) -> list[tuple[yaml.Node, str]]:
+        if isinstance(node, yaml.MappingNode):
+            self._once(node, place)
+            return [(value, f"{place}.{key.value}".lstrip(".")) for key, value in node.value]
+        if isinstance(node, yaml.SequenceNode):
+            return [(value, f"{place}.{i}") for i, value in enumerate(node.value)]
+        return []
+
+    def _once(self, node: yaml.MappingNode, place: str) -> None:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self._fault(key, f"{place or 'the file'} has a key that is no word")
+            merge = key.tag == "tag:yaml.org,2002:merge"
+            name = key.value if merge else self._loader.construct_object(key)
+            line = key.start_mark.line + 1
+            if name in lines:
+                where = f"{place}.{key.value}".lstrip(".")
+                raise self._fault(key, f"key {where} is given twice, before in line {lines[name]}; remove one")
+            lines[name] = line
+
+    def _fault(self, node: yaml.Node, what: str) -> ParameterError:
+        return ParameterError(f"{self._source}, line {node.start_mark.line + 1}: {what}")

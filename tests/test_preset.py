@@ -1,0 +1,184 @@
+"""A preset becomes params.yaml, and what somebody has written there is not lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssimbad import params as parameters
+from ssimbad.errors import ParameterError
+from ssimbad.pipeline import dvcfile, preset
+
+from .conftest import ROOT
+
+FILE = Path("params.yaml")
+GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.invalid")
+
+
+@pytest.fixture
+def demo(house):
+    """The demo as it is delivered, with one value edited."""
+    return (house / "presets/demo.yaml").read_text().replace("epsilon: 0.01", "epsilon: 0.02  # I like it")
+
+
+def copies() -> dict[str, str]:
+    return {p.name: p.read_bytes().decode() for p in Path().glob("*.bak")}
+
+
+@pytest.mark.parametrize("text", ["edited", "a: [", "", "- 1", "preset: demo\n", "preset: demo\nsees: 3\n", "\xe4"])
+def test_what_somebody_has_written_is_kept_and_named(demo, capsys, text):
+    text = demo if text == "edited" else text
+    FILE.write_bytes(text.encode("latin-1"))
+    preset.activate("paper")
+    assert parameters.load().preset == "paper"
+    assert Path("params.yaml.1.bak").read_bytes() == text.encode("latin-1")
+    assert "your params.yaml is kept as params.yaml.1.bak" in capsys.readouterr().out
+    assert dvcfile.text(parameters.load()) == Path("dvc.yaml").read_text()
+
+
+def test_no_copy_replaces_another(demo, capsys):
+    mine = Path("params.yaml.2.bak")
+    mine.write_text("somebody's own")
+    for number in (1, 2):
+        FILE.write_text(demo + f"# {number}\n")
+        preset.activate("paper")
+    FILE.write_text(demo + "# 1\n")
+    preset.activate("demo")
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in said] == ["params.yaml.1.bak", "params.yaml.3.bak", "params.yaml.1.bak"]
+    assert copies() == {
+        "params.yaml.1.bak": demo + "# 1\n", mine.name: "somebody's own", "params.yaml.3.bak": demo + "# 2\n"
+    }  # fmt: skip
+
+
+def test_what_is_in_presets_needs_no_copy(house):
+    for name in ("demo", "paper", "demo-all", "demo"):
+        shutil.copy(house / "presets/demo-ladder.yaml", FILE)
+        preset.activate(name)
+        preset.activate(name)
+        assert FILE.read_bytes() == (house / f"presets/{name}.yaml").read_bytes()
+    assert copies() == {}
+
+
+def test_what_git_has_needs_no_copy_and_what_it_lacks_does(demo):
+    FILE.write_text(demo)
+    subprocess.run([*GIT, "init", "-q"], check=True)
+    subprocess.run([*GIT, "add", "params.yaml"], check=True)
+    preset.activate("paper")
+    assert copies() == {"params.yaml.1.bak": demo}, "staged is not committed"
+    FILE.write_text(demo)
+    subprocess.run([*GIT, "commit", "-qam", "mine"], check=True)
+    Path("params.yaml.1.bak").unlink()
+    preset.activate("paper")
+    assert copies() == {}
+    FILE.write_text(demo + "# more\n")
+    preset.activate("paper")
+    assert copies() == {"params.yaml.1.bak": demo + "# more\n"}
+
+
+def test_without_git_there_is_a_copy(demo, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    FILE.write_text(demo)
+    preset.activate("paper")
+    assert copies() == {"params.yaml.1.bak": demo}
+
+
+def test_without_params_the_preset_is_written(house):
+    FILE.unlink()
+    preset.activate("demo", unless_active=True)
+    assert parameters.load().preset == "demo"
+    assert copies() == {}
+
+
+@pytest.mark.parametrize("name", ["none", "../presets/demo", "demo.yaml", ""])
+def test_an_unknown_preset_changes_nothing(house, name):
+    before = FILE.read_bytes()
+    with pytest.raises(ParameterError, match="presets are demo, demo-all"):
+        preset.activate(name)
+    assert FILE.read_bytes() == before
+
+
+def target(folder: Path, name: str) -> subprocess.CompletedProcess:
+    """What the Makefile's targets do before they run a preset's pipeline."""
+    shutil.copy(ROOT / "Makefile", folder)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["make", "-s", f"--eval=probe: ; $(call active,{name})", "probe"]
+    return subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "preset: demo",
+        "preset: demo  # mine",
+        "preset: 'demo'",
+        'preset:   "demo"',
+        '"preset": demo',
+        "? preset\n: demo",
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_an_edited_preset_is_still_that_preset(house, demo, line, end):
+    text = demo.replace("preset: demo", line).replace("\n", end)
+    FILE.write_bytes(text.encode())
+    if (line, end) == ("preset: demo  # mine", "\n"):  # the others by the command alone, which is quicker
+        assert target(house, "demo").returncode == 0
+    preset.activate("demo", unless_active=True)
+    assert FILE.read_bytes() == text.encode()
+    assert copies() == {}
+
+
+def test_another_preset_is_left_with_a_copy_of_its_edits(house, demo):
+    FILE.write_text(demo)
+    done = target(house, "demo-all")
+    assert "your params.yaml is kept as params.yaml.1.bak" in done.stdout
+    assert copies() == {"params.yaml.1.bak": demo}
+    assert parameters.load().preset == "demo-all"
+
+
+@pytest.mark.parametrize("text", ["preset: demo\na: [", "", "- 1", "preset: demo\nsees: 3\n", "epsilon: 1\n", "\xe4"])
+def test_a_file_that_does_not_say_which_preset_it_is_stops_the_targets(house, text):
+    FILE.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ParameterError, match=r"^params\.yaml: .*; mend it, or .*`ssimbad preset demo`.* a copy$"):
+        preset.activate("demo", unless_active=True)
+    assert FILE.read_bytes() == text.encode("latin-1")
+    assert copies() == {}
+
+
+def test_what_cannot_be_kept_is_not_replaced(demo):
+    """On a disk that is full after some bytes of the copy, here by a limit on the size of files."""
+    FILE.write_text(demo)
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{limited}; from ssimbad.cli import main; main()", "preset", "paper"],
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "ssimbad: params.yaml.1.bak: File too large\n"
+    assert FILE.read_text() == demo
+    assert copies() == {}
+
+
+@pytest.mark.parametrize(
+    "edit", ["# a word of mine\n{}", "{}  # at its end", "{}artifacts: {{}}\n", "mine: 1\n", "\xe4"]
+)
+def test_what_was_written_into_dvc_yaml_by_hand_is_kept(house, tree, edit, capsys):
+    params = parameters.Params.model_validate(tree)
+    text = edit.format(dvcfile.text(params)).encode("latin-1")
+    Path("dvc.yaml").write_bytes(text)
+    dvcfile.write(params)
+    assert Path("dvc.yaml.1.bak").read_bytes() == text
+    assert "dvc.yaml was changed by hand; it is kept as dvc.yaml.1.bak" in capsys.readouterr().out
+    assert Path("dvc.yaml").read_text() == dvcfile.text(params)
+
+
+def test_what_was_generated_before_needs_no_copy(house, tree):
+    dvcfile.write(parameters.Params.model_validate(tree))
+    tree["seeds"] = [0, 1]
+    dvcfile.write(parameters.Params.model_validate(tree))
+    assert copies() == {}

@@ -1,0 +1,116 @@
+"""Regression: one call from sketch and reference to the image; and the presets that set it beside refinement."""
+
+import pytest
+import torch
+import yaml
+
+from ssimbad import params
+from ssimbad.errors import ParameterError
+from ssimbad.methods import registry, regression
+from ssimbad.methods.contract import Plan, Setup
+from ssimbad.params import Network, Noise
+from ssimbad.planning import flops
+from ssimbad.reporting import compute
+
+from .conftest import ROOT, miniature
+from .test_methods import batch, draws, losses_of_training
+
+SMALL = {"base": 8, "multipliers": [1, 2], "blocks": 1, "heads": 2, "embedding": 8, "groups": 4}
+PAPER = {"base": 64, "multipliers": [1, 2, 4, 8], "blocks": 2, "heads": 4, "embedding": 64, "groups": 32}
+
+
+def build(network: dict = SMALL) -> torch.nn.Module:
+    noise = Noise(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+    torch.manual_seed(0)
+    return regression.build(Setup("regression", regression.Config(), Network(**network), noise, 1e-6, None))
+
+
+def test_it_is_the_shared_network_with_three_channels_less():
+    with torch.device("meta"):
+        count = sum(p.numel() for p in build(PAPER).parameters())
+    assert count == 52_301_251 - 3 * 64
+
+
+def test_its_answer_needs_no_noise_and_both_conditions():
+    model, given = build(), batch()
+
+    def none():
+        raise AssertionError("asked for noise")
+
+    image = regression.colorize(model, given.sketch, given.reference, none, None)
+    assert image.shape == given.target.shape and image.abs().max() <= 1
+    assert not torch.equal(image, regression.colorize(model, -given.sketch, given.reference, none, None))
+    assert not torch.equal(image, regression.colorize(model, given.sketch, -given.reference, none, None))
+
+
+@pytest.mark.parametrize("loss", ["mse", "ssim+l1"])
+def test_a_few_steps_lower_the_loss(loss):
+    plan = Plan("direct", regression.Direct(loss=loss), None)
+    losses = losses_of_training(regression, build(), plan, steps=30)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_every_weight_is_used():
+    model = build()
+    plan = Plan("direct", regression.Direct(), None)
+    regression.training_step(model, batch(), plan, draws()).loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_lpips_asks_for_its_network_and_a_sampler_is_refused():
+    tree = miniature()
+    tree["methods"]["regression"]["pretrain"]["options"] = {"loss": "lpips"}
+    with pytest.raises(ParameterError, match=r"weights\.alexnet"):
+        params.parse(yaml.safe_dump(tree))
+    tree = miniature()
+    tree["methods"]["regression"]["pretrain"]["sampler"] = {"name": "euler", "steps": 1}
+    with pytest.raises(ParameterError, match="one pass"):
+        params.parse(yaml.safe_dump(tree))
+
+
+def work(p: params.Params) -> dict[tuple[str, str], float]:
+    rows = [(m, s) for m, block in p.methods.items() for s in ("pretrain", "finetune") if getattr(block, s)]
+    return {row: compute._work(p, *row)["pflop"] for row in rows}
+
+
+@pytest.mark.parametrize("preset", ["demo", "demo-all"])
+def test_the_regression_of_equal_work_has_the_work_of_the_refined_row(preset):
+    p = params.load(ROOT / f"presets/{preset}.yaml")
+    rows = [
+        ("ssimbad", "pretrain"),
+        ("ssimbad", "finetune"),
+        ("regression", "pretrain"),
+        ("regression-compute", "pretrain"),
+    ]
+    found = {row: compute._work(p, *row)["pflop"] for row in rows}
+    together = [set(group) for group in compute.groups(found)]
+    assert {("ssimbad", "finetune"), ("regression-compute", "pretrain")} in together
+    assert {("ssimbad", "pretrain"), ("regression", "pretrain")} in together
+
+
+def test_chains_of_all_lengths_take_equal_work():
+    p = params.load(ROOT / "presets/demo-chain-steps.yaml")
+    found = work(p)
+    alike = {(name, "finetune") for name in p.report.chain_steps} | {("regression", "pretrain")}
+    assert [set(group) for group in compute.groups(found)] == [{("ssimbad", "pretrain")}, alike]
+    lengths = [flops.chain(p.methods[n], p.methods[n].finetune) for n in p.report.chain_steps]
+    assert lengths == [1, 2, 4, 8, 16]
+    assert len(p.seeds) == 3
+
+
+def test_equal_work_stands_together():
+    assert compute.groups({("a", "x"): 2.0, ("b", "x"): 1.0, ("c", "x"): 1.01}) == [
+        [("b", "x"), ("c", "x")], [("a", "x")],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [["regression"], ["nobody"], ["ssimbad-control"]])
+def test_only_refined_methods_are_chains(names):
+    tree = miniature()
+    tree["report"]["chain_steps"] = names
+    with pytest.raises(ParameterError, match=f"report.chain_steps: '{names[0]}'"):
+        params.parse(yaml.safe_dump(tree))
+
+
+def test_every_kind_offers_what_the_registry_asks():
+    assert "regression" in registry.kinds()
