@@ -60,6 +60,35 @@ def status() -> None:
 
 
 @app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(help="a stage; default: all, but the expensive ones")] = None,
+    wildcards: Annotated[
+        list[str] | None, typer.Argument(help="method=… stage=… seed=… setting=…; those left out may be any")
+    ] = None,
+    expensive: Annotated[
+        bool, typer.Option("--expensive", help="without a stage: trainings and colourings too")
+    ] = False,
+    known: Annotated[bool, typer.Option("--known", help="compare the demo's data with the list of known md5s")] = False,
+    write: Annotated[bool, typer.Option("--write", help="with --known: make the list anew from what is here")] = False,
+) -> None:
+    """Compute stages again in scratch and compare the bytes with what is there. Exit code 1: something differs."""
+    from ssimbad import interrupt, params
+    from ssimbad.pipeline import known as answers
+    from ssimbad.pipeline import verify as again
+
+    if known and (name or expensive):
+        raise ParameterError("verify --known compares files that are there; give it no stage and no --expensive")
+    if write and not known:
+        raise ParameterError("verify --write makes the list of --known anew; give both")
+    interrupt.install()
+    loaded = params.load()
+    if write:
+        print(f"known answers -> {answers.write(loaded)}")
+    elif not (answers.run(loaded) if known else again.run(loaded, name, _pairs(wildcards or []), expensive)):
+        sys.exit(1)
+
+
+@app.command()
 def plan(
     device: Annotated[str | None, typer.Option(help="a file in reports/benchmarks; default: the card here")] = None,
     images_per_second: Annotated[

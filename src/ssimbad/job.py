@@ -26,7 +26,8 @@ class Job:
 
     `scratch` is a folder of its own that survives kills and is no output; `threads` is the number of cores granted;
     `team` are the processes that share a training, of which only the first speaks; `confirm()` is to be called before
-    something is saved in `scratch`: it raises UserError when an input was touched since the stage began.
+    something is saved in `scratch`: it raises UserError when an input was touched since the stage began; `costs` is the
+    folder in which costs are noted.
     """
 
     stage: str
@@ -39,6 +40,7 @@ class Job:
     log: Spool | None = None
     team: Team = ALONE
     confirm: Callable[[], None] = lambda: None
+    costs: Path = COST
 
     @property
     def name(self) -> str:
@@ -69,7 +71,7 @@ class Job:
             "seed": self.seed,
             "setting": self.setting,
         }
-        artifacts.write_json(COST / f"{self.name}.json", {**whose, **facts})
+        artifacts.write_json(self.costs / f"{self.name}.json", {**whose, **facts})
 
     @contextmanager
     def progress(self, total: int, unit: str, done: int = 0) -> Iterator[tqdm]:

@@ -34,6 +34,12 @@ _MEMO = STATE / "md5.json"
 _GRAIN = 2_000_000_000  # ns; within it a file system may give two writes one time
 
 
+def md5(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
 class Hashes:
     """md5 of files and folders, remembered by a file's state, so that a second look costs a stat."""
 
@@ -58,8 +64,7 @@ class Hashes:
         # What was looked at right after its last change may have been changed once more at the same time of the clock.
         if known[:4] == state and known[4] - changed > _GRAIN:
             return known[5]
-        with place.open("rb") as file:
-            digest = hashlib.file_digest(file, "md5").hexdigest()
+        digest = md5(place)
         self._known[path] = [*state, now, digest]
         self._changed = True
         return digest

@@ -95,8 +95,8 @@ def _bring(params: Params, instance: Instance, force: bool, here: team.Team) -> 
         if not force and (made_with := _restore(instance, scratch / _KEPT)) is not None:
             print(f"{instance.name}: restored from {scratch / _KEPT}, nothing computed", flush=True)
             with _logged(instance, given.basis, restored="true") as log:
+                given.require_unchanged()
                 _show(instance, log, hashed)
-            given.require_unchanged()
         else:
             made_with = records.libraries(instance)
             _compute(params, instance, scratch, given, call, hashed)
@@ -168,13 +168,13 @@ def _compute(
         missing = [path for path in instance.outputs.values() if not Path(path).exists()]
         if missing:
             raise RuntimeError(f"{instance.name} ended without writing {missing}")
+        try:
+            given.require_unchanged()
+        except BaseException:
+            if not given.confirmed:
+                _drop(set(scratch.glob("*")) - before)
+            raise
         _show(instance, log, hashed)
-    try:
-        given.require_unchanged()
-    except BaseException:
-        if not given.confirmed:
-            _drop(set(scratch.glob("*")) - before)
-        raise
 
 
 def _drop(states: set[Path]) -> None:
@@ -182,6 +182,25 @@ def _drop(states: set[Path]) -> None:
     for path in states:
         if path.is_file():
             path.unlink()
+
+
+def compute_apart(params: Params, instance: Instance, folder: Path, hashed: records.Hashes) -> dict[str, Path]:
+    """Compute an instance from its inputs once more, with everything that it writes in `folder`.
+
+    No lock, no record, no entry in the logbook, and no use of a kept result or of a state.
+
+    Returns:
+        {output: where it was written instead}.
+    """
+    basis = records.made_from(instance, params, hashed)
+    elsewhere = replace(instance, outputs={name: str(folder / path) for name, path in instance.outputs.items()})
+    scratch = folder / "scratch"
+    with (
+        team.Call(team.ALONE, instance.name) as call,
+        _team(params, instance, scratch, basis, call) as together,
+    ):
+        _stage(params, elsewhere, replace(_job(instance, scratch), team=together, costs=folder / "cost"))
+    return {path: Path(elsewhere.outputs[name]) for name, path in instance.outputs.items()}
 
 
 def _team(

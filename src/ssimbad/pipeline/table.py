@@ -41,6 +41,8 @@ class Stage:
     results are kept by fingerprint."""
     batch: Callable[[Params, Wildcards], int] | None = None
     """Images of one step, which all devices of the job share; None: one process does the stage."""
+    fetched: bool = False
+    """Its outputs come from elsewhere and are accepted by their digests; nothing is computed."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=lambda p, w: {},
         outputs=lambda p, w: _feature_weights(p) | {n: feature_file(n) for n in loss_features(p)},
         params=lambda p, w: ("weights",),
+        fetched=True,
     ),
     Stage(
         name="faces",

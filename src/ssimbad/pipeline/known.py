@@ -1,0 +1,105 @@
+"""Known answers: the md5s of what the demo's data and schedule stages make, which no processor should change.
+
+These stages compute in integers and float64 and round what they write; trainings round in every step, and figures are
+drawn in float32 (docs/engines.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ssimbad import artifacts
+from ssimbad import params as parameters
+from ssimbad.errors import UserError
+from ssimbad.params import Params
+from ssimbad.pipeline import records, verify
+from ssimbad.pipeline.table import Instance, instances
+
+FILE = Path("workflow/known.json")
+DEMO = Path("presets/demo.yaml")
+STAGES = ("raw", "faces", "sketches", "references", "ssim_curves", "select_phi")
+_DRAWN = {".png", ".pdf"}
+
+Answers = dict[str, dict[str, Any]]
+"""{stage: {"params": {key: value}, "outputs": {path: md5}}}."""
+
+
+def run(params: Params) -> bool:
+    """Say of every file in the list whether it is equal here, differs, or cannot be compared; whether all are equal.
+
+    Raises:
+        UserError: as `read`.
+    """
+    answers, found = read(), records.survey(params)
+    parts = {i.name: i for i in instances(params)}
+    others: dict[str, str] = {}
+    count: Counter[bool | None] = Counter()
+    for stage, answer in answers.items():
+        if reason := _other(stage, answer, parts.get(stage), params, others):
+            others[stage] = reason
+            print(f"not compared: {stage}: {reason}", flush=True)
+            count[None] += len(answer["outputs"])
+        else:
+            count.update(_compared(stage, answer["outputs"], found[stage]))
+    rest = f", {count[None]} not compared" if count[None] else ""
+    print(f"verify: {count.total()} known answers: {verify.told(count)}{rest}", flush=True)
+    return count[True] == count.total()
+
+
+def _other(
+    stage: str, answer: dict[str, Any], instance: Instance | None, params: Params, others: dict[str, str]
+) -> str | None:
+    """Why these parameters ask for something else than the list knows; None: they do not."""
+    if instance is None:
+        return "not part of the pipeline with these parameters"
+    if late := next((u for u in instance.upstream if u in others), None):
+        return f"made from {late}"
+    now, then = records.resolved(instance, params), answer["params"]
+    changed = next((key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)), None)
+    return f"{changed} is not what it is in {DEMO}" if changed else None
+
+
+def _compared(stage: str, outputs: dict[str, str], stale: str | None) -> Iterator[bool | None]:
+    if stale:
+        print(f"not made yet: {stage}: {stale}", flush=True)
+        yield from [None] * len(outputs)
+        return
+    for path, known in outputs.items():
+        yield verify.compare(path, records.md5(Path(path)), known, "known")
+
+
+def read() -> Answers:
+    """The list, in the order of the stages. Raises UserError when it is missing or is none."""
+    answers = artifacts.read_json(FILE)
+    try:
+        return {
+            stage: {"params": dict(answers[stage]["params"]), "outputs": dict(answers[stage]["outputs"])}
+            for stage in STAGES
+        }
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{FILE}: no list of known answers; restore the file from git") from None
+
+
+def write(params: Params) -> Path:
+    """Make the list anew from what is here.
+
+    Raises:
+        UserError: that was not made with the demo's parameters, or is not fresh.
+    """
+    found, demo = records.survey(params), parameters.load(DEMO)
+    parts = {i.name: i for i in instances(params)}
+    answers = {
+        i.name: {"params": records.resolved(i, demo), "outputs": {}} for i in instances(demo) if i.name in STAGES
+    }
+    for stage, answer in answers.items():
+        reason = _other(stage, answer, parts.get(stage), params, {}) or found[stage]
+        if reason:
+            raise UserError(f"{FILE}: not written, {stage}: {reason}; run `make demo` first")
+        made = json.loads(Path(parts[stage].record).read_text())["outputs"]
+        answer["outputs"] = {path: md5 for path, md5 in sorted(made.items()) if Path(path).suffix not in _DRAWN}
+    artifacts.write_json(FILE, answers)
+    return FILE
