@@ -20,24 +20,24 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from .conftest import ROOT, miniature, write_params
 from .walk import toys
-from .walk.house import Command, Gate, House, Server, Views
+from .walk.house import Command, Gate, House, Server
 
 COMMANDS = {"snakemake": ("snakemake", "--cores", "2", "all"), "dvc": ("dvc", "repro", "-q")}
 FACES, LIST = "data/raw/faces", "data/raw/list.txt"
-OUTSIDE = "{outside}/0.png", "{outside}/linked/0.png"  # beside the checkout, and behind a link
+OUTSIDE = "../faces"  # beside the checkout, with a folder that is a link
 VALUES = {
     "data.seed": (0, 1),
     "sketches.seed": (0, 1),
     "methods.ssimbad.pretrain.learning_rate": (1.0e-3, 2.0e-3),
     "colorize.seed": (0, 1),
     "evaluation.seed": (0, 1),
-    "data.path": (FACES, "{outside}"),
+    "data.path": (OUTSIDE, FACES),
     "data.test_list": (None, LIST),
     "seeds": ([0], [0, 1]),
 }
 OWN = dict(zip((s.name for s in toys.STAGES), VALUES, strict=False))  # a parameter of each stage
 READS = {
-    "faces": (f"{FACES}/0.png", *OUTSIDE, LIST),
+    "faces": (f"{OUTSIDE}/0.png", f"{OUTSIDE}/linked/0.png", f"{FACES}/0.png", LIST),
     "sketches": ("data/faces/train.npy",),
     "pretrain": (toys.HINTS, "data/faces/train.npy", "data/sketches/train.npy"),
     "colorize": ("models/ssimbad/seed-0.safetensors", "data/sketches/train.npy"),
@@ -93,7 +93,6 @@ class Walk(RuleBasedStateMachine):
         super().__init__()
         self._template, self._served, self._memo = template, served, folder / "memo"
         self._folder = next(f for n in itertools.count() if not (f := folder / f"walk-{n}").exists())
-        self._views: Views | None = None
         self._blind = False  # whether something was done that DVC cannot see
 
     # A walk that draws only first choices repeats one step; it is passed over.
@@ -108,13 +107,14 @@ class Walk(RuleBasedStateMachine):
     def step(self, step: tuple) -> None:
         name, *arguments = step
         getattr(self, f"_{name}")(*arguments)
-        self._views = None if name != "run" else self._views
 
     @invariant()
     def nothing_wrong_is_called_fresh(self) -> None:
-        if not hasattr(self, "house"):
-            return
-        views = self._look()
+        if hasattr(self, "house"):
+            self._check()
+
+    def _check(self) -> None:
+        views = self.house.views(self._memo)
         assert views.snakemake in (None, views.records), "Snakemake plans other jobs than for what is not fresh"
         for name, wrong in views.wrong.items():
             trusting = [who for who in ("records", "dvc") if name in getattr(views, who)]
@@ -126,11 +126,10 @@ class Walk(RuleBasedStateMachine):
 
     def _run(self, engine: str) -> None:
         """An engine that nobody disturbs makes everything fresh, in the eyes of both, or says why it cannot."""
-        before = self._look()
+        before = self.house.views(self._memo)
         code, said = self.house.run(*COMMANDS[engine])
         assert "Traceback" not in said, said
-        self._views = None
-        after = self._look()
+        after = self.house.views(self._memo)
         if before.possible and before.told:
             assert code == 0, said
             if not (engine == "dvc" and self._blind):
@@ -172,11 +171,12 @@ class Walk(RuleBasedStateMachine):
         command.ended()
         if undo and back:
             undo()
+        self._check()
         self.house.run(*COMMANDS[engine])
 
     def _started(self, engine: str, point: tuple[str, str]) -> tuple[Command, Gate]:
         """An engine that has something to do, and will stand still at the point."""
-        self._change(("parameter", OWN.get(point[0], "evaluation.seed")))
+        self._change(("parameter", OWN.get(point[0], "data.seed")))
         gate = Gate(self._folder)
         return self.house.start(*COMMANDS[engine], WALK_STOP=" ".join(point), WALK_GATE=gate.address), gate
 
@@ -216,12 +216,9 @@ class Walk(RuleBasedStateMachine):
     def teardown(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _look(self) -> Views:
-        self._views = self._views or self.house.views(self._memo)
-        return self._views
-
     def _change(self, change: tuple) -> Callable[[], object]:
         """Make the change; returns what takes it back."""
+        self.house.touched()
         kind, *what = change
         return getattr(self, f"_change_{kind}")(*what)
 
@@ -232,13 +229,10 @@ class Walk(RuleBasedStateMachine):
         *path, last = key.split(".")
         for part in path:
             node = node[part]
-        node[last] = _next(self._named(VALUES[key]), node[last])
+        node[last] = _next(VALUES[key], node[last])
         note(f"    {key} is now {node[last]}")
         write_params(self.house.folder, tree)
         return lambda: file.write_text(before)
-
-    def _named(self, values: tuple) -> tuple:
-        return tuple(v.format(outside=self._folder / "outside") if isinstance(v, str) else v for v in values)
 
     def _change_code(self, stage: str) -> Callable[[], object]:
         """Who changes what an expensive stage computes raises its version."""
@@ -258,7 +252,7 @@ class Walk(RuleBasedStateMachine):
         return lambda: file.write_text(before)
 
     def _change_swap(self, name: str, how: str) -> Callable[[], object]:
-        path = self.house.folder / self._named((name,))[0]
+        path = self.house.folder / name
         if how == "added":
             path = path.with_name(f"added{path.suffix}")
         before = path.read_text() if path.exists() else None
@@ -311,11 +305,11 @@ def _template(folder: Path, served: Server) -> Path:
     for stage in ("shared", *toys.CHEAP, *toys.EXPENSIVE):
         (house.folder / f"src/ssimbad/toy/{stage}.py").write_text(toys.source(stage, 0))
     _write_presets(house.folder)
-    for raw in (house.folder / FACES, folder / "outside", folder / "elsewhere"):
+    for raw in (house.folder / FACES, folder / "faces", folder / "elsewhere"):
         raw.mkdir(parents=True)
         (raw / "0.png").write_text("0.png 0\n")
         (raw / "1.png").write_text("1.png 0\n")
-    (folder / "outside/linked").symlink_to("../elsewhere")
+    (folder / "faces/linked").symlink_to("../elsewhere")
     (house.folder / toys.HINTS).write_text("hints.txt 0\n")
     (house.folder / LIST).write_text("list.txt 0\n")
     house.git("init", "-q", "-b", "main")
@@ -336,7 +330,7 @@ def _template(folder: Path, served: Server) -> Path:
 
 def _write_presets(folder: Path) -> None:
     tree = miniature()
-    tree["data"] |= {"source": "folder", "path": FACES}
+    tree["data"] |= {"source": "folder", "path": OUTSIDE}
     del tree["methods"]["ssimbad-control"]
     write_params(folder, tree | {"preset": "small"})
     (folder / "presets").mkdir()

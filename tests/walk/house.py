@@ -139,8 +139,14 @@ class House:
 
     def __init__(self, folder: Path, served: Server) -> None:
         self.folder, self._served = folder, served
+        self._views: Views | None = None
+
+    def touched(self) -> None:
+        """Something is not as it was."""
+        self._views = None
 
     def start(self, *argv: str, **environment: str) -> Command:
+        self.touched()
         return self._served.started(self.folder, argv, environment)
 
     def run(self, *argv: str) -> tuple[int, str]:
@@ -152,6 +158,7 @@ class House:
         return said
 
     def git(self, *argv: str) -> str:
+        self.touched()
         return subprocess.run(
             ["git", *argv], cwd=self.folder, env=self._served.environment, check=True, capture_output=True, text=True
         ).stdout
@@ -161,12 +168,18 @@ class House:
         return self.git("tag", "--sort=v:refname").split()
 
     def views(self, memo: Path) -> Views:
-        status, judge = self.start("ssimbad", "status"), self.start("judge", str(memo))
-        code, said = status.ended()
-        assert code == 0, said
-        rows = [line.split(maxsplit=1) for line in said.splitlines()]
+        """Asked once for each state of the checkout."""
+        if self._views is None:
+            self._views = self._asked(memo)
+        return self._views
+
+    def _asked(self, memo: Path) -> Views:
+        judge = self.start("judge", str(memo))
+        rows = [line.split(maxsplit=1) for line in self.must("ssimbad", "status").splitlines()]
         dvc, snakemake = self.start("dvc", "status", "--json"), self.start("snakemake", "-n", "all")
-        judged = _must(judge)
+        code, said = judge.ended()
+        assert code == 0, said
+        judged = json.loads(said)
         return Views(
             records={name for name, reason in rows if reason == "fresh"},
             dvc=self._by_dvc(*dvc.ended()),
@@ -186,12 +199,6 @@ class House:
             if name not in changed and {maker[d] for d in stage["deps"] if d in maker} <= fresh:
                 fresh.add(name)
         return fresh
-
-
-def _must(command: Command) -> dict:
-    code, said = command.ended()
-    assert code == 0, said
-    return json.loads(said)
 
 
 def _by_snakemake(code: int, said: str, names: set[str]) -> set[str] | None:

@@ -189,7 +189,7 @@ def install() -> None:
     records.write = _pointed(records.write, lambda instance, *_: instance.stage.name, "record")
     records.survey = _pointed(records.survey, command, "surveyed", after=True)
     DvcStage.save = _pointed(DvcStage.save, command, "save")
-    Lockfile.dump = _pointed(Lockfile.dump, command, "dump")
+    Lockfile.dump_stages = _pointed(Lockfile.dump_stages, command, "dump")
 
 
 def prepare() -> None:
