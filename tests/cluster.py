@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, draw_faces, make_house, miniature
+from .conftest import ROOT, draw_faces, make_house, miniature, own_source
 
 SCRIPTS = ROOT / "tests/slurm"
 UNAVAILABLE = 69
@@ -23,6 +23,7 @@ BIN = Path(sys.executable).parent
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": "src",  # the house's own package
     "SSIMBAD_DEVICE": "cpu",  # the H100s of tests/slurm compute nothing
     "DVC_NO_ANALYTICS": "1",
     "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.invalid",
@@ -111,7 +112,7 @@ class House:
     """A miniature repository on the cluster."""
 
     def __init__(self, folder: Path, tree: dict) -> None:
-        self.folder = make_house(folder, tree)
+        self.folder = own_source(make_house(folder, tree))
         draw_faces(folder / "data/raw/faces", 26)
         (folder / "slurm").symlink_to("profiles/slurm")
 

@@ -57,9 +57,16 @@ def make_house(folder: Path, tree: dict | None = None) -> Path:
             shutil.copy(ROOT / name, folder / name)
     for name in ("workflow", "profiles", "presets"):
         shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True)
-    # Source files are dependencies of the cheap stages; the package itself is imported from its installation.
-    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    # Source files are dependencies of the cheap stages, and only the package that runs will do.
+    (folder / "src").symlink_to(ROOT / "src")
     write_params(folder, tree or miniature())
+    return folder
+
+
+def own_source(folder: Path) -> Path:
+    """Give a house a package of its own in place of the link; it runs with `PYTHONPATH=src`."""
+    (folder / "src").unlink()
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return folder
 
 

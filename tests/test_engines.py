@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import ROOT, make_folder_house, write_params
+from .conftest import ROOT, make_folder_house, own_source, write_params
 
 pytestmark = pytest.mark.engines
 
@@ -24,6 +24,7 @@ BIN = Path(sys.executable).parent
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": "src",  # each clone runs its own package
     "SSIMBAD_DEVICE": "cpu",
     "DVC_NO_ANALYTICS": "1",
     "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.invalid",
@@ -96,7 +97,7 @@ class House:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
     """A git and DVC repository with faces under a .dvc pointer, nothing computed yet."""
-    folder = make_folder_house(tmp_path_factory.mktemp("engines") / "house")
+    folder = own_source(make_folder_house(tmp_path_factory.mktemp("engines") / "house"))
     made = House(folder)
     made.run("git", "init", "-q", "-b", "main")
     made.run("dvc", "init", "-q")
@@ -133,22 +134,31 @@ def test_02_a_second_sync_commits_only_what_dvc_lacks(house):
     assert yaml.safe_load((house.folder / "dvc.lock").read_text()) == lock
 
 
-def test_02_a_sync_tells_of_a_stage_that_dvc_does_not_know(house):
-    text = (house.folder / "dvc.yaml").read_text()
-    stages = yaml.safe_load(text)
-    del stages["stages"]["figures"]
-    (house.folder / "dvc.yaml").write_text(yaml.safe_dump(stages))
-    lock = (house.folder / "dvc.lock").read_text()
-    shorter = yaml.safe_load(lock)
-    del shorter["stages"]["figures"], shorter["stages"]["tables"]
-    (house.folder / "dvc.lock").write_text(yaml.safe_dump(shorter))
-    done = house.run("ssimbad", "sync", check=False)
-    assert "ssimbad: dvc.yaml has no stage figures; run `ssimbad dvc-yaml`" in done
-    assert "tables" in yaml.safe_load((house.folder / "dvc.lock").read_text())["stages"], "the others are committed"
-    (house.folder / "dvc.yaml").write_text(text)
-    house.run("ssimbad", "sync")
-    assert yaml.safe_load((house.folder / "dvc.lock").read_text()) == yaml.safe_load(lock)
-    (house.folder / "dvc.lock").write_text(lock)
+def test_02_a_run_with_an_outdated_dvc_yaml_computes_but_commits_nothing(house):
+    yaml_text, lock = ((house.folder / name).read_text() for name in ("dvc.yaml", "dvc.lock"))
+    shorter = yaml.safe_load(yaml_text)
+    shorter["stages"]["figures"]["deps"].pop()
+    (house.folder / "dvc.yaml").write_text(yaml.safe_dump(shorter))
+    figure = house.folder / "reports/figures/training_curves.png"
+    figure.unlink()
+    done = subprocess.run(
+        ["snakemake", "--cores", "2", "all"],
+        cwd=house.folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    parsed, ended = (line for line in done.stderr.splitlines() if line.startswith("ssimbad: dvc.yaml does not say"))
+    assert parsed.endswith("run `ssimbad dvc-yaml` before this run ends")
+    assert ended.endswith("run `ssimbad dvc-yaml` and then this command again")
+    assert figure.exists()
+    assert not list((house.folder / "work/spool").glob("*.jsonl")), "the logbook is up to date"
+    assert (house.folder / "dvc.lock").read_text() == lock
+    (house.folder / "dvc.yaml").write_text(yaml_text)
+    assert "18 fresh stages, 0 of them new" in house.run("ssimbad", "sync")
+    house.computed()
 
 
 def test_03_a_changed_parameter_is_seen_by_both(house):

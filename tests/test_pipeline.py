@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ssimbad import cli
 from ssimbad import params as parameters
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.files import Seen
 from ssimbad.pipeline import code, dvcfile, records, runner, table
 from ssimbad.pipeline.table import Stage, instances
 
-from .conftest import ROOT
+from .conftest import ROOT, write_params
 
 
 def load(tree, monkeypatch=None):
@@ -160,14 +164,31 @@ def test_source_files_of_a_stage_are_the_closure_of_its_imports():
 # A pipeline of two stages that costs nothing: `cheap` copies a file, `dear` counts how often it was computed.
 
 
+meddle = {}  # what somebody does to the inputs: {"before" or "after" the stage reads them: function}
+
+
 def run_cheap(params, inputs, outputs, job):
-    outputs["copy"].write_text(inputs["raw"].read_text())
+    meddle.get("before", Path)()
+    text = inputs["raw"].read_text()
+    meddle.get("after", Path)()
+    outputs["copy"].write_text(text)
 
 
 def run_dear(params, inputs, outputs, job):
+    """Reads its input, or goes on from what it has read of it, as a training does."""
     counter = Path("computed.txt")
     counter.write_text(counter.read_text() + "x" if counter.exists() else "x")
-    outputs["weights"].write_text(inputs["copy"].read_text() + str(params.colorize.seed))
+    state = job.scratch / "state.txt"
+    if not state.exists():
+        meddle.get("before", Path)()
+        text = inputs["copy"].read_text()
+        meddle.get("after", Path)()
+        if "confirmed" in meddle:
+            job.confirm()
+        job.scratch.mkdir(parents=True, exist_ok=True)
+        state.write_text(text)
+    meddle.get("end", Path)()
+    outputs["weights"].write_text(state.read_text() + str(params.colorize.seed))
     job.note_cost(seconds=params.colorize.seed)
 
 
@@ -196,8 +217,9 @@ toy_version = {"dear": 1}
 
 
 @pytest.fixture(autouse=True)
-def _version_one():
+def _as_at_first():
     toy_version["dear"] = 1
+    meddle.clear()
 
 
 def bring(tree):
@@ -307,7 +329,86 @@ def test_records_hold_no_times_and_are_the_same_twice(toy, tree):
     p = load(tree)
     runner.run(p, table.instances(p)[1], force=True)
     assert (toy / "records/dear.json").read_bytes() == first
-    assert set(json.loads(first)) == {"command", "params", "inputs", "version", "outputs"}
+    assert set(json.loads(first)) == {"command", "params", "inputs", "version", "libraries", "outputs"}
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """{name: version} of what the toys are made with, to be changed at will."""
+    versions = {"torch": "2.13.0", "numpy": "2.4.6"}
+    monkeypatch.setattr(code, "libraries", lambda files: tuple(versions))
+    monkeypatch.setattr(records.metadata, "version", versions.__getitem__)
+    return versions
+
+
+def told(capsys) -> dict[str, str]:
+    """What `ssimbad status` says of each instance."""
+    capsys.readouterr()
+    cli.status()
+    return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+
+
+def test_another_library_is_told_and_makes_nothing_stale(toy, tree, library, capsys):
+    p = bring(tree)
+    assert told(capsys) == {"cheap": "fresh", "dear": "fresh"}
+    before = {f: f.read_bytes() for f in Path("records").iterdir()}
+    library["torch"] = "2.14.1"
+    assert records.survey(p) == {"cheap": None, "dear": None}
+    assert told(capsys)["dear"] == "fresh, made with torch 2.13.0, now 2.14.1"
+    bring(tree)
+    assert {f: f.read_bytes() for f in Path("records").iterdir()} == before
+    assert computed() == 1
+    (toy / "raw.txt").write_text("other")
+    assert told(capsys)["cheap"] == "input raw.txt changed"
+    bring(tree)
+    assert told(capsys) == {"cheap": "fresh", "dear": "fresh"}
+
+
+def test_a_restored_result_keeps_the_libraries_that_made_it(toy, tree, library, capsys):
+    bring(tree)
+    library |= {"torch": "2.14.1", "numpy": "2.5.0"}
+    for seed in (7, 0):
+        tree["colorize"]["seed"] = seed
+        write_params(toy, tree)
+        bring(tree)
+        assert ("made with" in told(capsys)["dear"]) == (seed == 0)
+    assert computed() == 2
+    assert told(capsys)["dear"] == "fresh, made with numpy 2.4.6, now 2.5.0; torch 2.13.0, now 2.14.1"
+
+
+def test_what_was_recorded_or_kept_before_libraries_were_is_read(toy, tree, library, capsys):
+    bring(tree)
+    for file in Path("records").iterdir():
+        record = json.loads(file.read_text())
+        del record["libraries"]
+        file.write_text(json.dumps(record))
+    assert told(capsys) == {"cheap": "fresh", "dear": "fresh"}
+    for kept in Path("work").rglob("libraries.json"):
+        kept.unlink()
+    (toy / "weights.txt").unlink()
+    bring(tree)
+    assert computed() == 1
+    assert told(capsys)["dear"] == "fresh"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"params": 1}', '{"outputs": []}', "\xff"])
+def test_a_record_that_is_none_says_so(toy, tree, text):
+    p = bring(tree)
+    Path("records/dear.json").write_text(text, encoding="latin-1")
+    assert records.survey(p)["dear"] == "record records/dear.json is unreadable"
+    bring(tree)
+    assert records.survey(p)["dear"] is None
+
+
+def test_every_library_behind_a_stage_has_a_version(tree):
+    for instance in instances(load(tree)):
+        found = records.libraries(instance)
+        names = code.libraries(code.closure(instance.stage.run))
+        assert len(found) >= 1 + len(names), instance.name
+        assert {"python", "numpy", "pillow"} <= found.keys()
+    assert {"torch", "safetensors", "scipy"} <= found.keys() | records.libraries(
+        next(i for i in instances(load(tree)) if i.stage.name == "pretrain")
+    ).keys()
 
 
 def test_markers_tell_the_truth(toy, tree):
@@ -317,6 +418,143 @@ def test_markers_tell_the_truth(toy, tree):
     (toy / "raw.txt").write_text("other")
     records.reconcile(p)
     assert not list(Path(".state").glob("*.ok"))
+
+
+# Ways in which an input is another one while a stage reads it, and each the other way round.
+
+
+def anew(path, text):
+    """As a stage or an engine does it."""
+    other = path.with_name("other")
+    other.write_text(text)
+    other.replace(path)
+
+
+def in_place(path, text):
+    """Same length, same times."""
+    times = path.stat()
+    path.write_text(text)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def moved(path, text):
+    """The file itself comes back: its content, its inode and the time of its last write have never changed."""
+    aside = path.with_name("aside")
+    if aside.exists():
+        aside.replace(path)
+    else:
+        path.replace(aside)
+        path.write_text(text)
+
+
+def bent(path, text):
+    """A link leads elsewhere for a while."""
+    for name, content in (("face", "face"), ("scar", "scar")):
+        Path(name).write_text(content) if not Path(name).exists() else None
+    path.unlink()
+    path.symlink_to(text)
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("change", [anew, in_place, moved, bent])
+@pytest.mark.parametrize("stage", ["cheap", "dear"])
+def test_nothing_is_kept_of_a_replaced_input(toy, tree, stage, change, back):
+    """Neither a record nor a result or state that the true input would be given later."""
+    path = toy / {"cheap": "raw.txt", "dear": "copy.txt"}[stage]
+    if change is bent:
+        bent(toy / "raw.txt", "face")
+    p = load(tree)
+    cheap, dear = table.instances(p)
+    if stage == "dear":
+        runner.run(p, cheap)
+    if change is bent:
+        bent(path, "face")
+    meddle["before"] = lambda: change(path, "scar")
+    if back:
+        meddle["after"] = lambda: change(path, "face")
+    with pytest.raises(UserError, match="an input changed while the stage ran; run the same command again"):
+        runner.run(p, {"cheap": cheap, "dear": dear}[stage])
+    assert records.survey(p)[stage] is not None
+    assert not [f for f in Path("work/dear").rglob("*") if f.name in ("state.txt", "complete.json")]
+    meddle.clear()
+    if not back:
+        change(path, "face")
+    bring(tree)
+    assert (toy / "weights.txt").read_text() == "face0"
+    assert set(records.survey(p).values()) == {None}
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_an_input_that_is_gone_or_a_raised_version_leaves_nothing_either(toy, tree, restored):
+    p = bring(tree)
+    cheap, dear = table.instances(p)
+    if not restored:
+        shutil.rmtree("work")
+    (toy / "records/dear.json").unlink()
+    before = records.made_from(dear, p, records.Hashes())
+    for change in (lambda: (toy / "copy.txt").unlink(), lambda: toy_version.update(dear=2)):
+        meddle["end"] = change
+        with pytest.raises(UserError):
+            runner.run(p, dear, force=True)
+        assert not (toy / "records/dear.json").exists()
+        kept = toy / "work/dear" / records.fingerprint(before) / "kept/weights"
+        assert kept.exists() == restored, "what was kept before is as good as it was"
+        toy_version["dear"] = 1
+        runner.run(p, cheap)
+
+
+def test_a_state_that_was_confirmed_outlives_a_later_change(toy, tree):
+    """Hours of a training are not lost because somebody touches a file at its end."""
+    p = load(tree)
+    cheap, dear = table.instances(p)
+    runner.run(p, cheap)
+    meddle.update({"confirmed": True, "end": (toy / "copy.txt").touch})
+    with pytest.raises(UserError, match=r"copy\.txt was touched"):
+        runner.run(p, dear)
+    (state,) = Path("work/dear").rglob("state.txt")
+    assert not list(state.parent.glob("kept/complete.json"))
+    state.write_text("from the state: face")
+    meddle.clear()
+    runner.run(p, dear)
+    assert (toy / "weights.txt").read_text() == "from the state: face0"
+
+
+@pytest.mark.parametrize("change", [anew, in_place, moved])
+def test_no_state_is_saved_of_a_replaced_input_even_if_the_process_is_killed_then(toy, tree, change):
+    p = load(tree)
+    cheap, dear = table.instances(p)
+    runner.run(p, cheap)
+    meddle.update(
+        {
+            "confirmed": True,
+            "before": lambda: change(toy / "copy.txt", "scar"),
+            "after": lambda: change(toy / "copy.txt", "face"),
+        }
+    )
+    with pytest.raises(UserError, match=r"copy\.txt was touched"):
+        runner.run(p, dear)
+    assert not list(Path("work/dear").rglob("state.txt"))
+
+
+def test_code_that_changes_while_a_cheap_stage_runs_is_not_what_made_it(toy, tree):
+    code_file = toy / "code.py"
+    meddle.update({"before": lambda: anew(code_file, "# later"), "after": lambda: anew(code_file, "# first\n")})
+    with pytest.raises(UserError, match=r"code\.py was touched"):
+        bring(tree)
+    assert not (toy / "records/cheap.json").exists()
+
+
+def test_code_that_was_edited_while_a_process_waited_is_not_run(toy, tree, monkeypatch):
+    file = toy / "loaded.py"
+    file.write_text("old = 1\n")
+    monkeypatch.setattr(code, "_AT_START", Seen([str(file)]))
+    bring(tree)
+    file.write_text("new = 2\n")
+    bring(tree)  # nothing to compute
+    tree["colorize"]["seed"] = 7
+    with pytest.raises(UserError, match=r"loaded\.py: changed after this command had started; run it again"):
+        bring(tree)
+    assert computed() == 1
 
 
 def test_a_missing_input_is_named(toy, tree):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -228,6 +229,24 @@ def test_two_states_are_kept_and_a_broken_one_is_removed(tmp_path, capsys):
     assert facts["seen"] == 32
     assert list(tmp_path.iterdir()) == [states[0]], "else it would take the place of a whole one"
     assert f"{states[-1]}: no whole state" in capsys.readouterr().err
+
+
+def test_no_state_is_saved_once_an_input_was_touched(tmp_path):
+    """The states before stay, and the same command goes on from the last of them."""
+    asked = []
+
+    def confirm():
+        asked.append(len(list(tmp_path.glob("state-*"))))
+        if len(asked) == 3:
+            raise UserError("an input changed")
+
+    model = build()
+    run = loop.Run(model, alone(model), TRAIN, COMMON)
+    with pytest.raises(UserError, match="an input changed"):
+        loop.fit(run, feed(), None, 5, replace(job(tmp_path), confirm=confirm), "key")
+    assert asked == [0, 1, 2], "asked before each state"
+    _, facts = checkpoints.latest_state(tmp_path, "key")
+    assert facts["seen"] == 32
 
 
 def test_a_state_that_the_file_system_withholds_is_no_reason_to_begin_anew(tmp_path, monkeypatch):

@@ -38,14 +38,18 @@ def stage(
 
 @app.command()
 def status() -> None:
-    """Per stage instance: fresh, or the reason why not."""
+    """Per stage instance: fresh, with which other libraries it was made if it was, or the reason why it is not."""
     from ssimbad import params
-    from ssimbad.pipeline import records
+    from ssimbad.pipeline import dvcfile, records, table
 
-    found = records.survey(params.load())
+    loaded = params.load()
+    found = records.survey(loaded)
     width = max(map(len, found))
-    for name, reason in found.items():
-        print(f"{name:{width}}  {reason or 'fresh'}")
+    for instance in table.instances(loaded):
+        text = found[instance.name] or ", ".join(filter(None, ("fresh", records.other_libraries(instance))))
+        print(f"{instance.name:{width}}  {text}")
+    if reason := dvcfile.outdated(loaded):
+        print(f"ssimbad: {reason}", file=sys.stderr)
 
 
 @app.command()
@@ -66,8 +70,9 @@ def plan(
 def preset(name: Annotated[str, typer.Argument(help="a file in presets/, such as demo or paper")]) -> None:
     """Make presets/NAME.yaml the active params.yaml and bring dvc.yaml in line."""
     from ssimbad import artifacts, params
-    from ssimbad.pipeline import dvcfile
+    from ssimbad.pipeline import code, dvcfile
 
+    code.require_own()
     source = Path("presets") / f"{name}.yaml"
     known = ", ".join(sorted(p.stem for p in Path("presets").glob("*.yaml")))
     if not source.is_file():
@@ -96,6 +101,20 @@ def dvc_yaml() -> None:
     from ssimbad.pipeline import dvcfile
 
     print(f"stage table -> {dvcfile.write(params.load())}")
+
+
+@app.command()
+def versions(
+    confirm: Annotated[bool, typer.Option(help="write down the code as it is now, in workflow/closures.json")] = False,
+) -> None:
+    """Name what has changed in the code of the expensive stages since their versions were confirmed."""
+    from ssimbad.pipeline import versions as guard
+
+    if confirm:
+        print(f"code and versions -> {guard.confirm()}")
+    elif found := guard.doubts():
+        print("\n".join(found))
+        raise UserError(guard.REMEDY)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,8 @@ class Job:
     """One stage instance at work.
 
     `scratch` is a folder of its own that survives kills and is no output; `threads` is the number of cores granted;
-    `team` are the processes that share a training, of which only the first speaks.
+    `team` are the processes that share a training, of which only the first speaks; `confirm()` is to be called before
+    something is saved in `scratch`: it raises UserError when an input was touched since the stage began.
     """
 
     stage: str
@@ -37,6 +38,7 @@ class Job:
     setting: str | None = None
     log: Spool | None = None
     team: Team = ALONE
+    confirm: Callable[[], None] = lambda: None
 
     @property
     def name(self) -> str:

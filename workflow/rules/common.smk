@@ -6,7 +6,7 @@ import sys
 
 from ssimbad import params as parameters
 from ssimbad.errors import UserError
-from ssimbad.pipeline import lock, records, runner, table
+from ssimbad.pipeline import dvcfile, lock, records, runner, table
 from ssimbad.tracking import spool, system
 
 try:
@@ -16,6 +16,8 @@ try:
         records.reconcile(P)
         for line in lock.living(runner.WORK):
             print(f"ssimbad: {line}", file=sys.stderr)
+        if line := dvcfile.outdated(P):
+            print(f"ssimbad: {line} before this run ends", file=sys.stderr)
 except UserError as error:
     print(f"ssimbad: {error}", file=sys.stderr)
     sys.exit(error.code)

@@ -9,7 +9,6 @@ holds faces.
 """
 
 import hashlib
-import os
 import re
 import stat
 import unicodedata
@@ -23,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from ssimbad.errors import UserError
 from ssimbad.faces.reading import Unreadable
+from ssimbad.files import below
 
 _TEXT = {
     ".txt",
@@ -99,7 +99,7 @@ def open_source(path: Path, max_pixels: int) -> Iterator[Source]:
     # No image needs more than 16-bit RGBA without compression, and a header.
     max_bytes = 8 * max_pixels + 2**20
     if path.is_dir():
-        files = _walk(path)
+        files = {name: file for name, file in below(path).items() if _wanted(name)}
         sizes = {name: _plain_size(file) for name, file in files.items()}
         yield Source(str(path), sizes, max_bytes, lambda name: files[name].read_bytes())
     elif path.is_file():
@@ -147,25 +147,6 @@ def _wanted(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
     return not hidden and path.suffix.lower() not in _TEXT
-
-
-def _walk(root: Path) -> dict[str, Path]:
-    """{name: file} below `root`. Links are followed (data sets are often made of them), each folder once."""
-    files: dict[str, Path] = {}
-    seen: set[tuple[int, int]] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        info = Path(folder).stat()
-        if (info.st_dev, info.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((info.st_dev, info.st_ino))
-        subfolders.sort()
-        for file in (Path(folder, name) for name in names):
-            # A name that is no UTF-8 still has to fit into the manifest.
-            name = os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
-            if _wanted(name):
-                files[name] = file
-    return files
 
 
 def _plain_size(file: Path) -> int | None:

@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import ast
+import sys
 from functools import cache
 from pathlib import Path
 
+from ssimbad.errors import UserError
+from ssimbad.files import Seen
+from ssimbad.methods import registry
+
 PACKAGE = Path(__file__).resolve().parents[1]
+_AT_START = Seen(map(str, sorted(PACKAGE.rglob("*.py"))))
+
+
+def require_own() -> None:
+    """Refuse to work on one checkout with the code of another: the records name the files in ./src/ssimbad.
+
+    Raises:
+        UserError: the package that runs lies elsewhere.
+    """
+    here = Path("src", PACKAGE.name)
+    if not (here.is_dir() and here.samefile(PACKAGE)):
+        remedy = "run `make install` here, or put `PYTHONPATH=src` before the command"
+        raise UserError(f"{here}: not the package that runs, which is {PACKAGE}; {remedy}")
+
+
+def require_unedited() -> None:
+    """Refuse to go on after an edit: a part of the code is loaded as it was before, while this process waited, say.
+
+    Raises:
+        UserError: a file of the package was touched after the process had begun to load it.
+    """
+    if file := _AT_START.touched():
+        raise UserError(f"{file}: changed after this command had started; run it again")
 
 
 def _file(module: str) -> Path | None:
@@ -21,21 +49,27 @@ def _file(module: str) -> Path | None:
 
 
 @cache
-def _imports(file: Path) -> frozenset[Path]:
-    """Files of this package that `file` imports, at the top or inside a function."""
-    found = set()
+def _names(file: Path) -> frozenset[str]:
+    """Modules that `file` imports, at the top or inside a function; also `module.name`, which may be one."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        found |= {f for name in names if (f := _file(name))}
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return frozenset(found)
 
 
+_REGISTRY = PACKAGE / "methods/registry.py"
 # Read by every stage for the form of values only; a change there shows in the values themselves.
-_FORM_ONLY = {PACKAGE / name for name in ("params.py", "errors.py", "job.py", "__init__.py", "methods/registry.py")}
+_FORM_ONLY = {PACKAGE / name for name in ("params.py", "errors.py", "job.py", "__init__.py")} | {_REGISTRY}
+
+
+def _imports(file: Path) -> set[Path]:
+    """Files of this package that `file` loads; the registry loads the methods, by their names in the parameters."""
+    if file == _REGISTRY:
+        return {_REGISTRY.with_name(f"{kind}.py") for kind in registry.kinds()}
+    return set() if file in _FORM_ONLY else {f for name in _names(file) if (f := _file(name))}
 
 
 @cache
@@ -47,7 +81,18 @@ def closure(entry: str) -> tuple[str, ...]:
     seen, waiting = set(), [start]
     while waiting:
         file = waiting.pop()
-        if file not in seen and file not in _FORM_ONLY:
+        if file not in seen:
             seen.add(file)
             waiting += _imports(file)
-    return tuple(sorted(f"src/{f.relative_to(PACKAGE.parent)}" for f in seen if f.stat().st_size))
+    return tuple(sorted(f"src/{f.relative_to(PACKAGE.parent)}" for f in seen - _FORM_ONLY if f.stat().st_size))
+
+
+# Says yes or no to values and changes none.
+_CHECKS_ONLY = {"pydantic"}
+
+
+@cache
+def libraries(files: tuple[str, ...]) -> tuple[str, ...]:
+    """Sorted top-level modules of others that source files import: what a stage's bytes may depend on besides."""
+    modules = {name.split(".")[0] for file in files for name in _names(Path(file))}
+    return tuple(sorted(modules - sys.stdlib_module_names - _CHECKS_ONLY - {PACKAGE.name}))

@@ -1,44 +1,72 @@
 """dvc.yaml, generated from the stage table: one literal DVC stage per instance.
 
-DVC's own templating (matrix, foreach) cannot express inputs that depend on parameters, so nothing is templated.
+DVC's own templating (matrix, foreach) cannot express inputs that depend on parameters, so nothing is templated. Linked
+folders inside an input are listed beside it, since DVC does not enter them.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
-from ssimbad import artifacts
+from ssimbad import artifacts, files
+from ssimbad.errors import UserError
 from ssimbad.params import Params
-from ssimbad.pipeline import records
+from ssimbad.pipeline import code, records
 from ssimbad.pipeline.table import Instance, instances
 
 FILE = Path("dvc.yaml")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time
 _HEADER = "# Generated from src/ssimbad/pipeline/table.py by `ssimbad dvc-yaml`. Do not edit.\n"
 
 
 def text(params: Params) -> str:
     """The whole file for these parameters."""
+    return _HEADER + yaml.safe_dump(_content(params), sort_keys=False, width=200)
+
+
+def _content(params: Params) -> dict[str, Any]:
     found = instances(params)
-    content = {
+    return {
         "stages": {i.name: _stage(i, params) for i in found},
         "metrics": [i.outputs["summary"] for i in found if "summary" in i.outputs],
         "plots": _plots(found),
     }
-    return _HEADER + yaml.safe_dump(content, sort_keys=False, width=200)
 
 
 def write(params: Params) -> Path:
+    """Raises UserError when the package that runs is not this checkout's."""
+    code.require_own()
     artifacts.write_text(FILE, text(params))
     return FILE
 
 
+def outdated(params: Params) -> str | None:
+    """What to do where DVC is in use with a dvc.yaml that says other things than the stage table; None: nothing."""
+    if not Path(".dvc").is_dir():
+        return None
+    there = None
+    with suppress(FileNotFoundError, yaml.YAMLError):
+        there = yaml.load(FILE.read_text(encoding="utf-8"), _LOADER)
+    if there == _content(params):
+        return None
+    return f"{FILE} does not say what the stage table does with these parameters; run `ssimbad dvc-yaml`"
+
+
+def require_current(params: Params) -> None:
+    """Raises UserError when dvc.yaml is outdated: DVC would note dependencies that are not the stage's."""
+    if reason := outdated(params):
+        raise UserError(f"{reason} and then this command again")
+
+
 def _stage(instance: Instance, params: Params) -> dict[str, Any]:
     body: dict[str, Any] = {"cmd": instance.command}
-    deps = sorted({*instance.files, *records.sources(instance)})
+    linked = [str(folder) for file in instance.files for folder in files.linked(Path(file))]
+    deps = sorted({*instance.files, *linked, *records.sources(instance)})
     if deps:
         body["deps"] = deps
     body["params"] = _params(instance, params)

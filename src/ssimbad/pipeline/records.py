@@ -2,7 +2,8 @@
 
 The stage command writes `records/<instance>.json` as its last act. An instance is fresh when everything in its record
 (command, parameters, version, md5 of every input, source file and output) equals what is there now, and all
-instances upstream are fresh. No times and no engine's private memory are asked.
+instances upstream are fresh. No times and no engine's private memory are asked. The libraries' versions are written
+beside it: other ones are told (`ssimbad status`), and make nothing stale.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ssimbad import artifacts
+from ssimbad import artifacts, files
 from ssimbad.errors import UserError
 from ssimbad.params import Params, lookup
 from ssimbad.pipeline import code
@@ -27,33 +31,36 @@ from ssimbad.pipeline.table import Instance, instances
 STATE = Path(".state")
 VERSIONS = Path("workflow/versions.yaml")
 _MEMO = STATE / "md5.json"
+_GRAIN = 2_000_000_000  # ns; within it a file system may give two writes one time
 
 
 class Hashes:
-    """md5 of files and folders, remembered by (size, mtime, inode) so that a second look costs a stat."""
+    """md5 of files and folders, remembered by a file's state, so that a second look costs a stat."""
 
     def __init__(self) -> None:
         try:
-            self._known = json.loads(_MEMO.read_text())
+            known = json.loads(_MEMO.read_text())
         except (OSError, ValueError):
-            self._known = {}
+            known = None
+        self._known: dict[str, list[Any]] = known if isinstance(known, dict) else {}
         self._changed = False
 
     def md5(self, path: str) -> str:
-        """Hex digest of a file, or of a folder's sorted relative names and digests with the ending `.dir`."""
+        """Hex digest of a file, or, with the ending `.dir`, of the names and digests of all that is in a folder."""
         place = Path(path)
         if place.is_dir():
-            files = sorted(p for p in place.rglob("*") if p.is_file())
-            listing = "".join(f"{p.relative_to(place).as_posix()}:{self.md5(str(p))}\n" for p in files)
+            # A pipe or a broken link has no digest, but those who read the folder meet it.
+            digests = {name: self.md5(str(p)) if p.is_file() else "-" for name, p in files.below(place).items()}
+            listing = "".join(f"{name}\0{digest}\n" for name, digest in digests.items())
             return hashlib.md5(listing.encode()).hexdigest() + ".dir"
-        stat = place.stat()
-        state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        known = self._known.get(path)
-        if known and known[:3] == state:
-            return known[3]
+        now, state = time.time_ns(), list(files.state(place))
+        known, changed = self._known.get(path, []), state[2]
+        # What was looked at right after its last change may have been changed once more at the same time of the clock.
+        if known[:4] == state and known[4] - changed > _GRAIN:
+            return known[5]
         with place.open("rb") as file:
             digest = hashlib.file_digest(file, "md5").hexdigest()
-        self._known[path] = [*state, digest]
+        self._known[path] = [*state, now, digest]
         self._changed = True
         return digest
 
@@ -104,8 +111,6 @@ def made_from(instance: Instance, params: Params, hashed: Hashes) -> dict[str, A
         "params": resolved(instance, params),
         "inputs": {f: hashed.md5(f) for f in sorted(instance.files)},
     }
-    if lost := [f for f in sources(instance) if not Path(f).exists()]:
-        raise UserError(f"{lost[0]} is missing: the installed package is not this checkout's; run `make install`")
     if instance.stage.expensive:
         basis["version"] = version(instance.stage.name)
     else:
@@ -118,10 +123,54 @@ def fingerprint(basis: dict[str, Any]) -> str:
     return hashlib.md5(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def write(instance: Instance, basis: dict[str, Any], hashed: Hashes) -> None:
-    """The last act of a stage: its outputs are complete."""
+# Distributions whose names are not those of their modules.
+_DISTRIBUTIONS = {"PIL": ["pillow"], "dicebear": ["dicebear-core", "dicebear-styles"]}
+
+
+def libraries(instance: Instance) -> dict[str, str]:
+    """{name: version} of Python (its minor version) and of the installed libraries behind the stage's code."""
+    found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for module in code.libraries(code.closure(instance.stage.run)):
+        for name in _DISTRIBUTIONS.get(module, [module]):
+            with suppress(metadata.PackageNotFoundError):
+                found[name] = metadata.version(name)
+    return found
+
+
+def write(instance: Instance, basis: dict[str, Any], made_with: dict[str, str], hashed: Hashes) -> None:
+    """The last act of a stage: its outputs are complete.
+
+    Args:
+        made_with: libraries of the computation, which for a kept result may have been others than today's; {}: unknown.
+    """
     outputs = {f: hashed.md5(f) for f in sorted(instance.outputs.values())}
-    artifacts.write_json(Path(instance.record), {**basis, "outputs": outputs})
+    artifacts.write_json(Path(instance.record), {**basis, "libraries": made_with, "outputs": outputs})
+
+
+def read(instance: Instance) -> dict[str, Any]:
+    """Its record. Raises ValueError when it is none, OSError when there is none."""
+    record = json.loads(Path(instance.record).read_text(encoding="utf-8"))
+    parts = ("params", "inputs", "code", "outputs", "libraries")
+    if not (isinstance(record, dict) and all(isinstance(record.get(part, {}), dict) for part in parts)):
+        raise ValueError(f"{instance.record}: no record")
+    return record
+
+
+def other_libraries(instance: Instance) -> str | None:
+    """`made with torch 2.13.0, now 2.14.1`; None where the record names no other versions than today's."""
+    now = libraries(instance)
+    made_with = read(instance).get("libraries", {})
+    changed = [f"{name} {old}, now {now[name]}" for name, old in made_with.items() if now.get(name, old) != old]
+    return f"made with {'; '.join(changed)}" if changed else None
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """The first difference between two of what an instance is, or was, made from."""
+    version = ({"version": old.get("version")}, {"version": new.get("version")}, "stage")
+    command = ({"command": old.get("command")}, {"command": new.get("command")}, "the")
+    groups = (("params", "parameter"), ("inputs", "input"), ("code", "code"))
+    reasons = [_differences(old.get(key, {}), new.get(key, {}), what) for key, what in groups]
+    return next(filter(None, [*reasons, _differences(*version), _differences(*command)]), None)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], what: str) -> str | None:
@@ -137,26 +186,23 @@ def stale(instance: Instance, params: Params, hashed: Hashes) -> str | None:
         if not Path(file).exists():
             return f"output {file} is missing"
     try:
-        record = json.loads(Path(instance.record).read_text())
+        record = read(instance)
         basis = made_from(instance, params, hashed)
     except ValueError:
         return f"record {instance.record} is unreadable"
     except UserError as error:
         return str(error)
     outputs = {f: hashed.md5(f) for f in instance.outputs.values()}
-    reasons = (
-        _differences(record.get("params", {}), basis["params"], "parameter"),
-        _differences(record.get("inputs", {}), basis["inputs"], "input"),
-        _differences(record.get("code", {}), basis.get("code", {}), "code"),
-        _differences({"version": record.get("version")}, {"version": basis.get("version")}, "stage"),
-        _differences({"command": record.get("command")}, {"command": basis["command"]}, "the"),
-        _differences(record.get("outputs", {}), outputs, "output"),
-    )
-    return next((r for r in reasons if r), None)
+    return changes(record, basis) or _differences(record.get("outputs", {}), outputs, "output")
 
 
 def survey(params: Params) -> dict[str, str | None]:
-    """Per instance: None when fresh, else the reason; upstream before downstream."""
+    """Per instance: None when fresh, else the reason; upstream before downstream.
+
+    Raises:
+        UserError: the package that runs is not this checkout's.
+    """
+    code.require_own()
     found: dict[str, str | None] = {}
     with hashes() as hashed:
         for instance in instances(params):

@@ -9,19 +9,21 @@ import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from ssimbad import artifacts, team
+from ssimbad import artifacts, files, team
+from ssimbad import params as parameters
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.job import COST, Job
 from ssimbad.params import Params, View
-from ssimbad.pipeline import lock, records
+from ssimbad.pipeline import code, dvcfile, lock, records
 from ssimbad.pipeline.table import STAGES, Instance, instances
 from ssimbad.tracking import live, spool, system
 
 WORK = Path("work")
 _KEPT = "kept"
 _COMPLETE = "complete.json"  # in it: the digests of the files beside it
+_LIBRARIES = "libraries.json"  # with which it was computed
 _SHOWN = {".png", ".md", ".csv", ".json"}
 
 
@@ -52,13 +54,36 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
     Of several processes of one job the first does so, and the others help to train.
 
     Raises:
-        UserError: an input is missing, or the stage met a user's mistake; existing outputs are left as they were.
+        UserError: the package that runs is not this checkout's, an input is missing or changed meanwhile, or the stage
+            met a user's mistake; without a record of them, outputs count for nothing.
     """
+    code.require_own()
+    if "DVC_STAGE" in os.environ:
+        _require_what_dvc_notes(params, instance)
     here = team.here()
-    if not here.leads:
-        if instance.stage.batch:
-            _follow(params, instance, here)
-        return
+    if here.leads:
+        _bring(params, instance, force, here)
+    elif instance.stage.batch:
+        _follow(params, instance, here)
+    if "DVC_STAGE" in os.environ:
+        _require_what_dvc_notes(params, instance)
+
+
+def _require_what_dvc_notes(params: Params, instance: Instance) -> None:
+    """DVC, which runs this command, will note what dvc.yaml and params.yaml say once it has ended.
+
+    Raises:
+        UserError: that is not what the stage works with.
+    """
+    now = parameters.load()
+    dvcfile.require_current(now)
+    same = [i for i in instances(now) if i.name == instance.name]
+    if not same or records.resolved(same[0], now) != records.resolved(instance, params):
+        raise UserError(f"{instance.name}: params.yaml changed while the stage ran; run `dvc repro` again")
+
+
+def _bring(params: Params, instance: Instance, force: bool, here: team.Team) -> None:
+    """Bring one instance up to date as the only or the first of its processes."""
     with (
         team.Call(here if instance.stage.batch else team.ALONE, instance.name) as call,
         lock.held(WORK / instance.name, instance.name),
@@ -67,33 +92,85 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
         if not force and records.stale(instance, params, hashed) is None:
             print(f"{instance.name}: up to date", flush=True)
             return
-        basis = records.made_from(instance, params, hashed)
-        scratch = WORK / instance.name / records.fingerprint(basis)
-        if not force and _restore(instance, scratch / _KEPT):
+        code.require_unedited()
+        given = _Given(params, instance, hashed)
+        scratch = WORK / instance.name / records.fingerprint(given.basis)
+        if not force and (made_with := _restore(instance, scratch / _KEPT)) is not None:
             print(f"{instance.name}: restored from {scratch / _KEPT}, nothing computed", flush=True)
+            given.require_unchanged()
         else:
-            _compute(params, instance, scratch, basis, call)
+            made_with = records.libraries(instance)
+            _compute(params, instance, scratch, given, call)
             if instance.stage.expensive:
-                _keep(instance, scratch / _KEPT)
-        if records.made_from(instance, params, hashed) != basis:
-            raise UserError(f"{instance.name}: an input changed while the stage ran; run the same command again")
-        records.write(instance, basis, hashed)
+                _keep(instance, scratch / _KEPT, made_with)
+        records.write(instance, given.basis, made_with, hashed)
 
 
-def _compute(params: Params, instance: Instance, scratch: Path, basis: dict[str, Any], call: team.Call) -> None:
-    w = instance.wildcards
+class _Given:
+    """What an instance is computed from, and whether it is still what it was when it was looked at."""
+
+    def __init__(self, params: Params, instance: Instance, hashed: records.Hashes) -> None:
+        self._params, self._instance, self._hashed = params, instance, hashed
+        # Seen before it is hashed: whatever is put there from now on, and be it taken back, is noticed.
+        self._seen = files.Seen([*instance.files, *records.sources(instance)])
+        self.basis = records.made_from(instance, params, hashed)
+        self.confirmed = False
+
+    def confirm(self) -> None:
+        """What was read so far is what was hashed: a state that is saved now belongs to this fingerprint.
+
+        Raises:
+            UserError: an input was touched.
+        """
+        if file := self._seen.touched():
+            self._refuse(f"{file} was touched")
+        self.confirmed = True
+
+    def require_unchanged(self) -> None:
+        """Raises UserError when an input was touched, or anything else has changed."""
+        if file := self._seen.touched():
+            self._refuse(f"{file} was touched")
+        if change := records.changes(self.basis, records.made_from(self._instance, self._params, self._hashed)):
+            self._refuse(change)
+
+    def _refuse(self, why: str) -> NoReturn:
+        text = "an input changed while the stage ran; run the same command again"
+        raise UserError(f"{self._instance.name}: {text} ({why})")
+
+
+def _compute(params: Params, instance: Instance, scratch: Path, given: _Given, call: team.Call) -> None:
+    """Run the stage; its outputs then belong to what was given.
+
+    Raises:
+        UserError: they do not, since something was touched meanwhile.
+    """
+    w, basis = instance.wildcards, given.basis
     spool_id = f"{instance.name}-{uuid.uuid4().hex[:12]}"
     tags = {"stage": instance.stage.name, **{k: str(v) for k, v in w.items() if k != "stage"}}
+    before = set(scratch.glob("*"))
     with (
         spool.opened(spool_id, instance.name, tags, basis["params"], basis["inputs"], live.sinks(spool_id)) as log,
         system.sampled(log),
         _team(params, instance, scratch, basis, call) as together,
     ):
-        _stage(params, instance, replace(_job(instance, scratch), log=log, team=together))
+        _stage(params, instance, replace(_job(instance, scratch), log=log, team=together, confirm=given.confirm))
         _show(instance, log)
     missing = [path for path in instance.outputs.values() if not Path(path).exists()]
     if missing:
         raise RuntimeError(f"{instance.name} ended without writing {missing}")
+    try:
+        given.require_unchanged()
+    except BaseException:
+        if not given.confirmed:
+            _drop(set(scratch.glob("*")) - before)
+        raise
+
+
+def _drop(states: set[Path]) -> None:
+    """Remove what a stage left to go on from, without having asked whether its inputs were still the same."""
+    for path in states:
+        if path.is_file():
+            path.unlink()
 
 
 def _team(
@@ -149,7 +226,7 @@ def _show(instance: Instance, log: spool.Spool) -> None:
             log.artifact(path, "curves")
 
 
-def _keep(instance: Instance, kept: Path) -> None:
+def _keep(instance: Instance, kept: Path, made_with: dict[str, str]) -> None:
     """Keep the finished result; only then is the state it was resumed from of no more use."""
     complete = kept / _COMPLETE
     complete.unlink(missing_ok=True)
@@ -158,19 +235,20 @@ def _keep(instance: Instance, kept: Path) -> None:
     cost = _cost(instance)
     if cost.exists():
         artifacts.copy(cost, kept / cost.name)
+    artifacts.write_json(kept / _LIBRARIES, made_with)
     artifacts.write_json(complete, {name: artifacts.sha256(kept / name) for name in instance.outputs})
     for path in kept.parent.iterdir():
         if path != kept:
             path.unlink()
 
 
-def _restore(instance: Instance, kept: Path) -> bool:
-    """Bring a kept result back, if there is a whole one."""
+def _restore(instance: Instance, kept: Path) -> dict[str, str] | None:
+    """Bring a kept result back, if there is a whole one: the libraries that made it, {} where they are not known."""
     if not (instance.stage.expensive and (kept / _COMPLETE).exists()):
-        return False
+        return None
     if not _whole(instance, kept):
         print(f"{kept}: the kept result is damaged; {instance.name} is computed again", file=sys.stderr, flush=True)
-        return False
+        return None
     for name, path in instance.outputs.items():
         artifacts.copy(kept / name, Path(path))
     cost = _cost(instance)
@@ -178,7 +256,8 @@ def _restore(instance: Instance, kept: Path) -> bool:
         artifacts.copy(kept / cost.name, cost)
     else:
         cost.unlink(missing_ok=True)  # of another result
-    return True
+    made_with = kept / _LIBRARIES
+    return artifacts.read_json(made_with) if made_with.exists() else {}
 
 
 def _whole(instance: Instance, kept: Path) -> bool:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
-
+from ssimbad import params as parameters
 from ssimbad.errors import UserError
 from ssimbad.params import Params
-from ssimbad.pipeline import records
+from ssimbad.pipeline import code, dvcfile, records
+from ssimbad.pipeline.table import Instance, instances
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+    from dvc.stage import PipelineStage
 
 
 def run(params: Params, status: str | None = None) -> None:
@@ -25,19 +27,31 @@ def run(params: Params, status: str | None = None) -> None:
         status: how the pipeline execution of this process ended (FINISHED or FAILED), if it did.
 
     Raises:
-        UserError: DVC refused; the message tells what to do.
+        UserError: the package that runs is not this checkout's, dvc.yaml is not of these parameters, or DVC refused;
+            the message tells what to do.
     """
     import_spools(status)
-    fresh = [name for name, reason in records.survey(params).items() if reason is None]
-    if fresh and Path(".dvc").is_dir() and Path("dvc.yaml").exists():
+    code.require_own()
+    if not Path(".dvc").is_dir():
+        return
+    fresh = _fresh(params)
+    if fresh:
         count = _commit(fresh)
         print(f"sync: {len(fresh)} fresh stages, {count} of them new -> dvc.lock", flush=True)
 
 
-def _commit(fresh: list[str]) -> int:
+def _fresh(params: Params) -> dict[str, Instance]:
+    """The fresh instances by name. Raises UserError when dvc.yaml does not have them as the stage table does."""
+    dvcfile.require_current(params)
+    reasons = records.survey(params)
+    return {i.name: i for i in instances(params) if reasons[i.name] is None}
+
+
+def _commit(fresh: dict[str, Instance]) -> int:
     """Bring `dvc.lock` and the cache up to date with the fresh instances; returns how many were not.
 
-    Forced commits are safe: the record proves that these outputs came from exactly these inputs and parameters.
+    As `dvc commit --force` does it, but for several targets in one pass: by itself each takes seconds. For that DVC
+    reads parameters and files anew; what it has read is written only where it is what the instance's record says.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
@@ -45,36 +59,51 @@ def _commit(fresh: list[str]) -> int:
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # no bars, no hints; errors come as exceptions
     try:
         with Repo() as repo, lock_repo(repo):
-            locked = _locked()
-            with records.hashes() as hashed:
-                new = {name for name in fresh if not _committed(repo, hashed, name, locked.get(name))}
-            # As `dvc commit --force` does it, but for several targets in one pass: by itself each takes seconds.
-            stages = [stage for stage in repo.index.stages if stage.addressing in new]
-            for stage in stages:
-                stage.save()
+            stages = {s.addressing: s for s in repo.index.stages if s.addressing in fresh}
+            new = {n: s for n, s in stages.items() if not _committed(repo, s, fresh[n])}
+            for stage in new.values():
+                stage.save(run_cache=False)
+            still = _fresh(parameters.load()) if new else {}
+            odd = {n: what for n, s in new.items() if n in still and (what := _disagreement(s, still[n]))}
+            good = [s for n, s in new.items() if n in still and n not in odd]
+            for stage in good:
+                repo.stage_cache.save(stage)
                 stage.commit()
-            if stages:
-                stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
-            if unknown := sorted(new - {stage.addressing for stage in stages}):
-                names = f"{unknown[0]} and {len(unknown) - 1} more" if unknown[1:] else unknown[0]
-                raise UserError(f"dvc.yaml has no stage {names}; run `ssimbad dvc-yaml` and then `ssimbad sync`")
+            if good:
+                good[0].dvcfile.dump_stages(good, update_pipeline=False)
     except DvcException as error:
         raise UserError(f"dvc commit failed ({error}); mend that and run `ssimbad sync`") from None
-    return len(stages)
+    if left := sorted(new.keys() - still.keys()):
+        print(f"sync: changed meanwhile and left out: {', '.join(left)}", flush=True)
+    if odd:
+        name, what = next(iter(odd.items()))
+        raise UserError(f"{name}: DVC read {what} otherwise than its record; `touch {what}`, then `ssimbad sync` again")
+    return len(good)
 
 
-def _locked() -> dict[str, Any]:
-    path = Path("dvc.lock")
-    return (yaml.safe_load(path.read_text()) or {}).get("stages", {}) if path.exists() else {}
-
-
-def _committed(repo: Repo, hashed: records.Hashes, name: str, entry: dict[str, Any] | None) -> bool:
-    """Whether DVC has this very result: the lock has its record, which says all else, and the cache has the bytes."""
-    if entry is None:
+def _committed(repo: Repo, stage: PipelineStage, instance: Instance) -> bool:
+    """Whether DVC has this very result: its lock says what the record says, and its cache has the bytes."""
+    if stage.cmd_changed or _disagreement(stage, instance):
         return False
-    outs = {out["path"]: out["md5"] for out in entry["outs"]}
-    record = f"records/{name}.json"
-    return outs.get(record) == hashed.md5(record) and all(repo.cache.local.exists(md5) for md5 in outs.values())
+    return all(repo.cache.local.exists(out.hash_info.value) for out in stage.outs)
+
+
+def _disagreement(stage: PipelineStage, instance: Instance) -> str | None:
+    """The first file that DVC knows otherwise than the instance's record or, of parameters, than it is now.
+
+    What DVC knows is its lock's entry or, once saved, what will be written there. Folders it digests in its own way.
+    """
+    record = records.read(instance)
+    expected = record["inputs"] | record.get("code", {}) | record["outputs"]
+    expected[instance.record] = hashlib.md5(Path(instance.record).read_bytes()).hexdigest()
+    for item in [*stage.deps, *stage.outs]:
+        if isinstance(item.hash_info.value, dict):  # parameters
+            same = not item.workspace_status()
+        else:
+            same = item.hash_info.isdir or item.hash_info.value == expected.get(item.def_path)
+        if not (item.hash_info and same):
+            return item.def_path
+    return None
 
 
 def import_spools(status: str | None = None) -> None:

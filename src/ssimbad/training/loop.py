@@ -285,6 +285,7 @@ def fit(
             stop = team.any(reason is not None)
             due = _due(run.seen, common.state_images, train.batch) or time.monotonic() - saved > STATE_SECONDS
             if team.leads and (stop or due):
+                job.confirm()
                 run.save(job.scratch, key)
                 saved = time.monotonic()
             if stop:

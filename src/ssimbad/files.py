@@ -1,0 +1,86 @@
+"""What lies in folders, and whether somebody touched it: one walk for those who read a folder and those who hash it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+State = tuple[int, ...]
+
+
+def below(root: Path) -> dict[str, Path]:
+    """{name: file} of everything below `root` that is no folder, sorted by name; names are relative, with `/`.
+
+    Links are followed (data sets are often made of them), each folder once. Pipes, devices and broken links are listed
+    as well. A name that is no UTF-8 is spelled with backslashes.
+    """
+    found = {}
+    for folder, names in _folders(root):
+        for file in (folder / name for name in names):
+            relative = file.relative_to(root).as_posix()
+            found[os.fsencode(relative).decode("utf-8", "backslashreplace")] = file
+    return dict(sorted(found.items()))
+
+
+def linked(root: Path) -> list[Path]:
+    """The folders below `root` that `below` enters through a link."""
+    return [folder for folder, _ in _folders(root) if folder != root and folder.is_symlink()]
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        info = Path(folder).stat()
+        if (info.st_dev, info.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((info.st_dev, info.st_ino))
+        subfolders.sort()
+        yield Path(folder), names
+
+
+def state(path: Path) -> State:
+    """Size, modification and change time (ns) and inode of what `path` leads to.
+
+    A write that keeps size and modification time (`cp -p`, `rsync -t`) still moves the change time, which nobody sets.
+
+    Raises:
+        OSError: nothing is there.
+    """
+    info = path.stat()
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
+
+
+class Seen:
+    """Files and folders at one moment. Who put other contents there and then the old ones back has touched them."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._then = {path: _look(Path(path)) for path in paths}
+
+    def touched(self) -> str | None:
+        """The first of the paths that is not as it was then."""
+        return next((path for path, then in self._then.items() if _look(Path(path)) != then), None)
+
+
+def _look(path: Path) -> dict[str, State | None]:
+    """States of the path and of all below; of links also their own, since a link may be bent there and back."""
+    every = [path]
+    if path.is_dir():
+        every += [place for folder, names in _folders(path) for place in (folder, *(folder / n for n in names))]
+    return {os.fspath(place): (_own(place) or ()) + (_led_to(place) or ()) for place in every}
+
+
+def _led_to(path: Path) -> State | None:
+    try:
+        return state(path)
+    except OSError:
+        return None
+
+
+def _own(path: Path) -> State | None:
+    try:
+        info = path.lstat()
+    except OSError:
+        return None
+    return info.st_mtime_ns, info.st_ctime_ns, info.st_ino

@@ -1,0 +1,280 @@
+"""What `ssimbad sync` writes into dvc.lock is what the records say, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
+
+from ssimbad import cli
+from ssimbad import params as parameters
+from ssimbad.errors import UserError
+from ssimbad.pipeline import dvcfile, records, runner, sync, table
+from ssimbad.pipeline.table import Stage
+
+from .conftest import write_params
+from .test_pipeline import bring, load, meddle, toy  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("repository")
+
+
+@pytest.fixture
+def repository(toy, tree, monkeypatch):  # noqa: F811
+    """The toy pipeline, finished, in a DVC repository that knows nothing of it yet."""
+    monkeypatch.setattr(records, "version", lambda stage: yaml.safe_load(records.VERSIONS.read_text())[stage])
+    records.VERSIONS.write_text("dear: 1\n")
+    Repo.init(no_scm=True).close()
+    meddle.clear()
+    bring(tree)
+    dvcfile.write(load(tree))
+
+
+def synced() -> None:
+    sync.run(parameters.load())
+
+
+def lock() -> dict:
+    """{stage: {"params", "deps" and "outs": {name: value}}} of dvc.lock."""
+    stages = yaml.safe_load(Path("dvc.lock").read_text())["stages"] if Path("dvc.lock").exists() else {}
+    found = {}
+    for name, entry in stages.items():
+        files = {part: {f["path"]: f["md5"] for f in entry.get(part, [])} for part in ("deps", "outs")}
+        found[name] = {"params": entry["params"], **files}
+    return found
+
+
+def clean() -> bool:
+    """Whether `dvc status` finds nothing to do."""
+    with Repo() as repo:
+        return repo.status() == {}
+
+
+def run_cache() -> list[Path]:
+    """What DVC would bring back instead of running a stage."""
+    return [p for p in Path(".dvc/cache/runs").rglob("*") if p.is_file()]
+
+
+def with_params(tree, key: str, value) -> None:
+    node, (*path, last) = tree, key.split(".")
+    for part in path:
+        node = node[part]
+    node[last] = value
+    write_params(Path(), tree)
+
+
+def test_fresh_stages_are_committed_once():
+    synced()
+    assert lock().keys() == {"cheap", "dear"}
+    assert lock()["dear"]["outs"].keys() == {"weights.txt", "records/dear.json"}
+    assert clean()
+    before = Path("dvc.lock").stat()
+    synced()
+    assert Path("dvc.lock").stat() == before
+
+
+def other_params(tree):
+    with_params(tree, "data.seed", 5)
+
+
+def other_input(tree):
+    Path("raw.txt").write_text("other")
+
+
+def other_code(tree):
+    Path("code.py").write_text("# other\n")
+
+
+def other_output(tree):
+    Path("copy.txt").write_text("other")
+
+
+def other_record(tree):
+    text = Path("records/cheap.json").read_text()
+    Path("records/cheap.json").write_text(text.replace('"data.seed": 0', '"data.seed": 5'))
+
+
+CHANGES = [other_params, other_input, other_code, other_output, other_record]
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_while_sync_looks_stays_out_of_the_lock(tree, monkeypatch, capsys, change, back):
+    """Parameters are edited when a long run ends, and DVC takes its time: its entry would be of two worlds."""
+    before = {
+        f: f.read_bytes() for f in map(Path, ("params.yaml", "raw.txt", "code.py", "copy.txt", "records/cheap.json"))
+    }
+    save = PipelineStage.save
+
+    def slow(stage, **options):
+        if stage.name == "cheap":
+            change(tree)
+        save(stage, **options)
+        if stage.name == "cheap" and back:
+            for file, content in before.items():
+                file.write_bytes(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PipelineStage, "save", slow)
+        if back:
+            with pytest.raises(UserError, match=r"cheap: DVC read .* otherwise than its record"):
+                synced()
+        else:
+            synced()
+            assert "changed meanwhile and left out: cheap" in capsys.readouterr().out
+    assert "cheap" not in lock()
+    assert not [p for p in run_cache() if "copy.txt" in p.read_text()]
+    for file, content in before.items():
+        file.write_bytes(content)
+        file.touch()
+    synced()
+    assert lock().keys() == {"cheap", "dear"}
+    assert clean()
+
+
+def test_the_versions_are_looked_at_again_too(monkeypatch):
+    save = PipelineStage.save
+
+    def slow(stage, **options):
+        records.VERSIONS.write_text("dear: 2\n")
+        save(stage, **options)
+
+    monkeypatch.setattr(PipelineStage, "save", slow)
+    synced()
+    assert lock().keys() == {"cheap"}
+
+
+def test_an_edit_that_breaks_the_parameters_writes_nothing(monkeypatch):
+    def slow(stage, **options):
+        Path("params.yaml").write_text("{")
+
+    monkeypatch.setattr(PipelineStage, "save", slow)
+    with pytest.raises(UserError, match=r"params\.yaml: not valid YAML"):
+        synced()
+    assert lock() == {}
+
+
+def test_a_file_that_dvc_remembers_otherwise_is_named(tree):
+    """DVC tells contents apart by size, time and inode alone."""
+    synced()
+    raw = Path("raw.txt")
+    times = raw.stat()
+    raw.write_text("mask")
+    os.utime(raw, ns=(times.st_atime_ns, times.st_mtime_ns))
+    bring(tree)
+    before = lock()
+    with pytest.raises(UserError, match=r"cheap: DVC read raw\.txt otherwise than its record; `touch raw\.txt`"):
+        synced()
+    assert lock()["cheap"] == before["cheap"]
+    raw.touch()
+    synced()
+    assert lock()["cheap"]["deps"]["raw.txt"] != before["cheap"]["deps"]["raw.txt"]
+    assert clean()
+
+
+def test_an_entry_that_was_committed_by_hand_is_mended(tree):
+    """`dvc commit --force` on a stage that is not fresh claims what is not so."""
+    synced()
+    good = Path("dvc.lock").read_text()
+    Path("dvc.lock").write_text(good.replace("seed: 0", "seed: 5"))
+    assert not clean()
+    synced()
+    assert Path("dvc.lock").read_text() == good
+    assert clean()
+
+
+def edited(**changes):
+    """dvc.yaml with parts of the stage `dear` changed."""
+    content = yaml.safe_load(Path("dvc.yaml").read_text())
+    content["stages"]["dear"] |= changes
+    return yaml.safe_dump(content)
+
+
+OUTDATED = {
+    "a dependency too few": lambda: edited(deps=[]),
+    "a dependency too many": lambda: edited(deps=["copy.txt", "code.py"]),
+    "a parameter too few": lambda: edited(params=[{"workflow/versions.yaml": ["dear"]}]),
+    "another command": lambda: edited(cmd="ssimbad stage dear --force"),
+    "another output": lambda: edited(outs=["weights.txt"]),
+    "a stage too few": lambda: "stages: {}\n",
+    "nothing": lambda: "",
+    "a conflict": lambda: "<<<<<<< ours\nstages: {}\n",
+}
+
+
+@pytest.mark.parametrize("text", OUTDATED.values(), ids=OUTDATED)
+def test_with_an_outdated_dvc_yaml_nothing_is_committed(text, monkeypatch, capsys):
+    imported = []
+    monkeypatch.setattr(sync, "import_spools", imported.append)
+    good = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(text())
+    with pytest.raises(UserError, match="run `ssimbad dvc-yaml` and then this command again"):
+        sync.run(parameters.load(), "FINISHED")
+    assert imported == ["FINISHED"], "the logbook is brought up to date all the same"
+    assert lock() == {}
+    cli.status()
+    assert "run `ssimbad dvc-yaml`" in capsys.readouterr().err
+    monkeypatch.setenv("DVC_STAGE", "dear")
+    with pytest.raises(UserError, match="run `ssimbad dvc-yaml`"):
+        cli.stage("dear")
+    Path("dvc.yaml").write_text("# of one's own\n" + good)
+    cli.stage("dear")
+    synced()
+    cli.status()
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_dvc_yaml_that_is_said_as_well():
+    Path("dvc.yaml").unlink()
+    with pytest.raises(UserError, match="run `ssimbad dvc-yaml`"):
+        synced()
+
+
+def test_dvc_is_told_when_parameters_change_under_a_running_stage(tree, monkeypatch):
+    """It reads them when the stage has ended, and would note the new ones beside the old result."""
+    monkeypatch.setenv("DVC_STAGE", "dear")
+    with_params(tree, "colorize.seed", 7)
+    before = {k: dict(v) for k, v in tree.items() if isinstance(v, dict)}
+    meddle["end"] = lambda: with_params(tree, "colorize.seed", 9)
+    with pytest.raises(UserError, match=r"dear: params\.yaml changed while the stage ran; run `dvc repro` again"):
+        cli.stage("dear")
+    meddle.clear()
+    assert Path("weights.txt").read_text() == "face7"
+    with_params(before | {"preset": tree["preset"], "seeds": tree["seeds"]}, "colorize.seed", 7)
+    assert records.survey(parameters.load())["dear"] is None, "the result itself is what its record says"
+    meddle["end"] = lambda: with_params(tree, "evaluation.seed", 3)
+    with_params(tree, "colorize.seed", 8)
+    cli.stage("dear")  # another stage's parameter
+    assert Path("weights.txt").read_text() == "face8"
+
+
+def run_listing(params, inputs, outputs, job):
+    outputs["list"].write_text("\n".join(sorted(map(str, inputs["raw"].rglob("*")))))
+
+
+def test_dvc_looks_behind_linked_folders(tree, monkeypatch):
+    for file in ("faces/a.png", "behind/b.png", "behind/deep/c.png", "aside/d.png"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).touch()
+    Path("faces/linked").symlink_to("../behind")
+    Path("behind/further").symlink_to("../aside")
+    listing = Stage(
+        "list", "tests.test_sync:run_listing", lambda p, w: {"raw": "faces"}, lambda p, w: {"list": "list.txt"},
+        lambda p, w: ("data.seed",),
+    )  # fmt: skip
+    monkeypatch.setattr(table, "STAGES", (listing,))
+    monkeypatch.setattr(runner, "STAGES", (listing,))
+    bring(tree)
+    dvcfile.write(load(tree))
+    synced()
+    assert clean()
+    for file in ("behind/b.png", "behind/deep/new.png", "aside/d.png"):
+        Path(file).write_text("other")
+        assert records.survey(load(tree)) == {"list": "input faces changed"}
+        assert not clean(), file
+        bring(tree)
+        synced()
+        assert clean()

@@ -1,0 +1,156 @@
+"""Expensive stages depend on a number instead of on their code; nobody changes the code and forgets the number."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from ssimbad import cli
+from ssimbad.errors import UserError
+from ssimbad.methods import registry
+from ssimbad.pipeline import code, table, versions
+
+from .conftest import ROOT, own_source
+
+
+def test_the_versions_stand_for_the_code_that_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = versions.doubts()
+    assert found == [], f"changed since it was confirmed: {'; '.join(found)}. Do this: {versions.REMEDY}"
+
+
+@pytest.fixture
+def clone(house, monkeypatch) -> Path:
+    """A checkout whose files can be edited, with its code confirmed."""
+    own_source(house)
+    monkeypatch.setattr(code, "require_own", lambda: None)
+    versions.confirm()
+    assert versions.doubts() == []
+    return house
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+EVERYWHERE = "pretrain, finetune, colorize, nfe"
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        *((f"methods/{name}.py", EVERYWHERE) for name in (*registry.kinds(), "chain", "contract")),
+        ("networks/unet.py", EVERYWHERE),
+        ("noise/transforms.py", EVERYWHERE),
+        ("samplers.py", EVERYWHERE),
+        ("training/loop.py", "pretrain, finetune"),
+        ("training/feed.py", "pretrain, finetune"),
+        ("colorize/nfe.py", "nfe"),
+    ],
+)
+def test_a_change_of_code_names_the_file_and_the_stages(clone, capsys, file, stages):
+    path = clone / "src/ssimbad" / file
+    path.write_text(path.read_text() + "\nadded = 1\n")
+    assert versions.doubts() == [f"src/ssimbad/{file} (run by {stages})"]
+    with pytest.raises(UserError, match=r"raise the versions of these stages in workflow/versions\.yaml, or make sure"):
+        cli.versions(confirm=False)
+    assert f"src/ssimbad/{file}" in capsys.readouterr().out
+    cli.versions(confirm=True)
+    assert versions.doubts() == []
+
+
+def test_what_a_program_says_of_itself_does_not_count(clone):
+    file = clone / "src/ssimbad/methods/edm.py"
+    edit(file, '"""EDM (Karras', '"""A word more. EDM (Karras')
+    edit(file, "config: Config = setup.config", "config: Config = setup.config  # a comment\n")
+    edit(file, 'description="mean of ln sigma"', 'description="the mean of\\n ln sigma"')
+    edit(file, "SAMPLED = True", 'SAMPLED = True\n"""It samples."""')
+    edit(clone / "src/ssimbad/pairing/xdog.py", "import", "import math\nimport")  # of cheap stages only
+    assert versions.doubts() == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x = 1", "x = 1.0"), ("x = 1", "x = True"), ("x = 'a'", "x = b'a'"), ("x = f(a)", "x = f(a=a)"),
+        ("x = f(description=1)", "x = f()"), ("def f(a, b=1): pass", "def f(a, b=2): pass"),
+        ("def f(*, a): pass", "def f(a): pass"), ("x = [a, b]", "x = [b, a]"), ("x = -1", "x = +1"),
+        ("return_ = None", "return_ = 0"), ("if a:\n b()\nc()", "if a:\n b()\n c()"), ("x = 'doc'", "x = 'dog'"),
+        ("x = f'{a:.2f}'", "x = f'{a:.3f}'"), ("x: int = 1", "x: float = 1"), ("@f\ndef g(): pass", "def g(): pass"),
+    ],
+)  # fmt: skip
+def test_other_code_is_spelled_otherwise(one, other):
+    assert versions.normal(one) != versions.normal(other)
+
+
+def test_layout_is_not_spelled():
+    assert versions.normal('"""Doc."""\nx = f(1, b="c")  # why') == versions.normal("x = f(\n    1,\n    b='c',\n)\n")
+    assert versions.normal("x = Field(1, description='a')") == versions.normal("x = Field(1, description='b')")
+
+
+def test_a_changed_default_is_named(clone, monkeypatch):
+    class Config(registry.module("edm").Config):
+        rho: float = Field(default=6.0)
+
+    class Denoising(registry.module("edm").OBJECTIVES["denoising"]):
+        weight: float = 1.0
+
+    monkeypatch.setattr(registry.module("edm"), "Config", Config)
+    monkeypatch.setitem(registry.module("edm").OBJECTIVES, "denoising", Denoising)
+    assert versions.doubts() == [
+        "default of edm.Config.rho: 7.0 -> 6.0",
+        "default of edm.Denoising.weight: none -> 1.0",
+        "default of ssimbad.Denoising.weight: none -> 1.0",
+    ]
+
+
+def test_a_raised_version_is_confirmed_too(clone):
+    """So that the next change is measured against the code of this version."""
+    edit(clone / "workflow/versions.yaml", "colorize: 1", "colorize: 7")
+    assert versions.doubts() == ["version of colorize: 1 -> 7"]
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"files": 1, "defaults": {}, "versions": {}}', "<<<<<<< ours"])
+def test_a_damaged_list_is_told_in_one_line(clone, text):
+    versions.CONFIRMED.unlink() if text is None else versions.CONFIRMED.write_text(text)
+    with pytest.raises(UserError, match=r"workflow/closures\.json: missing or damaged; restore the file from git"):
+        versions.doubts()
+
+
+def test_the_list_is_the_same_wherever_it_is_made(clone):
+    committed = json.loads((ROOT / versions.CONFIRMED).read_text())
+    made = json.loads(versions.CONFIRMED.read_text())
+    assert made["files"].keys() == committed["files"].keys()
+    assert made["defaults"].keys() == committed["defaults"].keys()
+
+
+def test_the_closure_of_an_expensive_stage_has_every_method():
+    for stage in (s for s in table.STAGES if s.expensive):
+        files = code.closure(stage.run)
+        assert {f"src/ssimbad/methods/{kind}.py" for kind in registry.kinds()} <= set(files), stage.name
+        assert {"src/ssimbad/networks/unet.py", "src/ssimbad/noise/transforms.py"} <= set(files), stage.name
+
+
+def test_the_ladder_is_stale_when_a_methods_default_changes():
+    """It shows the whole configuration of its rungs, defaults among it."""
+    files = code.closure("ssimbad.reporting.ladder:run")
+    assert {f"src/ssimbad/methods/{kind}.py" for kind in registry.kinds()} <= set(files)
+
+
+def test_modules_are_loaded_by_name_in_two_places_only():
+    """Any other would be missing in the closures: the registry's are added, the runner's are the stages themselves."""
+    places = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            named = isinstance(node, ast.Name) and node.id in ("exec", "eval", "__import__")
+            loads = ("import_module", "exec_module", "run_path", "run_module")
+            if named or getattr(node, "attr", getattr(node, "id", None)) in loads:
+                places.add(str(file.relative_to(ROOT / "src/ssimbad")))
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: relative import"
+    assert places == {"methods/registry.py", "pipeline/runner.py"}
