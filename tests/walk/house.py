@@ -163,6 +163,11 @@ class House:
             ["git", *argv], cwd=self.folder, env=self._served.environment, check=True, capture_output=True, text=True
         ).stdout
 
+    def commands(self, stage: str) -> list[list[str]]:
+        """Of the stage's instances, as DVC knows them."""
+        stages = yaml.safe_load((self.folder / "dvc.yaml").read_text())["stages"].values()
+        return [s["cmd"].split() for s in stages if s["cmd"].split()[2] == stage]
+
     def tags(self) -> list[str]:
         """From the oldest to the newest."""
         return self.git("tag", "--sort=v:refname").split()
@@ -181,7 +186,7 @@ class House:
         assert code == 0, said
         judged = json.loads(said)
         return Views(
-            records={name for name, reason in rows if reason == "fresh"},
+            records={name for name, reason in rows if reason.startswith("fresh")},
             dvc=self._by_dvc(*dvc.ended()),
             snakemake=_by_snakemake(*snakemake.ended(), set(judged["wrong"])),
             **judged,

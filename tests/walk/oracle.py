@@ -29,7 +29,7 @@ def main() -> None:
         for name, path in instance.outputs.items():
             made[path] = folder and folder / name
         wrong[instance.name] = [path for path in instance.outputs.values() if not _equal(Path(path), made[path])]
-    told = dvcfile.FILE.read_text() == dvcfile.text(params)
+    told = dvcfile.outdated(params) is None
     print(json.dumps({"wrong": wrong, "possible": all(made.values()), "told": told}))
 
 

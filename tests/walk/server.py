@@ -72,10 +72,11 @@ def _become(call: dict, files: list[int]) -> None:
     sys.argv = call["argv"]
 
 
-def _run(call: dict, prepare: Callable[[], None], learnt: Path) -> int:
+def _run(call: dict, prepare: Callable[[], None] | None, learnt: Path) -> int:
     known = set(sys.modules)
     try:
-        prepare()
+        if prepare:
+            prepare()
         _command(call["argv"][0])()
         code = 0
     except SystemExit as end:
@@ -102,7 +103,7 @@ def _learn(learnt: Path) -> None:
         assert threading.active_count() == 1, "a process with threads cannot fork"
 
 
-def serve(address: str, prepare: Callable[[], None]) -> None:
+def serve(address: str, prepare: Callable[[], None] | None) -> None:
     """Fork a child for every call, until standard input ends."""
     learnt = Path(f"{address}.learnt")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
@@ -129,9 +130,13 @@ def serve(address: str, prepare: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    house = importlib.import_module("tests.walk.toys") if sys.argv[2] == "toys" else None
-    if house:
-        house.install()
-    else:
-        importlib.import_module("torch")
-    serve(sys.argv[1], house.prepare if house else lambda: None)
+    from tests.walk import points
+
+    points.install()
+    prepare = None
+    if sys.argv[2] == "toys":
+        from tests.walk import toys
+
+        toys.install()
+        prepare = toys.prepare
+    serve(sys.argv[1], prepare)

@@ -5,20 +5,18 @@ Their sources lie in the checkout (`src/ssimbad/toy`), so that an edit there is 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import re
-import socket
-import sys
 from pathlib import Path
 
 import ssimbad
-from ssimbad import artifacts
+from ssimbad import artifacts, files
 from ssimbad.job import Job
 from ssimbad.params import Params
-from ssimbad.pipeline import code, lock, records, runner, sync, table
+from ssimbad.pipeline import code, runner, table
 from ssimbad.pipeline.table import Stage, Wildcards
+from tests.walk.points import point
 
 IMAGES = 3  # states of the toy training
 HINTS = "data/raw/hints.txt"
@@ -112,8 +110,8 @@ def content(path: Path | list[Path]) -> object:
         return [content(p) for p in path]
     if not path.is_dir():
         return path.read_text()
-    files = [Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names]
-    return sorted((f.relative_to(path).as_posix(), f.read_text()) for f in files)
+    found = [Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names]
+    return sorted((f.relative_to(path).as_posix(), f.read_text()) for f in found)
 
 
 def _digest(*parts: object) -> str:
@@ -122,7 +120,6 @@ def _digest(*parts: object) -> str:
 
 def make(job: Job, values: tuple, inputs: dict, outputs: dict) -> None:
     """Outputs that depend on all that the stage reads; those of the sketches are often equal all the same."""
-    point(job.stage, "start")
     read = {}
     for name in sorted(inputs):
         read[name] = content(inputs[name])
@@ -135,13 +132,15 @@ def make(job: Job, values: tuple, inputs: dict, outputs: dict) -> None:
 
 def train(job: Job, values: tuple, inputs: dict, outputs: dict) -> None:
     """Image after image is read, and a state kept after each, from which a killed training goes on."""
-    point(job.stage, "start")
     states = sorted(job.scratch.glob("state-*"))
     made = states[-1].read_text() if states else ""
     for image in range(len(states), IMAGES):
-        made = _digest(made, values, {name: content(inputs[name]) for name in sorted(inputs)})
-        artifacts.write_text(job.scratch / f"state-{image}", made)
+        read = {name: content(inputs[name]) for name in sorted(inputs)}
         point(job.stage, "read")
+        made = _digest(made, values, read)
+        job.confirm()
+        artifacts.write_text(job.scratch / f"state-{image}", made)
+        point(job.stage, "state")
     _write(job, made, outputs)
 
 
@@ -149,51 +148,15 @@ def _write(job: Job, made: str, outputs: dict) -> None:
     for name, path in outputs.items():
         artifacts.write_text(path, f"{job.name} {name} {made}\n")
         point(job.stage, "half")
-    point(job.stage, "end")
-
-
-def point(who: str, where: str) -> None:
-    """Stand still here, once, if the walk has asked for it, until it says go on or kills."""
-    if os.environ.get("WALK_STOP") != f"{who} {where}":
-        return
-    with socket.socket(socket.AF_UNIX) as gate:
-        try:
-            gate.connect(os.environ["WALK_GATE"])
-        except OSError:
-            return  # somebody else has stopped already
-        gate.recv(1)
-
-
-def _pointed(function, who, where, after=False):
-    @functools.wraps(function)
-    def pointed(*arguments, **named):
-        if after:
-            found = function(*arguments, **named)
-            point(who(*arguments), where)
-            return found
-        point(who(*arguments), where)
-        return function(*arguments, **named)
-
-    return pointed
 
 
 def install() -> None:
-    """Put the toys in the place of the real stages, and points to stop at where the pipeline and DVC write."""
-    from dvc.dvcfile import Lockfile
-    from dvc.stage import Stage as DvcStage
-
+    """Put the toys in the place of the real stages."""
     table.STAGES = runner.STAGES = STAGES
-    sync.import_spools = lambda status=None: None  # the logbook has tests of its own
-    lock.GLANCE = 0.1
-    command = lambda *_: "sync" if sys.argv[1:2] == ["sync"] else Path(sys.argv[0]).name  # noqa: E731
-    records.write = _pointed(records.write, lambda instance, *_: instance.stage.name, "record")
-    records.survey = _pointed(records.survey, command, "surveyed", after=True)
-    DvcStage.save = _pointed(DvcStage.save, command, "save")
-    Lockfile.dump_stages = _pointed(Lockfile.dump_stages, command, "dump")
 
 
 def prepare() -> None:
     """The package is this checkout's as far as the toys' sources go."""
     here = Path.cwd() / "src/ssimbad"
-    code.PACKAGE = here
+    code.PACKAGE, code._AT_START = here, files.Seen(map(str, here.rglob("*.py")))
     ssimbad.__path__.append(str(here))
