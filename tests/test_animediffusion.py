@@ -108,7 +108,7 @@ def test_inversion_followed_by_ddim_returns_the_image():
     start = animediffusion.inverted(model, given, noise, grid)
     assert torch.allclose(start, given.target + float(grid[0]) * noise, atol=1e-3)
     assert [sigma for sigma, _ in seen] == pytest.approx(grid[1:-1].flip(0).tolist(), rel=1e-5)
-    back = animediffusion.chain.make(SAMPLER, None)(
+    back = animediffusion.chain.make(SAMPLER, None, animediffusion.axis(model))(
         lambda x, sigma: model(x, sigma, given.sketch, given.reference), start, grid
     )
     assert torch.allclose(back, given.target, atol=1e-4)
@@ -121,7 +121,7 @@ def test_inversion_of_a_linear_flow_is_undone_by_ddim():
     grid = animediffusion.levels(model, 500)
     start = animediffusion.inverted(model, given, torch.zeros_like(given.target), grid)
     assert start.std() > 5 * given.target.std()
-    back = animediffusion.chain.make(SAMPLER, None)(
+    back = animediffusion.chain.make(SAMPLER, None, animediffusion.axis(model))(
         lambda x, sigma: model(x, sigma, given.sketch, given.reference), start, grid
     )
     assert torch.allclose(back, given.target, atol=0.05)

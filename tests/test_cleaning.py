@@ -112,11 +112,11 @@ def test_results_of_earlier_presets_go_by_their_records(house, tree, capsys):
     assert not [p for p in earlier if p.exists()]
 
 
-@pytest.mark.parametrize("source", [None, "data/raw/faces", "data/raw", "data/raw/embedded.zip", "data/faces"])
+@pytest.mark.parametrize("source", [None, "data/raw/faces", "data/raw", "data/raw/embedded.zip"])
 def test_ones_own_faces_survive_under_every_setting(house, tree, source, capsys):
     pretend(tree)
-    own = [put("data/raw/faces/a/01.png"), put("data/faces/01.png"), put("data/weights/alexnet.pth")]
-    tree["weights"]["alexnet"]["path"] = "data/weights/alexnet.pth"
+    own = [put("data/raw/faces/a/01.png"), put("data/faces/01.png"), put("data/raw/alexnet.pth")]
+    tree["weights"]["alexnet"]["path"] = "data/raw/alexnet.pth"
     if source:
         tree["data"] |= {"source": "folder", "path": source, "test_list": str(put("data/raw/test.txt"))}
         own += [

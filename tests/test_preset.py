@@ -144,7 +144,7 @@ def test_another_preset_is_left_with_a_copy_of_its_edits(house, demo):
 @pytest.mark.parametrize("text", ["preset: demo\na: [", "", "- 1", "preset: demo\nsees: 3\n", "epsilon: 1\n", "\xe4"])
 def test_a_file_that_does_not_say_which_preset_it_is_stops_the_targets(house, text):
     FILE.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ParameterError, match=r"^params\.yaml: .*; mend it, or .*`ssimbad preset demo`.* a copy$"):
+    with pytest.raises(ParameterError, match=r"^params\.yaml\b.*; mend it, or .*`ssimbad preset demo`.* a copy$"):
         preset.activate("demo", unless_active=True)
     assert FILE.read_bytes() == text.encode("latin-1")
     assert copies() == {}

@@ -152,7 +152,7 @@ def test_an_edit_that_breaks_the_parameters_writes_nothing(monkeypatch):
         Path("params.yaml").write_text("{")
 
     monkeypatch.setattr(PipelineStage, "save", slow)
-    with pytest.raises(UserError, match=r"params\.yaml: not valid YAML"):
+    with pytest.raises(UserError, match=r"params\.yaml, line 1: not valid YAML"):
         synced()
     assert lock() == {}
 

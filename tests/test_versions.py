@@ -39,7 +39,7 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1))
 
 
-EVERYWHERE = "pretrain, finetune, colorize, nfe"
+EVERYWHERE = "pretrain, finetune, colorize, nfe, spread"
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_a_changed_default_is_named(clone, monkeypatch):
 
 def test_a_raised_version_is_confirmed_too(clone):
     """So that the next change is measured against the code of this version."""
-    edit(clone / "workflow/versions.yaml", "colorize: 1", "colorize: 7")
-    assert versions.doubts() == ["version of colorize: 1 -> 7"]
+    edit(clone / "workflow/versions.yaml", "colorize: 2", "colorize: 7")
+    assert versions.doubts() == ["version of colorize: 2 -> 7"]
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"files": 1, "defaults": {}, "versions": {}}', "<<<<<<< ours"])

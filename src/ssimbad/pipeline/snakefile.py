@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from ssimbad.errors import UserError
 from ssimbad.params import Params
-from ssimbad.pipeline import records
+from ssimbad.pipeline import code, records
 
 READING, EXECUTING = records.STATE / "reading.lock", records.STATE / "executing.lock"
 PATIENCE = 600.0  # seconds for which somebody else may plan
@@ -27,8 +27,9 @@ def reconcile(params: Params) -> None:
     """Make the markers tell the truth, or say on stderr that another run relies on them as they are.
 
     Raises:
-        UserError: see `alone`.
+        UserError: the package that runs is not this checkout's; see also `alone`.
     """
+    code.require_own()
     if alone():
         records.reconcile(params)
     else:
