@@ -23,6 +23,9 @@ from ssimbad.reporting import summary
 
 from .conftest import lost, make_house, miniature, plant, write_params
 
+# The miniature runs whole, stage by stage, also where another process has one of two cores.
+pytestmark = pytest.mark.timeout(1200)
+
 FOREIGN: dict[Path, bytes] = {}
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {
