@@ -79,7 +79,7 @@ def make_folder_house(folder: Path) -> Path:
     """The smallest one: a working copy with a folder of 26 drawn faces as its source, and one method."""
     tree = miniature()
     tree["data"] |= {"source": "folder", "path": "data/raw/faces"}
-    del tree["methods"]["ssimbad-control"]
+    tree["methods"] = {"ssimbad": tree["methods"]["ssimbad"]}
     made = make_house(folder, tree)
     draw_faces(made / "data/raw/faces", 26)
     return made
