@@ -173,7 +173,7 @@ def _result(path: str) -> str:
 
 
 class _Form(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")  # a newer version may say more
 
 
 class _Where(_Form):
