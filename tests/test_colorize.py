@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image, PngImagePlugin
 
 from ssimbad import artifacts
@@ -21,6 +22,7 @@ from ssimbad.params import Sampler
 from ssimbad.pipeline import runner
 from ssimbad.training import checkpoints
 
+from .conftest import write_params
 from .test_methods import build, setup
 
 CPU = torch.device("cpu")
@@ -103,7 +105,8 @@ def test_an_image_is_bit_equal_whatever_the_number_of_devices(precision):
     assert used == {0, 1, 2}
 
 
-def test_the_stage_writes_the_same_archive_on_one_device_and_on_two(house, weights, monkeypatch):
+def computed(house, weights, monkeypatch, stage, output, places):
+    """The bytes of a stage's output on six random faces, from (devices, cores) each."""
     row = "ssimbad/pretrain/seed-0"
     (house / f"models/{row}").parent.mkdir(parents=True)
     for ending in (".safetensors", ".json"):
@@ -111,19 +114,38 @@ def test_the_stage_writes_the_same_archive_on_one_device_and_on_two(house, weigh
     generator = np.random.default_rng(0)
     artifacts.write_text(house / "data/faces/manifest.csv", "id,split\n" + "".join(f"f{i},test\n" for i in range(6)))
     artifacts.write_array(house / "data/sketches/test.npy", generator.integers(0, 256, (6, 32, 32), np.uint8))
-    artifacts.write_array(house / "data/references/same.npy", generator.integers(0, 256, (6, 32, 32, 3), np.uint8))
+    for name in ("references/same", "faces/test"):
+        artifacts.write_array(house / f"data/{name}.npy", generator.integers(0, 256, (6, 32, 32, 3), np.uint8))
     params = parameters.load()
-    wanted = {"method": "ssimbad", "stage": "pretrain", "seed": "0", "setting": "same"}
-    instance = runner.find(params, "colorize", wanted)
+    setting = {"setting": "same"} if stage == "colorize" else {}
+    instance = runner.find(params, stage, {"method": "ssimbad", "stage": "pretrain", "seed": "0", **setting})
     made = []
-    for places in ("cpu", "cpu,cpu"):
-        monkeypatch.setenv("SSIMBAD_DEVICE", places)
+    for devices, cores in places:
+        monkeypatch.setenv("SSIMBAD_DEVICE", devices)
+        monkeypatch.setenv("SSIMBAD_THREADS", cores)
         runner.run(params, instance, force=True)
-        made.append((house / f"outputs/{row}/same.zip").read_bytes())
-    assert made[0] == made[1]
-    assert len(artifacts.read_png_zip(house / f"outputs/{row}/same.zip")) == 6
+        made.append((house / output).read_bytes())
+    return made
+
+
+def test_the_stage_writes_the_same_archive_on_any_number_of_devices_and_cores(house, weights, monkeypatch):
+    output = "outputs/ssimbad/pretrain/seed-0/same.zip"
+    places = (("cpu", "1"), ("cpu", "3"), ("cpu,cpu", "1"))
+    made = computed(house, weights, monkeypatch, "colorize", output, places)
+    assert set(made) == {made[0]}
+    assert len(artifacts.read_png_zip(house / output)) == 6
     cost = artifacts.read_json(next((house / "work/cost").glob("*.json")))
     assert cost["devices"] == 2
+
+
+def test_the_ways_to_colour_are_measured_alike_by_any_number_of_cores(house, weights, monkeypatch):
+    output = "reports/nfe/ssimbad/pretrain/seed-0.csv"
+    tree = yaml.safe_load((house / "params.yaml").read_text())
+    tree["report"]["nfe"] = {"calls": [2, 4], "samplers": [{"name": "euler"}, {"name": "heun"}], "images": 6}
+    write_params(house, tree)
+    one, three = computed(house, weights, monkeypatch, "nfe", output, (("cpu", "1"), ("cpu", "3")))
+    assert one == three
+    assert len(one.splitlines()) == 1 + 2 * 2 * 2
 
 
 def test_stored_images_are_read_by_the_chunk():

@@ -343,3 +343,16 @@ def test_work_is_dealt_in_order():
 
     with pytest.raises(UserError, match="item 0"):
         list(dealing.deal(broken, range(5), ["a", "b"]))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_each_worker_computes_with_one_core(workers):
+    """And the caller as before, also when it stops in the middle."""
+    torch.set_num_threads(3)
+    try:
+        dealt = dealing.deal(lambda worker, item: torch.get_num_threads(), range(20), range(workers))
+        assert [next(dealt) for _ in range(7)] == [1] * 7
+        dealt.close()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
