@@ -173,6 +173,7 @@ def folder_and_back(file: Path) -> None:
         (bent_and_back, "in/file.png"),
         (bent_and_back, "in/linked"),
         (folder_and_back, "in/sub/b.png"),
+        (folder_and_back, "behind/deep/d.png"),
     ],
 )
 def test_who_puts_something_else_there_for_a_while_is_noticed(folder, change, name):
@@ -180,6 +181,12 @@ def test_who_puts_something_else_there_for_a_while_is_noticed(folder, change, na
     change(Path(name))
     assert md5(folder) == digest
     assert seen.touched() == "in"
+
+
+def test_a_link_that_leads_elsewhere_for_a_while_is_noticed_by_itself(folder):
+    seen = Seen(["in/file.png"])
+    bent_and_back(folder / "file.png")
+    assert seen.touched() == "in/file.png"
 
 
 def test_reading_and_linking_to_it_touches_nothing(folder):

@@ -407,7 +407,7 @@ def library(monkeypatch):
     """{name: version} of what the toys are made with, to be changed at will."""
     versions = {"torch": "2.13.0", "numpy": "2.4.6"}
     monkeypatch.setattr(code, "libraries", lambda files: tuple(versions))
-    monkeypatch.setattr(records.metadata, "version", versions.__getitem__)
+    monkeypatch.setattr(records, "installed", versions.get)
     return versions
 
 
@@ -546,6 +546,8 @@ def test_nothing_is_kept_of_a_replaced_input(toy, tree, stage, change, back):
         runner.run(p, {"cheap": cheap, "dear": dear}[stage])
     assert records.survey(p)[stage] is not None
     assert not [f for f in Path("work/dear").rglob("*") if f.name in ("state.txt", "complete.json")]
+    events = [spool.read(file) for file in Path("work/spool").glob(f"{stage}-*.jsonl")]
+    assert [told[-1]["status"] for told in events] == ["FAILED"]
     meddle.clear()
     if not back:
         change(path, "face")

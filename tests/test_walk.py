@@ -8,6 +8,7 @@ walk that fails is printed as its steps, as few as Hypothesis finds in five minu
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 from .walk import kits
 from .walk.house import Server
 from .walk.steps import Walk
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sockets in the abstract namespace")
 
 
 class ToyWalk(Walk):

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,8 @@ class Server:
     """The process that forks all commands (server.py), and the environment in which its clients are found."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        self._address = folder / "server"
-        server.write_client(folder / "bin/ssimbad", "ssimbad", self._address)
+        self._address = f"walk-{uuid.uuid4().hex}"
+        server.write_client(folder / "bin/ssimbad", self._address)
         self.environment = {
             **os.environ, **_GIT,
             "PATH": os.pathsep.join([str(folder / "bin"), str(BIN), os.environ["PATH"]]),
@@ -37,22 +38,22 @@ class Server:
             "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "advice.detachedHead", "GIT_CONFIG_VALUE_0": "false",
         }  # fmt: skip
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.walk.server", str(self._address), kind],
+            [sys.executable, "-m", "tests.walk.server", self._address, kind, str(folder / "learnt")],
             cwd=ROOT, env={**self.environment, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])},
             stdin=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
-    def started(self, house: Path, argv: tuple[str, ...], environment: dict[str, str], group: int = 0) -> Command:
+    def started(self, house: Path, argv: tuple[str, ...], environment: dict[str, str]) -> Command:
         said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the command closes it
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         while True:
             try:
-                connection.connect(str(self._address))
+                connection.connect("\0" + self._address)
                 break
-            except (FileNotFoundError, ConnectionRefusedError):
-                assert self._process.poll() is None, "the server has ended"
+            except ConnectionRefusedError:
+                assert self._process.poll() is None, f"the server has ended with {self._process.returncode}"
                 select.select([], [], [], 0.05)
-        call = {"argv": argv, "cwd": str(house), "env": {**self.environment, **environment}, "group": group}
+        call = {"argv": argv, "cwd": str(house), "env": {**self.environment, **environment}, "group": 0}
         with open(os.devnull) as nothing:  # noqa: PTH123
             socket.send_fds(connection, [json.dumps(call).encode()], [nothing.fileno(), said.fileno(), said.fileno()])
         return Command(argv, int(connection.recv(100)), connection, said)
@@ -96,12 +97,11 @@ class Command:
 class Gate:
     """Where a command stops that has been asked to stop at a point."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / f"gate-{os.urandom(6).hex()}"
+    def __init__(self) -> None:
+        self.address = f"gate-{uuid.uuid4().hex}"
         self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(str(self._path))
+        self._listening.bind("\0" + self.address)
         self._listening.listen()
-        self.address = str(self._path)
         self._stopped = None
 
     def reached(self, command: Command) -> bool:
@@ -110,7 +110,6 @@ class Gate:
         if self._listening in ready:
             self._stopped, _ = self._listening.accept()
         self._listening.close()
-        self._path.unlink()
         return self._stopped is not None
 
     def open(self) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ssimbad.pipeline import lock, records, runner, sync
@@ -16,11 +17,8 @@ def point(who: str, where: str) -> None:
     """Stand still here, once, if the walk has asked for it, until it says go on or kills."""
     if os.environ.get("WALK_STOP") != f"{who} {where}":
         return
-    with socket.socket(socket.AF_UNIX) as gate:
-        try:
-            gate.connect(os.environ["WALK_GATE"])
-        except OSError:
-            return  # somebody has stopped before
+    with socket.socket(socket.AF_UNIX) as gate, suppress(OSError):  # an error: somebody else stands here
+        gate.connect("\0" + os.environ["WALK_GATE"])
         gate.recv(1)
 
 

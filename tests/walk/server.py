@@ -1,14 +1,16 @@
 """Commands without their start-up: a process that has imported Snakemake, DVC and this package forks one child each.
 
 A command still is a process of its own, with its own folder, environment and files, and can be killed like one. The
-stages that the engines start come here too, through a small `ssimbad` on the PATH.
+stages that the engines start come here too, through a small `ssimbad` on the PATH. Sockets are in Linux's abstract
+namespace, where a long temporary folder does not matter.
 
-    python -m tests.walk.server SOCKET toys|real
+    python -m tests.walk.server SOCKET toys|real LEARNT
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import json
 import os
@@ -27,7 +29,7 @@ _CHECKOUT = ("ssimbad.toy", "tests.")  # not the same in every call
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-    server.connect({socket!r})
+    server.connect({address!r})
     call = {{"argv": [{name!r}, *sys.argv[1:]], "cwd": os.getcwd(), "env": dict(os.environ), "group": os.getpgrp()}}
     socket.send_fds(server, [json.dumps(call).encode()], [0, 1, 2])
     server.recv(100)
@@ -35,9 +37,9 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
 """
 
 
-def write_client(path: Path, name: str, address: Path) -> None:
+def write_client(path: Path, address: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(CLIENT.format(python=sys.executable, socket=str(address), name=name))
+    path.write_text(CLIENT.format(python=sys.executable, address="\0" + address, name=path.name))
     path.chmod(0o755)
 
 
@@ -103,13 +105,13 @@ def _learn(learnt: Path) -> None:
         assert threading.active_count() == 1, "a process with threads cannot fork"
 
 
-def serve(address: str, prepare: Callable[[], None] | None) -> None:
+def serve(address: str, learnt: Path, prepare: Callable[[], None] | None) -> None:
     """Fork a child for every call, until standard input ends."""
-    learnt = Path(f"{address}.learnt")
+    faulthandler.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     sys.dont_write_bytecode = True  # two edits of one file within a second look alike to Python's cache
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
-        listening.bind(address)
+        listening.bind("\0" + address)
         listening.listen(64)
         while select.select([listening, sys.stdin], [], [])[0] == [listening]:  # until the caller is gone
             connection, _ = listening.accept()
@@ -139,4 +141,4 @@ if __name__ == "__main__":
 
         toys.install()
         prepare = toys.prepare
-    serve(sys.argv[1], prepare)
+    serve(sys.argv[1], Path(sys.argv[3]), prepare)

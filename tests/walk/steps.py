@@ -199,7 +199,7 @@ class Walk(RuleBasedStateMachine):
     def _started(self, engine: str, point: tuple[str, str]) -> tuple[Command, Gate]:
         """An engine that has something to do, and will stand still at the point."""
         self._change(("parameter", self.kit.own.get(point[0], next(iter(self.kit.values)))))
-        gate = Gate(self._folder)
+        gate = Gate()
         return self._house.start(*COMMANDS[engine], WALK_STOP=" ".join(point), WALK_GATE=gate.address), gate
 
     def _restore(self, what: str) -> None:

@@ -94,5 +94,5 @@ _CHECKS_ONLY = {"pydantic"}
 @cache
 def libraries(files: tuple[str, ...]) -> tuple[str, ...]:
     """Sorted top-level modules of others that source files import: what a stage's bytes may depend on besides."""
-    modules = {name.split(".")[0] for file in files for name in _names(Path(file))}
+    modules = {name.split(".")[0] for file in files for name in _names(Path(file).resolve())}
     return tuple(sorted(modules - sys.stdlib_module_names - _CHECKS_ONLY - {PACKAGE.name}))

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -132,14 +132,21 @@ def fingerprint(basis: dict[str, Any]) -> str:
 _DISTRIBUTIONS = {"PIL": ["pillow"], "dicebear": ["dicebear-core", "dicebear-styles"]}
 
 
+@cache
+def installed(name: str) -> str | None:
+    """The version of a distribution; None when it is not there."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def libraries(instance: Instance) -> dict[str, str]:
     """{name: version} of Python (its minor version) and of the installed libraries behind the stage's code."""
-    found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    found: dict[str, str | None] = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
     for module in code.libraries(code.closure(instance.stage.run)):
-        for name in _DISTRIBUTIONS.get(module, [module]):
-            with suppress(metadata.PackageNotFoundError):
-                found[name] = metadata.version(name)
-    return found
+        found |= {name: installed(name) for name in _DISTRIBUTIONS.get(module, [module])}
+    return {name: version for name, version in found.items() if version}
 
 
 def write(instance: Instance, basis: dict[str, Any], made_with: dict[str, str], hashed: Hashes) -> None:

@@ -158,13 +158,10 @@ def _compute(
         UserError: they do not, since something was touched meanwhile.
     """
     before = set(scratch.glob("*"))
-    with (
-        _logged(instance, given.basis) as log,
-        system.sampled(log),
-        _team(params, instance, scratch, given.basis, call) as together,
-    ):
-        job = _job(instance, scratch)
-        _stage(params, instance, replace(job, log=log, team=together, confirm=given.confirm))
+    with _logged(instance, given.basis) as log:
+        with system.sampled(log), _team(params, instance, scratch, given.basis, call) as together:
+            job = _job(instance, scratch)
+            _stage(params, instance, replace(job, log=log, team=together, confirm=given.confirm))
         missing = [path for path in instance.outputs.values() if not Path(path).exists()]
         if missing:
             raise RuntimeError(f"{instance.name} ended without writing {missing}")

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssimbad import params as parameters
 from ssimbad.errors import UserError, masked
@@ -64,11 +64,12 @@ def _commit(fresh: dict[str, Instance]) -> int | None:
     try:
         with Repo() as repo, lock_repo(repo):
             stages = {s.addressing: s for s in repo.index.stages if s.addressing in fresh}
-            new = {n: s for n, s in stages.items() if not _committed(repo, s, fresh[n])}
+            values = _values()
+            new = {n: s for n, s in stages.items() if not _committed(repo, s, fresh[n], values)}
             for stage in new.values():
                 stage.save(run_cache=False)
-            still = _fresh(parameters.load()) if new else {}
-            odd = {n: what for n, s in new.items() if n in still and (what := _disagreement(s, still[n]))}
+            still, values = (_fresh(parameters.load()), _values()) if new else ({}, {})
+            odd = {n: what for n, s in new.items() if n in still and (what := _disagreement(s, still[n], values))}
             good = [s for n, s in new.items() if n in still and n not in odd]
             for stage in good:
                 repo.stage_cache.save(stage)
@@ -89,14 +90,21 @@ def _commit(fresh: dict[str, Instance]) -> int | None:
     return len(good)
 
 
-def _committed(repo: Repo, stage: PipelineStage, instance: Instance) -> bool:
+def _values() -> dict[str, Any]:
+    """{file: tree} of the files with parameters, as DVC reads them."""
+    from dvc.utils.serialize import load_yaml
+
+    return {file: load_yaml(file) for file in ("params.yaml", str(records.VERSIONS))}
+
+
+def _committed(repo: Repo, stage: PipelineStage, instance: Instance, values: dict[str, Any]) -> bool:
     """Whether DVC has this very result: its lock says what the record says, and its cache has the bytes."""
-    if stage.cmd_changed or _disagreement(stage, instance):
+    if stage.cmd_changed or _disagreement(stage, instance, values):
         return False
     return all(repo.cache.local.exists(out.hash_info.value) for out in stage.outs)
 
 
-def _disagreement(stage: PipelineStage, instance: Instance) -> str | None:
+def _disagreement(stage: PipelineStage, instance: Instance, values: dict[str, Any]) -> str | None:
     """The first file that DVC knows otherwise than the instance's record or, of parameters, than it is now.
 
     What DVC knows is its lock's entry or, once saved, what will be written there. Folders it digests in its own way.
@@ -105,13 +113,20 @@ def _disagreement(stage: PipelineStage, instance: Instance) -> str | None:
     expected = record["inputs"] | record.get("code", {}) | record["outputs"]
     expected[instance.record] = hashlib.md5(Path(instance.record).read_bytes()).hexdigest()
     for item in [*stage.deps, *stage.outs]:
-        if isinstance(item.hash_info.value, dict):  # parameters
-            same = not item.workspace_status()
+        known = item.hash_info.value
+        if isinstance(known, dict):
+            same = known == {key: _at(values[item.def_path], key) for key in item.params}
         else:
-            same = item.hash_info.isdir or item.hash_info.value == expected.get(item.def_path)
-        if not (item.hash_info and same):
+            same = item.hash_info.isdir or known == expected.get(item.def_path)
+        if not (known and same):
             return item.def_path
     return None
+
+
+def _at(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def import_spools(status: str | None = None) -> None:
