@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -137,12 +138,20 @@ def test_what_has_lain_still_is_hashed_once(tmp_path, monkeypatch):
     assert records.Hashes().md5("face") == digest
 
 
-@pytest.mark.parametrize("memo", ["", "[]", '{"face": [4, 5, 6, "old"]}', '{"face": []}', "{"])
+@pytest.mark.parametrize(
+    "memo",
+    [
+        "", "[]", "{", "[" * 100_000, "\xff", '{"face": []}', '{"face": null}', '{"face": "old"}', '{"face": {"0": 1}}',
+        '{"face": [4, 5, 6, "old"]}', '{"face": STATE}', '{"face": [STATE, "old"]}', '{"face": STATE_AND_NULL}',
+    ],
+)  # fmt: skip
 def test_a_memo_that_is_none_is_made_anew(tmp_path, monkeypatch, memo):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "face").write_text("face")
     (tmp_path / ".state").mkdir()
-    (tmp_path / ".state/md5.json").write_text(memo)
+    state = json.dumps(list(files.state(tmp_path / "face")))
+    memo = memo.replace("STATE_AND_NULL", f"{state[:-1]}, {10**20}, null]").replace("STATE", state)
+    (tmp_path / ".state/md5.json").write_text(memo, encoding="latin-1")
     assert records.Hashes().md5("face") == records.hashlib.md5(b"face").hexdigest()
 
 

@@ -461,7 +461,7 @@ def test_what_was_recorded_or_kept_before_libraries_were_is_read(toy, tree, libr
     assert told(capsys)["dear"] == "fresh"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", '{"params": 1}', '{"outputs": []}', "\xff"])
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"params": 1}', '{"outputs": []}', "\xff", "[" * 100_000])
 def test_a_record_that_is_none_says_so(toy, tree, text):
     p = bring(tree)
     Path("records/dear.json").write_text(text, encoding="latin-1")

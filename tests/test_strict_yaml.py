@@ -62,7 +62,18 @@ def test_anchors_and_merge_keys_are_fine():
         ("a: 1\n---\na: 2\n", "line 2: not valid YAML: expected a single document"),
         ("a: !!python/object/apply:os.system [id]\n", "line 1: not valid YAML: could not determine a constructor"),
         ("a: 1\x07\n", "not valid YAML: unacceptable character"),
-        ("a: 2026-13-01\n", "not valid YAML: month must be in"),
+        ("a: 2026-13-01\n", "line 1: not valid YAML: a: '2026-13-01' is no timestamp: month must be in"),
+        ("a:\n  b: !!bool maybe\n", "line 2: not valid YAML: a.b: 'maybe' is no bool"),
+        ("a:\n- 1\n- !!int ''\n", "line 3: not valid YAML: a.1: '' is no int"),
+        ("a: !!float ''\n", "line 1: not valid YAML: a: '' is no float"),
+        ("a: !!timestamp x\n", "line 1: not valid YAML: a: 'x' is no timestamp"),
+        ("!!timestamp x\n", "line 1: not valid YAML: 'x' is no timestamp"),
+        ("a: 1\n!!bool maybe: 1\n", "line 2: not valid YAML: maybe: 'maybe' is no bool"),
+        ("!!int '': 1\n", "line 1: not valid YAML: '' is no int"),
+        ("a: {!!seq x: 1}\n", "line 1: not valid YAML: a.x: 'x' is no seq"),
+        ("a: !!map x\n", "line 1: not valid YAML: a: 'x' is no map"),
+        (f"a: 1{':1' * 300}.0\n", "is no float"),
+        ('a: "\\ud800"\n', "line 1: not valid YAML: a: '\\ud800' is no str"),
         (f"a: {'9' * 5000}\n", "not valid YAML"),
         ("? [1]\n: 2\n", "line 1: the file has a key that is no word"),
         ("a: &a [1, *a]\n", "line 1: a.1 holds itself"),
@@ -80,6 +91,21 @@ def test_any_text_is_values_or_one_line(text):
         strict_yaml.parse(text, "params.yaml")
     except ParameterError as error:
         assert "\n" not in str(error)
+
+
+TAGS = st.sampled_from(
+    ["bool", "int", "float", "timestamp", "null", "str", "binary", "seq", "map", "set", "omap", "merge"]
+)
+WORDS = st.sampled_from(["", "x", "maybe", "yes", "1", "-", ".", "1:2", "0x", "0b", "1e", "2001-01-01", "é", "=", "<<"])
+
+
+@given(TAGS, WORDS, st.sampled_from(["{}", "a: {}", "{}: a", "a: [1, {}]", "a: {{{}: 1}}"]))
+def test_a_word_of_any_kind_is_a_value_or_one_line(tag, word, form):
+    try:
+        strict_yaml.parse(form.format(f"!!{tag} '{word}'"), "params.yaml")
+    except ParameterError as error:
+        assert "\n" not in str(error)
+        assert str(error).startswith("params.yaml, line 1: ")
 
 
 LEVELS = range(1, 12)

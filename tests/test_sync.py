@@ -202,6 +202,10 @@ OUTDATED = {
     "a stage too few": lambda: "stages: {}\n",
     "nothing": lambda: "",
     "a conflict": lambda: "<<<<<<< ours\nstages: {}\n",
+    "a key twice": lambda: Path("dvc.yaml").read_text().replace("metrics:", "plots: []\nmetrics:"),
+    "no UTF-8": lambda: "\xff\xfe",
+    "what is too deep": lambda: "- " * 50_000,
+    "a value that is none": lambda: "stages: !!bool maybe",
 }
 
 
@@ -210,7 +214,7 @@ def test_with_an_outdated_dvc_yaml_nothing_is_committed(text, monkeypatch, capsy
     imported = []
     monkeypatch.setattr(sync, "import_spools", imported.append)
     good = Path("dvc.yaml").read_text()
-    Path("dvc.yaml").write_text(text())
+    Path("dvc.yaml").write_text(text(), encoding="latin-1")
     with pytest.raises(UserError, match="run `ssimbad dvc-yaml` and then this command again"):
         sync.run(parameters.load(), "FINISHED")
     assert imported == ["FINISHED"], "the logbook is brought up to date all the same"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pydantic import Field
 from ssimbad import cli
 from ssimbad.errors import UserError
 from ssimbad.methods import registry
-from ssimbad.pipeline import code, table, versions
+from ssimbad.pipeline import code, records, table, versions
 
 from .conftest import ROOT, own_source
 
@@ -121,6 +122,28 @@ def test_a_damaged_list_is_told_in_one_line(clone, text):
     versions.CONFIRMED.unlink() if text is None else versions.CONFIRMED.write_text(text)
     with pytest.raises(UserError, match=r"workflow/closures\.json: missing or damaged; restore the file from git"):
         versions.doubts()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"<<<<<<< ours\npretrain: 3\n=======\npretrain: 4\n>>>>>>> theirs\n", ", line 2: not valid YAML"),
+        (b"pretrain: 3\nfinetune: 3\npretrain: 4\n", ", line 3: key pretrain is given twice, before in line 1"),
+        (b"pretrain: 3\n# \xff\n", ": not UTF-8 text"),
+        (b"[" * 100_000, ": not valid YAML: values in values in values, too deep to read"),
+        *((text, ": no version for stage pretrain; restore the file from git") for text in (
+            None, b"", b"- pretrain", b"3", b"pretrain:", b"pretrain: [3]", b"pretrain: three", b"pretrain: true",
+        )),
+    ],
+)  # fmt: skip
+def test_damaged_versions_are_told_in_one_line(house, capsys, text, said):
+    """And make no stage fresh, nor stop the command that tells what is."""
+    records.VERSIONS.unlink() if text is None else records.VERSIONS.write_bytes(text)
+    with pytest.raises(UserError, match=f"^{re.escape(f'{records.VERSIONS}{said}')}") as caught:
+        records.version("pretrain")
+    assert "\n" not in str(caught.value)
+    cli.status()
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_the_list_is_the_same_wherever_it_is_made(clone):

@@ -68,7 +68,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def parsed_json(path: Path) -> Any:
+    """The values in a JSON file. Raises OSError as of any file, ValueError when it is none that can be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -99,6 +100,14 @@ def png_bytes(image: np.ndarray) -> bytes:
     Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
 
+    except RecursionError:
+        raise ValueError("values in values in values, too deep to read") from None
+
+
+def read_json(path: Path) -> Any:
+    """The values in a stage's JSON file. Raises UserError when it is missing or cannot be read."""
+    try:
+        return parsed_json(path)
 
 def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     """Stored (not deflated) archive with fixed dates; members in the order given."""

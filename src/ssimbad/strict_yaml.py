@@ -5,6 +5,7 @@ A plain loader takes the last of two equal keys without a word, and unfolds ten 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ import yaml
 
 from ssimbad.errors import ParameterError
 
+_TAGS = "tag:yaml.org,2002:"  # written `!!`
 LARGEST = 1 << 20  # bytes of a file
 _VALUES = 100_000  # aliases unfolded
+_FAULTS = (
+    yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError,
+)  # fmt: skip
+"""What PyYAML raises on text that is no YAML, or values that are not of their tag: `!!bool maybe` is a KeyError."""
 
 
 def read(path: Path) -> str:
@@ -51,10 +57,10 @@ def parse(text: str, source: str) -> Any:
         mark = error.problem_mark or error.context_mark
         said = ", ".join(filter(None, (error.context, error.problem)))
         raise ParameterError(f"{source}, line {mark.line + 1}: not valid YAML: {said}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ParameterError(f"{source}: not valid YAML: {error}") from None
     except RecursionError:
         raise ParameterError(f"{source}: not valid YAML: values in values in values, too deep to read") from None
+    except _FAULTS as error:
+        raise ParameterError(f"{source}: not valid YAML: {error}") from None
 
 
 class _Check:
@@ -68,6 +74,8 @@ class _Check:
         """Number of values in a node. Raises ParameterError for the first fault below it."""
         if id(node) not in self._known:
             self._known[id(node)] = None  # until it is known
+            if isinstance(node, yaml.ScalarNode):
+                self._made(node, place)
             count = 1 + sum(self.values(child, name) for child, name in self._children(node, place))
             if count > _VALUES:
                 raise self._fault(node, f"{place or 'the file'} has more than {_VALUES} values")
@@ -90,13 +98,27 @@ class _Check:
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._fault(key, f"{place or 'the file'} has a key that is no word")
-            merge = key.tag == "tag:yaml.org,2002:merge"
-            name = key.value if merge else self._loader.construct_object(key)
+            where = f"{place}.{key.value}".lstrip(".")
+            name = key.value if key.tag == f"{_TAGS}merge" else self._made(key, where)
             line = key.start_mark.line + 1
             if name in lines:
-                where = f"{place}.{key.value}".lstrip(".")
                 raise self._fault(key, f"key {where} is given twice, before in line {lines[name]}; remove one")
             lines[name] = line
+
+    def _made(self, node: yaml.ScalarNode, place: str) -> Hashable:
+        """The value of one word. Raises ParameterError when it is none of its kind, such as `!!bool maybe`."""
+        try:
+            value = self._loader.construct_object(node)
+            hash(value)
+            str(value).encode()
+        except yaml.MarkedYAMLError:
+            raise
+        except _FAULTS as error:
+            why = f": {error}" if isinstance(error, ValueError) else ""  # the others speak of PyYAML's own code
+            what = f"{node.value!r:.40} is no {node.tag.removeprefix(_TAGS)}"
+            where = f"{place}: " if place else ""
+            raise self._fault(node, f"not valid YAML: {where}{what}{why}") from None
+        return value
 
     def _fault(self, node: yaml.Node, what: str) -> ParameterError:
         return ParameterError(f"{self._source}, line {node.start_mark.line + 1}: {what}")

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from ssimbad import artifacts, files
-from ssimbad.errors import UserError
+from ssimbad import artifacts, files, strict_yaml
+from ssimbad.errors import ParameterError, UserError
 from ssimbad.params import Params
 from ssimbad.pipeline import code, edits, records
 from ssimbad.pipeline.table import Instance, instances
@@ -70,11 +70,18 @@ def outdated(params: Params) -> str | None:
     if not Path(".dvc").is_dir():
         return None
     there = None
-    with suppress(FileNotFoundError, yaml.YAMLError):
-        there = yaml.load(FILE.read_text(encoding="utf-8"), _LOADER)
+    with suppress(FileNotFoundError, ParameterError):
+        there = _read()
     if there == _content(params):
         return None
     return f"{FILE} does not say what the stage table does with these parameters; run `ssimbad dvc-yaml`"
+
+
+def _read() -> Any:
+    """What the file says. Raises FileNotFoundError, or ParameterError where it cannot be read."""
+    there = strict_yaml.read(FILE)
+    # The quick loader is for what was generated: lists in lists in lists of somebody else's would crash it.
+    return yaml.load(there, _LOADER) if there == _signed(_body(there)) else strict_yaml.parse(there, str(FILE))
 
 
 def require_current(params: Params) -> None:

@@ -151,7 +151,7 @@ def _started(pid: int) -> float | None:
 def _read(path: Path) -> dict[str, Any] | None:
     """Who holds the lock; None: nobody, or the file is no whole lock."""
     try:
-        holder = json.loads(path.read_text())
+        holder = artifacts.parsed_json(path)
     except (OSError, ValueError):
         return None
     keys = {"host", "machine", "pid", "started", "slurm_job_id"}

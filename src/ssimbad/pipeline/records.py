@@ -20,10 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ssimbad import artifacts, files
-from ssimbad.errors import UserError
+from ssimbad import artifacts, files, strict_yaml
+from ssimbad.errors import ParameterError, UserError
 from ssimbad.params import Params, lookup
 from ssimbad.pipeline import code
 from ssimbad.pipeline.table import Instance, instances
@@ -45,10 +43,11 @@ class Hashes:
 
     def __init__(self) -> None:
         try:
-            known = json.loads(_MEMO.read_text())
+            known = artifacts.parsed_json(_MEMO)
         except (OSError, ValueError):
             known = None
-        self._known: dict[str, list[Any]] = known if isinstance(known, dict) else {}
+        known = known if isinstance(known, dict) else {}
+        self._known: dict[str, list[Any]] = {path: look for path, look in known.items() if _is_look(look)}
         self._changed = False
 
     def md5(self, path: str) -> str:
@@ -74,6 +73,14 @@ class Hashes:
             artifacts.write_text(_MEMO, json.dumps(self._known))
 
 
+def _is_look(value: Any) -> bool:
+    """Whether it is what `Hashes` remembers of a file: its state, when that was looked at, its digest."""
+    match value:
+        case [int(), int(), int(), int(), int(), str()]:
+            return True
+    return False
+
+
 @contextmanager
 def hashes() -> Iterator[Hashes]:
     found = Hashes()
@@ -84,16 +91,25 @@ def hashes() -> Iterator[Hashes]:
 
 
 @cache
-def _versions(text: str) -> dict[str, int]:
-    return yaml.safe_load(text)
+def _versions(text: str) -> Any:
+    return strict_yaml.parse(text, str(VERSIONS))
 
 
 def version(stage: str) -> int:
-    """The hand-raised version of an expensive stage (workflow/versions.yaml)."""
+    """The hand-raised version of an expensive stage (workflow/versions.yaml).
+
+    Raises:
+        UserError: the file is missing, no YAML, has a key twice, or no whole number for the stage.
+    """
     try:
-        return _versions(VERSIONS.read_text())[stage]
+        found = _versions(strict_yaml.read(VERSIONS))[stage]
+    except ParameterError as error:
+        raise ParameterError(f"{error}; mend it, or restore the file from git") from None
     except (OSError, KeyError, TypeError):
-        raise UserError(f"{VERSIONS}: no version for stage {stage}; restore the file from git") from None
+        found = None
+    if type(found) is not int:
+        raise UserError(f"{VERSIONS}: no version for stage {stage}; restore the file from git")
+    return found
 
 
 def sources(instance: Instance) -> tuple[str, ...]:
@@ -161,7 +177,7 @@ def write(instance: Instance, basis: dict[str, Any], made_with: dict[str, str], 
 
 def read(instance: Instance) -> dict[str, Any]:
     """Its record. Raises ValueError when it is none, OSError when there is none."""
-    record = json.loads(Path(instance.record).read_text(encoding="utf-8"))
+    record = artifacts.parsed_json(Path(instance.record))
     parts = ("params", "inputs", "code", "outputs", "libraries")
     if not (isinstance(record, dict) and all(isinstance(record.get(part, {}), dict) for part in parts)):
         raise ValueError(f"{instance.record}: no record")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def confirm() -> Path:
 
 def _confirmed() -> dict[str, dict[str, Any]]:
     try:
-        read = json.loads(CONFIRMED.read_text(encoding="utf-8"))
+        read = artifacts.parsed_json(CONFIRMED)
         return {part: dict(read[part]) for part in ("files", "defaults", "versions")}
     except (OSError, ValueError, TypeError, KeyError):
         raise UserError(f"{CONFIRMED}: missing or damaged; restore the file from git") from None

@@ -96,7 +96,7 @@ def latest_state(folder: Path, key: str) -> tuple[dict[str, dict[str, Tensor]], 
             continue  # another process of this training has removed it
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error}); mend that, or remove it to begin anew") from None
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, ValueError, RecursionError) as error:
             # Left there it would count as one of the two that are kept, and the next good one be dropped for it.
             print(f"{path}: no whole state ({error}), removed", file=sys.stderr, flush=True)
             path.unlink(missing_ok=True)
