@@ -109,7 +109,4 @@ clean-work: ## remove resume states and kept trainings (not files of your own)
 	$(call clean,work)
 
 clean-env: ## remove the virtual environment (not files of your own in its folder)
-	@if [ -e $(VENV)/pyvenv.cfg ]; then \
-	  rm -rf $(addprefix $(VENV)/,bin etc include lib lib64 share .gitignore .installed pyvenv.cfg); \
-	  rmdir $(VENV) 2>/dev/null || echo "make $@: $(VENV) stays, with what is not the environment's: $$(ls -mA $(VENV))"; \
-	fi
+	@$(PYTHON) -I src/ssimbad/pipeline/environment.py $(VENV)
