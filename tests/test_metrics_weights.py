@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.job import Job
 from ssimbad.metrics import weights
@@ -47,9 +48,11 @@ def test_download_arrives_whole(tmp_path, server):
 
 def test_a_right_file_is_kept_without_network(tmp_path, server):
     target = run(tmp_path, server)
-    before = target.stat().st_mtime_ns
-    run(tmp_path)
+    before, shown = target.stat().st_mtime_ns, []
+    with artifacts.witnessed(lambda temporary, path: shown.append((temporary, path))):
+        run(tmp_path)
     assert target.stat().st_mtime_ns == before
+    assert shown == [(target, target)], "an output of the stage all the same"
 
 
 def test_a_path_of_ones_own_comes_before_the_url(tmp_path):

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssimbad import cli
+from ssimbad import artifacts, cli
 from ssimbad import params as parameters
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.files import Seen
-from ssimbad.pipeline import code, dvcfile, records, runner, table
+from ssimbad.pipeline import cleaning, code, dvcfile, records, runner, table
 from ssimbad.pipeline.table import Stage, instances
 from ssimbad.tracking import spool
 
@@ -188,7 +188,8 @@ def run_cheap(params, inputs, outputs, job):
     meddle.get("before", Path)()
     text = inputs["raw"].read_text()
     meddle.get("after", Path)()
-    outputs["copy"].write_text(text)
+    artifacts.write_text(outputs["copy"], text)
+    meddle.get("written", Path)()
 
 
 def run_dear(params, inputs, outputs, job):
@@ -205,8 +206,9 @@ def run_dear(params, inputs, outputs, job):
         job.scratch.mkdir(parents=True, exist_ok=True)
         state.write_text(text)
     meddle.get("end", Path)()
-    outputs["weights"].write_text(state.read_text() + str(params.colorize.seed))
+    artifacts.write_text(outputs["weights"], state.read_text() + str(params.colorize.seed))
     job.note_cost(seconds=params.colorize.seed)
+    meddle.get("written", Path)()
 
 
 @pytest.fixture
@@ -606,6 +608,104 @@ def test_no_state_is_saved_of_a_replaced_input_even_if_the_process_is_killed_the
     with pytest.raises(UserError, match=r"copy\.txt was touched"):
         runner.run(p, dear)
     assert not list(Path("work/dear").rglob("state.txt"))
+
+
+def gone(path, text):
+    path.unlink()
+
+
+@pytest.mark.parametrize("change", [anew, in_place, gone])
+@pytest.mark.parametrize("stage", ["cheap", "dear"])
+def test_a_replaced_output_is_not_what_the_stage_made(toy, tree, stage, change):
+    """No record of it, nothing of it kept, and the logbook says that the stage has failed."""
+    path = toy / {"cheap": "copy.txt", "dear": "weights.txt"}[stage]
+    p = bring(tree)
+    shutil.rmtree("work")
+    for record in Path("records").iterdir():
+        record.unlink()
+    meddle["written"] = lambda: change(path, "scars")
+    instance = {i.name: i for i in table.instances(p)}[stage]
+    with pytest.raises(UserError, match=rf"^{stage}: an output changed while the stage ran; .*\({path.name} is not"):
+        runner.run(p, instance, force=True)
+    assert records.survey(p)[stage] == f"output {path.name if change is gone else instance.record} is missing"
+    assert not list(Path("work").rglob("complete.json"))
+    events = [spool.read(file) for file in Path("work/spool").glob(f"{stage}-*.jsonl")]
+    assert [told[-1]["status"] for told in events] == ["FAILED"]
+    meddle.clear()
+    bring(tree)
+    assert (toy / "weights.txt").read_text() == "face0"
+    assert set(records.survey(p).values()) == {None}
+
+
+@pytest.mark.parametrize("change", [anew, in_place, gone])
+def test_what_replaces_an_output_while_it_is_kept_is_not_kept(toy, tree, monkeypatch, change):
+    keep = runner._keep
+
+    def kept(*arguments):
+        change(toy / "weights.txt", "scars")
+        keep(*arguments)
+
+    monkeypatch.setattr(runner, "_keep", kept)
+    with pytest.raises((UserError, FileNotFoundError), match=r"weights\.txt"):
+        bring(tree)
+    assert not list(Path("work").rglob("complete.json"))
+    assert not Path("records/dear.json").exists()
+
+
+@pytest.mark.parametrize("change", [anew, in_place, gone])
+def test_what_replaces_a_restored_output_is_not_recorded(toy, tree, monkeypatch, change):
+    p = bring(tree)
+    Path("records/dear.json").unlink()
+    monkeypatch.setattr(runner._Given, "require_unchanged", lambda given: change(toy / "weights.txt", "scars"))
+    with pytest.raises(UserError, match="dear: an output changed while the stage ran"):
+        runner.run(p, table.instances(p)[1])
+    assert computed() == 1
+    assert not Path("records/dear.json").exists()
+
+
+def test_what_replaces_a_kept_result_while_it_is_restored_is_not_restored(toy, tree, monkeypatch, capsys):
+    bring(tree)
+    (toy / "weights.txt").unlink()
+    copyfile = shutil.copyfile
+
+    def swapped(source, target):
+        if "kept" in source.parts:
+            anew(source, "scars")
+        copyfile(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", swapped)
+    bring(tree)
+    assert "the kept result is damaged; dear is computed again" in capsys.readouterr().err
+    assert (toy / "weights.txt").read_text() == "face0"
+    assert computed() == 2
+
+
+def test_an_output_that_a_stage_does_not_write_is_not_the_one_that_was_there(toy, tree, monkeypatch):
+    """It may be anybody's."""
+    p = bring(tree)
+    monkeypatch.setattr(artifacts, "write_text", lambda path, text: None)
+    with pytest.raises(RuntimeError, match=r"cheap ended without writing \['copy\.txt'\]"):
+        runner.run(p, table.instances(p)[0], force=True)
+
+
+def test_what_a_stage_wrote_is_known_before_its_record(toy, tree):
+    """Also what stood there from earlier runs; of damaged notes nothing is known."""
+    notes = Path(".state/written/dear.json")
+    p = load(tree)
+    for text, other in (("", {}), ('{"other.txt": "1"}', {"other.txt": "1"}), ("[" * 100_000, {}), ('{"a": 1}', {})):
+        notes.parent.mkdir(parents=True, exist_ok=True)
+        notes.write_text(text)
+        seen = []
+        meddle["written"] = lambda seen=seen: seen.append(notes.read_text())
+        for instance in table.instances(p):
+            runner.run(p, instance, force=True)
+        assert json.loads(seen[-1]) == {"weights.txt": records.md5(toy / "weights.txt")} | other
+    for record in Path("records").iterdir():
+        record.unlink()
+    (toy / "copy.txt").write_text("mine")
+    cleaning.run("results", p)
+    assert not (toy / "weights.txt").exists()
+    assert (toy / "copy.txt").read_text() == "mine"
 
 
 def test_code_that_changes_while_a_cheap_stage_runs_is_not_what_made_it(toy, tree):

@@ -10,7 +10,7 @@ import yaml
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-from ssimbad import cli
+from ssimbad import artifacts, cli
 from ssimbad import params as parameters
 from ssimbad.errors import UserError
 from ssimbad.pipeline import dvcfile, records, runner, sync, table
@@ -256,7 +256,7 @@ def test_dvc_is_told_when_parameters_change_under_a_running_stage(tree, monkeypa
 
 
 def run_listing(params, inputs, outputs, job):
-    outputs["list"].write_text("\n".join(sorted(map(str, inputs["raw"].rglob("*")))))
+    artifacts.write_text(outputs["list"], "\n".join(sorted(map(str, inputs["raw"].rglob("*")))))
 
 
 def test_dvc_looks_behind_linked_folders(tree, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from ssimbad import artifacts
 from ssimbad import params as parameters
 from ssimbad.cli import app
 from ssimbad.errors import ParameterError, UserError
@@ -25,15 +26,12 @@ from .conftest import ROOT, make_house, write_params
 
 
 def run_plain(params, inputs, outputs, job):
-    outputs["copy"].parent.mkdir(parents=True, exist_ok=True)
-    outputs["copy"].write_text(inputs["raw"].read_text() + str(params.data.seed))
+    artifacts.write_text(outputs["copy"], inputs["raw"].read_text() + str(params.data.seed))
 
 
 def run_moody(params, inputs, outputs, job):
-    for path in outputs.values():
-        path.parent.mkdir(parents=True, exist_ok=True)
-    outputs["same"].write_text(inputs["copy"].read_text())
-    outputs["mood"].write_text(Path("mood").read_text())
+    artifacts.write_text(outputs["same"], inputs["copy"].read_text())
+    artifacts.write_text(outputs["mood"], Path("mood").read_text())
 
 
 def run_dear(params, inputs, outputs, job):
@@ -43,8 +41,7 @@ def run_dear(params, inputs, outputs, job):
         state.write_text(Path("mood").read_text() + str(job.seed))
     job.note_cost(seconds=1)
     job.metrics(0, {"loss": 1.0})
-    outputs["weights"].parent.mkdir(parents=True, exist_ok=True)
-    outputs["weights"].write_text(state.read_text())
+    artifacts.write_text(outputs["weights"], state.read_text())
 
 
 TOY = (

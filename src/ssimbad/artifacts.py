@@ -10,7 +10,7 @@ import os
 import shutil
 import uuid
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,23 @@ from PIL import Image
 from ssimbad.errors import UserError
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+_witnesses: list[Callable[[Path, Path], None]] = []
+
+
+@contextmanager
+def witnessed(note: Callable[[Path, Path], None]) -> Iterator[None]:
+    """While the block lasts, `note(temporary, path)` sees every file of this process before it becomes `path`."""
+    _witnesses.append(note)
+    try:
+        yield
+    finally:
+        _witnesses.remove(note)
+
+
+def stands(path: Path) -> None:
+    """Show the witnesses a file that is already what it should be, and is therefore not written."""
+    for note in _witnesses:
+        note(path, path)
 
 
 @contextmanager
@@ -33,6 +50,8 @@ def replacing(path: Path) -> Iterator[Path]:
         # Without it a machine that loses its power may keep the new name and not the bytes.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        for note in _witnesses:
+            note(temporary, path)
         os.replace(temporary, path)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say which file was too much
@@ -51,10 +70,19 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def copy(source: Path, target: Path) -> None:
-    """A copy of its own: no hard link is shared."""
+def copy(source: Path, target: Path, expected: str | None = None) -> None:
+    """A copy of its own: no hard link is shared.
+
+    Args:
+        expected: SHA-256 of the bytes.
+
+    Raises:
+        UserError: they are others; `target` is as it was.
+    """
     with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
+        if expected is not None and sha256(temporary) != expected:
+            raise UserError(f"{source}: damaged, its SHA-256 is not {expected}")
 
 
 def sha256(path: Path) -> str:
@@ -72,6 +100,14 @@ def parsed_json(path: Path) -> Any:
     """The values in a JSON file. Raises OSError as of any file, ValueError when it is none that can be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("values in values in values, too deep to read") from None
+
+
+def read_json(path: Path) -> Any:
+    """The values in a stage's JSON file. Raises UserError when it is missing or cannot be read."""
+    try:
+        return parsed_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: not there; run the stage that makes it (`ssimbad status` names it)") from None
     except ValueError as error:
@@ -100,14 +136,6 @@ def png_bytes(image: np.ndarray) -> bytes:
     Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
 
-    except RecursionError:
-        raise ValueError("values in values in values, too deep to read") from None
-
-
-def read_json(path: Path) -> Any:
-    """The values in a stage's JSON file. Raises UserError when it is missing or cannot be read."""
-    try:
-        return parsed_json(path)
 
 def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     """Stored (not deflated) archive with fixed dates; members in the order given."""

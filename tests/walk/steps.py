@@ -41,6 +41,8 @@ class Kit:
     """The user's files."""
     reads: dict[str, tuple[str, ...]]
     """{stage: files it reads}; every other stage's are never changed under its hands."""
+    writes: dict[str, tuple[str, ...]]
+    """{stage: outputs that somebody replaces once it has written them}"""
     made: tuple[str, ...]
     """Outputs that somebody may change by hand."""
     code: tuple[str, ...]
@@ -56,11 +58,13 @@ class Kit:
         code = [_tuples("code", self.code), _tuples("comment", self.code)] if self.code else []
         points = _tuples(self.own, ("start", *self.inside, "end", "record"))
         under_hands = st.one_of([self._under_hands(stage) for stage in self.reads])
+        replaced = st.one_of([self._replaced(stage) for stage in self.writes])
         return st.one_of(
             *[_tuples("run", ENGINES)] * 3,
             *[_tuples("edit", st.one_of(parameter, raw, *code), BOTH)] * 3,
             *[_tuples("kill", ENGINES, st.one_of(points, st.sampled_from(BETWEEN)), (None, *ENGINES))] * 2,
             *[_tuples("meddle", ENGINES, under_hands, BOTH)] * 3,
+            _tuples("meddle", ENGINES, replaced, BOTH),
             _tuples("meddle", ENGINES, _tuples(BETWEEN, parameter), BOTH),
             _tuples("edit", made, (False,)),
             _tuples("by_hand", self.own),
@@ -77,6 +81,12 @@ class Kit:
         swap = _tuples("swap", self.reads[stage], [way for way in WAYS if way != "added"])
         code = [_tuples("code", (stage,))] if stage in self.code else []
         return _tuples(_tuples((stage,), ("start", *self.inside, "end", "record")), st.one_of(swap, *code))
+
+    def _replaced(self, stage: str) -> st.SearchStrategy[tuple]:
+        """(where the stage stands, a change of what it has written there)"""
+        points = [point for point in ("half", "end", "record") if point != "half" or point in self.inside]
+        swap = _tuples("swap", self.writes[stage], [way for way in WAYS if way != "added"])
+        return _tuples(_tuples((stage,), points), swap)
 
 
 ENGINES = tuple(COMMANDS)

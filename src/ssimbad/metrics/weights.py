@@ -33,6 +33,7 @@ def fetch(entry: Any, name: str, target: Path, job: Job) -> None:
         UserError: see `run`.
     """
     if target.is_file() and artifacts.sha256(target) == entry.sha256:
+        artifacts.stands(target)
         job.say(f"weights: {name} is there already: {target}")
         return
     source = entry.path or entry.url

@@ -165,13 +165,13 @@ def libraries(instance: Instance) -> dict[str, str]:
     return {name: version for name, version in found.items() if version}
 
 
-def write(instance: Instance, basis: dict[str, Any], made_with: dict[str, str], hashed: Hashes) -> None:
+def write(instance: Instance, basis: dict[str, Any], made_with: dict[str, str], outputs: dict[str, str]) -> None:
     """The last act of a stage: its outputs are complete.
 
     Args:
         made_with: libraries of the computation, which for a kept result may have been others than today's; {}: unknown.
+        outputs: {file: md5} as the stage has written them, whatever lies there by now.
     """
-    outputs = {f: hashed.md5(f) for f in sorted(instance.outputs.values())}
     artifacts.write_json(Path(instance.record), {**basis, "libraries": made_with, "outputs": outputs})
 
 

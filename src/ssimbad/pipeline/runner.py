@@ -16,7 +16,7 @@ from ssimbad import params as parameters
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.job import COST, Job
 from ssimbad.params import Params, View
-from ssimbad.pipeline import code, dvcfile, lock, records
+from ssimbad.pipeline import code, dvcfile, lock, records, written
 from ssimbad.pipeline.table import STAGES, Instance, instances
 from ssimbad.tracking import live, spool, system
 
@@ -85,6 +85,7 @@ def _bring(params: Params, instance: Instance, force: bool, here: team.Team) -> 
         team.Call(here if instance.stage.batch else team.ALONE, instance.name) as call,
         lock.held(WORK / instance.name, instance.name),
         records.hashes() as hashed,
+        written.noted(instance.name, instance.outputs.values(), hashed) as put,
     ):
         if not force and records.stale(instance, params, hashed) is None:
             print(f"{instance.name}: up to date", flush=True)
@@ -96,13 +97,15 @@ def _bring(params: Params, instance: Instance, force: bool, here: team.Team) -> 
             print(f"{instance.name}: restored from {scratch / _KEPT}, nothing computed", flush=True)
             with _logged(instance, given.basis, restored="true") as log:
                 given.require_unchanged()
-                _show(instance, log, hashed)
+                put.require_unchanged()
+                _show(instance, log, put.md5s)
         else:
             made_with = records.libraries(instance)
-            _compute(params, instance, scratch, given, call, hashed)
+            _compute(params, instance, scratch, given, call, put)
             if instance.stage.expensive:
-                _keep(instance, scratch / _KEPT, made_with)
-        records.write(instance, given.basis, made_with, hashed)
+                _keep(instance, scratch / _KEPT, made_with, put)
+        put.require_unchanged()
+        records.write(instance, given.basis, made_with, put.md5s)
 
 
 def _logged(instance: Instance, basis: dict[str, Any], **tags: str) -> AbstractContextManager[spool.Spool]:
@@ -150,7 +153,7 @@ def _compute(
     scratch: Path,
     given: _Given,
     call: team.Call,
-    hashed: records.Hashes,
+    put: written.Written,
 ) -> None:
     """Run the stage; its outputs then belong to what was given.
 
@@ -162,7 +165,7 @@ def _compute(
         with system.sampled(log), _team(params, instance, scratch, given.basis, call) as together:
             job = _job(instance, scratch)
             _stage(params, instance, replace(job, log=log, team=together, confirm=given.confirm))
-        missing = [path for path in instance.outputs.values() if not Path(path).exists()]
+        missing = sorted(set(instance.outputs.values()) - put.md5s.keys())
         if missing:
             raise RuntimeError(f"{instance.name} ended without writing {missing}")
         try:
@@ -171,7 +174,8 @@ def _compute(
             if not given.confirmed:
                 _drop(set(scratch.glob("*")) - before)
             raise
-        _show(instance, log, hashed)
+        put.require_unchanged()
+        _show(instance, log, put.md5s)
 
 
 def _drop(states: set[Path]) -> None:
@@ -242,9 +246,9 @@ def _stage(params: Params, instance: Instance, job: Job) -> None:
     getattr(importlib.import_module(module), function)(View(params, instance.params), inputs, outputs, job)
 
 
-def _show(instance: Instance, log: spool.Spool, hashed: records.Hashes) -> None:
+def _show(instance: Instance, log: spool.Spool, md5s: dict[str, str]) -> None:
     """Small results into the logbook, of weights only where they are and their digest; of every output its md5."""
-    log.tags(**{f"output_md5/{path}": hashed.md5(path) for path in instance.outputs.values()})
+    log.tags(**{f"output_md5/{path}": md5 for path, md5 in md5s.items()})
     for path in instance.outputs.values():
         if path.endswith(".safetensors"):
             log.tags(model_path=path, model_sha256=artifacts.sha256(Path(path)))
@@ -254,12 +258,17 @@ def _show(instance: Instance, log: spool.Spool, hashed: records.Hashes) -> None:
             log.artifact(path, "curves")
 
 
-def _keep(instance: Instance, kept: Path, made_with: dict[str, str]) -> None:
-    """Keep the finished result; only then is the state it was resumed from of no more use."""
+def _keep(instance: Instance, kept: Path, made_with: dict[str, str], put: written.Written) -> None:
+    """Keep the finished result; only then is the state it was resumed from of no more use.
+
+    Raises:
+        UserError: what lies there is not what the stage has written.
+    """
     complete = kept / _COMPLETE
     complete.unlink(missing_ok=True)
     for name, path in instance.outputs.items():
         artifacts.copy(Path(path), kept / name)
+        put.require(path, records.md5(kept / name))
     cost = _cost(instance)
     if cost.exists():
         artifacts.copy(cost, kept / cost.name)
@@ -273,11 +282,13 @@ def _restore(instance: Instance, kept: Path) -> dict[str, str] | None:
     """Bring a kept result back, if there is a whole one: the libraries that made it, {} where they are not known."""
     if not (instance.stage.expensive and (kept / _COMPLETE).exists()):
         return None
-    if not _whole(instance, kept):
+    try:
+        digests = artifacts.read_json(kept / _COMPLETE)
+        for name, path in instance.outputs.items():
+            artifacts.copy(kept / name, Path(path), expected=str(digests[name]))
+    except (UserError, FileNotFoundError, LookupError, TypeError):
         print(f"{kept}: the kept result is damaged; {instance.name} is computed again", file=sys.stderr, flush=True)
         return None
-    for name, path in instance.outputs.items():
-        artifacts.copy(kept / name, Path(path))
     cost = _cost(instance)
     if (kept / cost.name).exists():
         artifacts.copy(kept / cost.name, cost)
@@ -285,14 +296,6 @@ def _restore(instance: Instance, kept: Path) -> dict[str, str] | None:
         cost.unlink(missing_ok=True)  # of another result
     made_with = kept / _LIBRARIES
     return artifacts.read_json(made_with) if made_with.exists() else {}
-
-
-def _whole(instance: Instance, kept: Path) -> bool:
-    try:
-        digests = artifacts.read_json(kept / _COMPLETE)
-        return digests == {name: artifacts.sha256(kept / name) for name in instance.outputs}
-    except (UserError, FileNotFoundError):
-        return False
 
 
 def _cost(instance: Instance) -> Path:
