@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ssimbad import params as parameters
-from ssimbad.errors import ParameterError
-from ssimbad.pipeline import dvcfile, preset
+from ssimbad.errors import ParameterError, UserError
+from ssimbad.pipeline import dvcfile, lock, preset, snakefile
 
 from .conftest import ROOT
 
@@ -54,6 +54,26 @@ def test_no_copy_replaces_another(demo, capsys):
     assert copies() == {
         "params.yaml.1.bak": demo + "# 1\n", mine.name: "somebody's own", "params.yaml.3.bak": demo + "# 2\n"
     }  # fmt: skip
+
+
+def test_no_preset_is_switched_under_what_runs(demo, monkeypatch):
+    """It would go on with other parameters; the preset that is active may be confirmed."""
+    shutil.copy("presets/demo.yaml", FILE)
+    preset.activate("demo")
+    before = FILE.read_bytes(), Path("dvc.yaml").read_bytes()
+    with lock.held(Path("work/faces"), "faces"):
+        with pytest.raises(
+            UserError, match=r"^params\.yaml: not replaced, since what runs here reads it: faces: process"
+        ):
+            preset.activate("paper")
+        preset.activate("demo")
+        preset.activate("demo", unless_active=True)
+    monkeypatch.setattr(snakefile, "alone", lambda: False)
+    with pytest.raises(UserError, match=r"^params\.yaml: not replaced.* a Snakemake run is under way here; wait until"):
+        preset.activate("paper", unless_active=True)
+    preset.activate("demo")
+    assert (FILE.read_bytes(), Path("dvc.yaml").read_bytes()) == before
+    assert copies() == {}
 
 
 def test_what_is_in_presets_needs_no_copy(house):

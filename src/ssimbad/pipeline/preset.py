@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ssimbad import artifacts, params
 from ssimbad.errors import ParameterError
-from ssimbad.pipeline import code, dvcfile, edits
+from ssimbad.pipeline import code, dvcfile, edits, snakefile
 
 FILE = Path("params.yaml")
 FOLDER = Path("presets")
@@ -21,7 +21,7 @@ def activate(name: str, unless_active: bool = False) -> None:
         unless_active: leave a params.yaml alone whose key `preset` is `name`, whatever else was edited in it.
 
     Raises:
-        UserError: the package that runs is not this checkout's.
+        UserError: the package that runs is not this checkout's, or something runs here with other parameters.
         ParameterError: no such preset, or, with `unless_active`, a params.yaml that does not say which one it is.
     """
     code.require_own()
@@ -34,11 +34,13 @@ def activate(name: str, unless_active: bool = False) -> None:
         )
     if unless_active and FILE.exists() and _active(name) == name:
         return
-    loaded = params.load(source)
+    loaded, text = params.load(source), source.read_bytes()
+    if not (FILE.exists() and FILE.read_bytes() == text):
+        snakefile.require_idle(f"{FILE}: not replaced, since what runs here reads it")
     copy = None
     if FILE.exists() and FILE.read_bytes() not in [p.read_bytes() for p in presets]:
         copy = edits.keep(FILE)
-    artifacts.write_bytes(FILE, source.read_bytes())
+    artifacts.write_bytes(FILE, text)
     dvcfile.write(loaded)
     print(f"{source} -> params.yaml, dvc.yaml" + (f"; your params.yaml is kept as {copy}" if copy else ""))
 

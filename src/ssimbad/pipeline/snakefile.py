@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 
 from ssimbad.errors import UserError
 from ssimbad.params import Params
-from ssimbad.pipeline import code, records
+from ssimbad.pipeline import code, lock, records
+from ssimbad.pipeline.runner import WORK
 
 READING, EXECUTING = records.STATE / "reading.lock", records.STATE / "executing.lock"
 PATIENCE = 600.0  # seconds for which somebody else may plan
@@ -38,6 +39,21 @@ def reconcile(params: Params) -> None:
             " starts from them; `ssimbad status` tells what is fresh now",
             file=sys.stderr,
         )
+
+
+def require_idle(what: str) -> None:
+    """Begin only where nobody works, and see that no Snakemake begins to before this process has ended.
+
+    Args:
+        what: has not been done, for the message: "nothing removed".
+
+    Raises:
+        UserError: a stage or a Snakemake run is under way; see also `alone`.
+    """
+    if busy := lock.living(WORK):
+        raise UserError(f"{what}: {busy[0]}")
+    if not alone():
+        raise UserError(f"{what}: a Snakemake run is under way here; wait until it has ended")
 
 
 def begin() -> None:
