@@ -46,6 +46,9 @@ def pretend(tree: dict) -> set[Path]:
             files += [put(f"{scratch}/kept/{instance.name}.json"), put(f"work/cost/{instance.name}.json")]
             files += [put(f"{scratch}/state-000000000064.safetensors")]
             files += [put(f"{scratch}/.state-000000000128.safetensors.0123456789ab.tmp")]
+        files += [put(f".state/written/{instance.name}.json", json.dumps(outputs))]
+    costs = {str(file): hashlib.md5(file.read_bytes()).hexdigest() for file in files[:3]}
+    files += [put(".state/written/results.json", json.dumps(costs))]
     files += [put(".state/md5.json", "{}"), put("logs/slurm/rule_pretrain/ssimbad_0/17.log"), put("work/import.lock")]
     return {*files, put("work/spool/imported/faces-0123456789ab.jsonl")}
 
@@ -54,10 +57,40 @@ def foreign(house: Path) -> dict[Path, bytes]:
     """Files of somebody's own in each folder that there is, under names that look much like the stages'."""
     own = [put("data/raw/faces/01.png"), put("data/raw/faces.dvc"), put("models/own/pretrain/seed-0.safetensors")]
     own += [put("work/mine/0123456789ab/state-000000000064.safetensors"), put("work/spool/late-0123456789ab.jsonl")]
-    own += [put("reports/benchmarks/card.json"), put("logs/mine/run.log"), put(".venv/notes.txt")]
+    own += [put("reports/benchmarks/card.json"), put("logs/mine/run.log")]
+    own += [
+        put(f".venv/{name}") for name in ("notes.txt", "bin/mine", "bin/python.sh", "share/mine.txt", "etc/my.conf")
+    ]
+    own += [put(f".venv/lib/python3.11/site-packages/{name}") for name in ("mine.py", "package/__pycache__/mine.pyc")]
+    own += [put(".venv/.gitignore", "mine"), put(".venv/include/mine.h"), put(".state/written/mine.json", "{}")]
     own += [put(f"{p.parent}/copy of {p.name}", p.read_text()) for p in Path("records").glob("tables.json")]
     own += [put(p / "my.txt") for p in Path("work").rglob("*") if p.is_dir()]
     return plant(house) | {house / path: path.read_bytes() for path in own}
+
+
+def pretend_environment(folder: Path) -> set[Path]:
+    """What venv, pip and Python leave in a virtual environment with one package."""
+    site = folder / "lib/python3.11/site-packages"
+    listed = ["package/a.py", "../../../bin/tool", "../../../share/man/tool.1", "package-1.dist-info/RECORD"]
+    outside = ["../../../../outside.txt", "/etc/hostname", "package/missing.py"]
+    files = [put(site / name) for name in listed[:3]]
+    files += [put(site / listed[3], "".join(f'"{name}",sha256=x,1\n' for name in [*listed, *outside]))]
+    files += [
+        put(site / "package/__pycache__/a.cpython-311.pyc"),
+        put(site / "package/__pycache__/a.cpython-311.opt-1.pyc"),
+    ]
+    made = (
+        "pyvenv.cfg",
+        ".installed",
+        "bin/activate",
+        "bin/activate.fish",
+        "bin/python",
+        "bin/python3",
+        "bin/python3.11",
+    )
+    (folder / "include").mkdir(exist_ok=True)
+    (folder / "lib64").symlink_to("lib")
+    return {Path(os.path.normpath(f)) for f in files} | {put(folder / name) for name in made} | {folder / "lib64"}
 
 
 def make(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess:
@@ -76,15 +109,44 @@ def clean(what: str, tree: dict, capsys) -> str:
 def test_each_target_finds_every_foreign_file_again(house, tree, target):
     shutil.copy(ROOT / "Makefile", house)
     ours = pretend(tree)
-    environment = {put(".venv/pyvenv.cfg"), put(".venv/bin/python"), put(".venv/lib/x.py"), put(".venv/.installed")}
+    environment = pretend_environment(Path(".venv"))
     own = foreign(house)
     done = make(target)
     assert done.returncode == 0, done.stderr
     assert lost(own) == []
-    gone = {p for p in ours | environment if not p.exists()}
+    gone = {p for p in ours | environment if not os.path.lexists(p)}
     work = {p for p in ours if p.parts[0] == "work"}
     assert gone == {"clean-results": ours - work, "clean-work": work, "clean-env": environment}[target]
     assert "left, as yours or still needed: " in done.stdout or "stays" in done.stdout
+
+
+def test_of_a_linked_environment_only_the_link_goes(house):
+    """Others use it, too."""
+    shutil.copy(ROOT / "Makefile", house)
+    shared = {house / p for p in pretend_environment(Path("shared"))}
+    Path(".venv").symlink_to("shared")
+    done = make("clean-env")
+    assert done.stdout == ".venv: only this link is removed; shared stays as it is\n"
+    assert not Path(".venv").is_symlink()
+    assert all(os.path.lexists(p) for p in shared)
+
+
+def test_an_environment_goes_whole_and_nothing_outside_with_it(house):
+    """A half installed one as well, and what its packages' lists name elsewhere stays."""
+    shutil.copy(ROOT / "Makefile", house)
+    outside = put("outside.txt")
+    for damage in (b"\xff", b'"unclosed,,\n', b""):
+        pretend_environment(Path(".venv"))
+        put(".venv/lib/python3.11/site-packages/half-1.dist-info/RECORD").write_bytes(damage)
+        assert "half-1.dist-info/RECORD" in make("clean-env").stdout
+        shutil.rmtree(".venv")
+    pretend_environment(Path(".venv"))
+    done = make("clean-env")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not Path(".venv").exists() and outside.exists()
+    put(".venv/mine.txt")
+    assert make("clean-env").stdout == ".venv: no virtual environment, nothing removed\n"
+    assert Path(".venv/mine.txt").exists()
 
 
 def test_without_strangers_nothing_is_left(house, tree, capsys):
@@ -136,15 +198,43 @@ def test_an_output_that_somebody_has_edited_is_left_and_named(house, tree, capsy
 
 
 def test_what_a_stopped_stage_has_left_goes_too(house, tree, capsys):
-    """Outputs before their record, and files that a killed process was writing."""
+    """Outputs before their record, known by the stage's notes, and files that a killed process was writing."""
     pretend(tree)
     Path("records/tables.json").unlink()
     left = [
         put("models/ssimbad/pretrain/.seed-0.safetensors.0123456789ab.tmp"), put("records/.raw.json.0123456789ab.tmp"),
-        put("reports/tables/main.md"),
+        put(".state/written/.raw.json.0123456789ab.tmp"), Path("reports/tables/main.md"),
     ]  # fmt: skip
     assert "left" not in clean("results", tree, capsys)
     assert not [p for p in left if p.exists()]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda p: p.write_text(""), lambda p: p.write_text("[" * 100_000)])
+@pytest.mark.parametrize("notes", [True, False])
+def test_without_its_record_a_file_of_other_origin_stays_at_an_outputs_place(house, tree, damage, notes, capsys):
+    """Also where the stage has run, now or ever."""
+    pretend(tree)
+    damage(Path("records/tables.json"))
+    if not notes:
+        damage(Path(".state/written/tables.json"))
+    own = put("reports/tables/main.md", "with my remarks"), put("reports/tables/cost.md", "my cost")
+    said = clean("results", tree, capsys)
+    assert f"reports/tables/main.md ({'changed since' if notes else 'without a record'})" in said
+    assert "reports/tables/cost.md (changed since)" in said
+    assert [p.read_text() for p in own] == ["with my remarks", "my cost"]
+    others = put("models/ssimbad/finetune/seed-0.safetensors", "a colleague's"), put("reports/tables/cost.csv", "mine")
+    assert "finetune/seed-0.safetensors (without a record)" in clean("results", tree, capsys)
+    assert [p.read_text() for p in (*own, *others)] == ["with my remarks", "my cost", "a colleague's", "mine"]
+
+
+@pytest.mark.parametrize("notes", [{"../precious.txt": None}, {"/etc/hostname": "md5"}, ["precious.txt"], {"a": 1}])
+def test_notes_that_are_none_remove_nothing(house, tree, notes, capsys):
+    precious = put("../precious.txt")
+    digest = hashlib.md5(precious.read_bytes()).hexdigest()
+    notes = {name: md5 or digest for name, md5 in notes.items()} if isinstance(notes, dict) else notes
+    put(".state/written/other.json", json.dumps(notes))
+    clean("results", tree, capsys)
+    assert precious.exists()
 
 
 def test_weights_at_the_place_of_an_output_that_no_stage_ever_made_are_left(house, tree, capsys):
@@ -184,6 +274,22 @@ def test_a_record_that_is_none_removes_nothing(house, tree, outputs, capsys):
     record = put("records/raw.json", json.dumps({"command": "ssimbad stage raw", "outputs": outputs}))
     clean("results", tree, capsys)
     assert record.exists() and precious.exists()
+
+
+def pretend_verify(name: str) -> set[Path]:
+    """What a verification of a stage leaves when it is killed."""
+    folder = f"work/{name}"
+    names = ("data/sketches/train.npy", "data/sketches/.val.npy.0123456789ab.tmp", "cost/sketches.json", "lock.guard")
+    return {put(f"{folder}/{n}") for n in (*names, "lock.json", "scratch/state-000000000064.safetensors")}
+
+
+def test_what_a_killed_verification_has_left_goes(house, tree, capsys):
+    ours = pretend_verify("verify-sketches-0123456789ab")
+    own = [put("work/verify-sketches-0123456789ab/data/mine.npy"), put("work/verify-mine/data/sketches/train.npy")]
+    said = clean("work", tree, capsys)
+    assert not [p for p in ours if p.exists()]
+    assert all(p.exists() for p in own)
+    assert said.endswith(f"left, as yours or still needed: work/verify-mine/ (1 files), {own[0]}\n")
 
 
 @pytest.mark.parametrize("what", ["results", "work"])

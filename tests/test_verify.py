@@ -17,7 +17,7 @@ from ssimbad import artifacts
 from ssimbad import params as parameters
 from ssimbad.cli import app
 from ssimbad.errors import ParameterError, UserError
-from ssimbad.pipeline import code, known, records, runner, table, verify
+from ssimbad.pipeline import cleaning, code, known, records, runner, table, verify
 from ssimbad.pipeline.table import Stage
 
 from .conftest import ROOT, make_house, write_params
@@ -138,6 +138,34 @@ def test_a_stage_that_fails_leaves_nothing_behind(toy, monkeypatch):
     (toy / "mood").write_text("sad")
     assert everything(toy).keys() == before.keys()
     assert not list((toy / "work").glob("verify-*"))
+
+
+VERIFY = """
+from tests import test_verify as here
+here.code.closure = lambda entry: ("code.py",)
+here.records.version = lambda stage: 1
+here.table.STAGES = here.runner.STAGES = here.TOY
+here.verify.run(here.parameters.load(), "dear", {"seed": "0"})
+"""
+
+
+def test_what_a_killed_verification_leaves_is_cleaned_up(toy, monkeypatch):
+    """While it lives nothing is removed under its hands."""
+    (toy / "mood").unlink()
+    os.mkfifo(toy / "mood")  # where the stage stands still
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    process = subprocess.Popen([sys.executable, "-c", VERIFY], env=env, cwd=toy)
+    with (toy / "mood").open("w"):  # it has come there
+        with pytest.raises(UserError, match=r"^nothing removed: verify-dear-seed-0-[0-9a-f]{12}: process"):
+            cleaning.run("work", parameters.load())
+        process.kill()
+        process.wait()
+    (left,) = (toy / "work").glob("verify-*")
+    (left / "my notes.txt").write_text("mine")
+    (left / "models").mkdir()
+    (left / "models/0.txt").write_text("computed again")
+    cleaning.run("work", parameters.load())
+    assert [p.name for p in left.rglob("*")] == ["my notes.txt"]
 
 
 @pytest.mark.parametrize(

@@ -184,9 +184,11 @@ def ui(port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000) -> None:
 def results() -> None:
     """Name the tables and figures that are there, and write the cost table."""
     from ssimbad import params
+    from ssimbad.pipeline import records, written
     from ssimbad.reporting import summary
 
-    summary.show(params.load())
+    with records.hashes() as hashed, written.noted("results", written.COST_TABLES, hashed):
+        summary.show(params.load())
 
 
 @app.command()

@@ -1,13 +1,13 @@
 """`ssimbad clean`: remove what the stages made, and nothing else.
 
-What they made is known by name, never by folder: from the records, as long as a file has the digest in its record; from
-the stage table, where a stage was stopped before its record; and from the forms of the names under work/. Everything
-else in the same folders is somebody's own. Folders go when they have become empty, links to folders never.
+What they made is known by name and digest, never by folder: from the records and, of a stage that was stopped before
+its record, from what it noted as it wrote (written.py). Under work/ the forms of the names tell. Everything else in the
+same folders is somebody's own, also at the place of an output. Folders go when they have become empty, links to folders
+never.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -15,21 +15,22 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ssimbad.errors import ParameterError, UserError
+from ssimbad import artifacts
+from ssimbad.errors import ParameterError
 from ssimbad.job import COST
 from ssimbad.params import Params
-from ssimbad.pipeline import lock, records, snakefile
+from ssimbad.pipeline import records, snakefile, written
 from ssimbad.pipeline.runner import WORK
 from ssimbad.pipeline.table import COMMAND, STAGES, Instance, instances
 from ssimbad.tracking import spool
 
 RECORDS, LOGS = Path("records"), Path("logs")
-_COST_TABLES = [Path(f"reports/tables/cost.{ending}") for ending in ("csv", "md", "tex")]
 _HEX = "[0-9a-f]{12}"
 _SLURM_LOG = re.compile(r"slurm/(rule|group)_[^/]+/([^/]+/)?\d+(_\d+)?\.log")
 _SPOOL = re.compile(rf".+-{_HEX}\.jsonl")
 # Below work/<instance>/: the lock, and in a folder per fingerprint the states of a training and the kept result.
 _SCRATCH = rf"lock\.(json|guard)|{_HEX}/(state-\d+\.safetensors|kept/(\w+|(complete|libraries|INSTANCE)\.json))"
+_VERIFY, _VERIFIED = re.compile(rf"verify-.+-{_HEX}"), re.compile(r"scratch/state-\d+\.safetensors|cost/[^/]+\.json")
 _SHOWN = 8  # of what is left, by name
 
 Found = tuple[set[Path], dict[Path, str]]
@@ -46,10 +47,7 @@ def run(what: str, params: Params) -> None:
     find = {"results": _results, "work": _work}.get(what)
     if find is None:
         raise ParameterError(f"clean {what}: expected results or work")
-    if busy := lock.living(WORK):
-        raise UserError(f"nothing removed: {busy[0]}")
-    if not snakefile.alone():
-        raise UserError("nothing removed: a Snakemake run is under way here; wait until it has ended")
+    snakefile.require_idle("nothing removed")
     table = instances(params)
     ours, remarks = find(params, table)
     ours = {f for f in ours if f.is_symlink() or f.is_file()}
@@ -66,27 +64,42 @@ def run(what: str, params: Params) -> None:
 
 
 def _results(params: Params, table: list[Instance]) -> Found:
-    made = _records()
-    ours, remarks = _made(params, table, made)
+    made, noted = _records(), _notes()
+    possible = [*_outputs(table), *written.COST_TABLES]
+    ours, remarks = _made(_brought(params, table), possible, [*(r["outputs"] for r in made.values()), *noted.values()])
     for name in _names(table, made):
-        ours |= {records.STATE / f"{name}.ok", *_log(name)}
+        ours |= {records.STATE / f"{name}.ok", written.NOTES / f"{name}.json", *_log(name)}
     ours |= {RECORDS / f"{name}.json" for name in made}
     ours |= {p for p in LOGS.rglob("*.log") if _SLURM_LOG.fullmatch(p.relative_to(LOGS).as_posix())}
-    ours |= {*_COST_TABLES, records.STATE / "md5.json"}
-    return ours | _unfinished(ours | {Path(f) for f in _outputs(table)}), remarks
+    ours |= {records.STATE / "md5.json", *noted}
+    return ours | _unfinished(ours | set(map(Path, possible))), remarks
 
 
 def _work(params: Params, table: list[Instance]) -> Found:
     ours = {WORK / "import.lock", WORK / "mlflow.lock"}
     for folder in (p.parent for p in WORK.glob("*/lock.guard")):
         form = re.compile(_SCRATCH.replace("INSTANCE", re.escape(folder.name)))
-        inside = (Path(at) / name for at, _, names in os.walk(folder) for name in names)
-        ours |= {p for p in inside if form.fullmatch(_meant(p).relative_to(folder).as_posix())}
-    costs = {COST / f"{name}.json" for name in _names(table, _records())}
-    ours |= costs | _unfinished(costs)
+        ours |= {path for path, name in _below(folder) if form.fullmatch(name)}
+    made = _records()
+    costs = {COST / f"{name}.json" for name in _names(table, made)}
+    ours |= costs | _unfinished(costs) | _again({*_outputs(table), *(f for r in made.values() for f in r["outputs"])})
     ours |= {p for p in (spool.ROOT / "imported").glob("*.jsonl") if _SPOOL.fullmatch(p.name)}
     waiting = dict.fromkeys(spool.ROOT.glob("*.jsonl"), "not yet in the logbook: `ssimbad sync`")
     return ours, waiting
+
+
+def _again(outputs: set[str]) -> set[Path]:
+    """What a killed `ssimbad verify` has left: these outputs in a folder of its own, states and costs."""
+    folders = [p for p in WORK.glob("verify-*") if _VERIFY.fullmatch(p.name)]
+    found = [(path, name) for folder in folders for path, name in _below(folder)]
+    return {path for path, name in found if name in outputs or _VERIFIED.fullmatch(name)}
+
+
+def _below(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Every file in a folder, with its name from there; of what is not finished, the name that it was to have."""
+    for at, _, names in os.walk(folder):
+        for path in (Path(at) / name for name in names):
+            yield path, _meant(path).relative_to(folder).as_posix()
 
 
 def _outputs(table: list[Instance]) -> list[str]:
@@ -103,13 +116,19 @@ def _records() -> dict[str, dict[str, Any]]:
     found = {}
     for path in RECORDS.glob("*.json"):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            outputs, name = record["outputs"].items(), _name(record["command"])
+            record = artifacts.parsed_json(path)
+            outputs, name = record["outputs"], _name(record["command"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        if name == path.stem and all(_inside(file) and isinstance(md5, str) for file, md5 in outputs):
+        if name == path.stem and _are_outputs(outputs):
             found[name] = record
     return found
+
+
+def _notes() -> dict[Path, dict[str, str]]:
+    """What the stages have noted as they wrote, by file."""
+    found = {path: written.read(path) for path in written.NOTES.glob("*.json")}
+    return {path: outputs for path, outputs in found.items() if outputs and _are_outputs(outputs)}
 
 
 def _name(command: str) -> str:
@@ -117,6 +136,11 @@ def _name(command: str) -> str:
     stage, *words = command.removeprefix(COMMAND).split()
     pairs = [word.partition("=")[::2] for word in words]
     return "-".join([stage, *(f"seed-{value}" if key == "seed" else value for key, value in pairs)])
+
+
+def _are_outputs(value: Any) -> bool:
+    """Whether it is {file: md5} of files in this checkout."""
+    return isinstance(value, dict) and all(_inside(file) and isinstance(md5, str) for file, md5 in value.items())
 
 
 def _inside(file: str) -> bool:
@@ -133,22 +157,20 @@ def _log(name: str) -> list[Path]:
     return []
 
 
-def _made(params: Params, table: list[Instance], made: dict[str, dict[str, Any]]) -> Found:
-    """Outputs that are as a stage left them."""
+def _made(brought: set[Path], possible: list[str], told: list[dict[str, str]]) -> Found:
+    """Of the outputs that are possible, or that records and notes tell of: those that are as they were written."""
     ours: set[Path] = set()
     remarks: dict[Path, str] = {}
-    brought = _brought(params, table)
-    recorded = {(file, md5) for record in made.values() for file, md5 in record["outputs"].items()}
-    named = {file for file, _ in recorded}
-    unfinished = {f for i in table if (WORK / i.name / "lock.guard").exists() for f in i.outputs.values()} - named
+    known = {(file, md5) for outputs in told for file, md5 in outputs.items()}
+    named = {file for file, _ in known}
     with records.hashes() as hashed:
-        for file in sorted(named.union(_outputs(table))):
+        for file in sorted(named.union(possible)):
             path = Path(file)
             if not path.is_file():
                 continue
             if not brought.isdisjoint([_place(path), *_place(path).parents]):
                 remarks[path] = "your data"
-            elif file in unfinished or (file, hashed.md5(file)) in recorded:
+            elif (file, hashed.md5(file)) in known:
                 ours.add(path)
             else:
                 remarks[path] = "changed since" if file in named else "without a record"
@@ -181,12 +203,13 @@ def _place(path: Path) -> Path:
 
 
 def _remove(files: Iterable[Path]) -> int:
-    """Remove the files and the folders that this empties; returns bytes."""
+    """Remove the files and the folders that this empties, and those of a stage that has left none; returns bytes."""
     files = list(files)
     size = sum(file.lstat().st_size for file in files)
     for file in files:
         file.unlink()
     folders = {parent for file in files for parent in file.parents} - {Path()}
+    folders |= {Path(at) for file in files if file.name == "lock.guard" for at, _, _ in os.walk(file.parent)}
     for folder in sorted(folders, key=lambda p: len(p.parts), reverse=True):
         with suppress(OSError):  # it holds something else, or is a link
             folder.rmdir()

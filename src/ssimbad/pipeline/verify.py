@@ -5,14 +5,16 @@ Nothing of the user's is touched: no output, record, cost, kept result, state or
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ssimbad.errors import UserError
 from ssimbad.params import Params
-from ssimbad.pipeline import code, records, runner
+from ssimbad.pipeline import code, lock, records, runner
 from ssimbad.pipeline.table import Instance, by_stage, instances
 
 
@@ -33,7 +35,6 @@ def run(params: Params, stage: str | None, wildcards: dict[str, str], expensive:
     with records.hashes() as hashed:
         for instance in chosen:
             _require_fresh(instance, params, hashed, "bring it up to date first")
-        runner.WORK.mkdir(exist_ok=True)
         count = Counter(equal for instance in chosen for equal in _compared(params, instance, hashed))
     print(f"verify: {count.total()} outputs of {len(chosen)} stage instances computed again: {told(count)}", flush=True)
     if stage is None:
@@ -60,11 +61,22 @@ def _require_fresh(instance: Instance, params: Params, hashed: records.Hashes, r
 
 
 def _compared(params: Params, instance: Instance, hashed: records.Hashes) -> Iterator[bool]:
-    with tempfile.TemporaryDirectory(prefix="verify-", dir=runner.WORK) as folder:
-        again = runner.compute_apart(params, instance, Path(folder), hashed)
+    with _room(instance) as folder:
+        again = runner.compute_apart(params, instance, folder, hashed)
         _require_fresh(instance, params, hashed, "it changed meanwhile; bring it up to date")
         for path, copy in again.items():
             yield compare(path, hashed.md5(path), records.md5(copy) if copy.exists() else "nothing", "computed again")
+
+
+@contextmanager
+def _room(instance: Instance) -> Iterator[Path]:
+    """A folder for the time of a block. Its lock tells `ssimbad clean work` whether who made it still lives."""
+    folder = runner.WORK / f"verify-{instance.name}-{uuid.uuid4().hex[:12]}"
+    with lock.held(folder, folder.name):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
 
 
 def compare(path: str, there: str, other: str, what: str) -> bool:
