@@ -116,6 +116,7 @@ def computed(house, weights, monkeypatch, stage, output, places):
     artifacts.write_array(house / "data/sketches/test.npy", generator.integers(0, 256, (6, 32, 32), np.uint8))
     for name in ("references/same", "faces/test"):
         artifacts.write_array(house / f"data/{name}.npy", generator.integers(0, 256, (6, 32, 32, 3), np.uint8))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     params = parameters.load()
     setting = {"setting": "same"} if stage == "colorize" else {}
     instance = runner.find(params, stage, {"method": "ssimbad", "stage": "pretrain", "seed": "0", **setting})
