@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -116,6 +117,7 @@ def computed(house, weights, monkeypatch, stage, output, places):
     artifacts.write_array(house / "data/sketches/test.npy", generator.integers(0, 256, (6, 32, 32), np.uint8))
     for name in ("references/same", "faces/test"):
         artifacts.write_array(house / f"data/{name}.npy", generator.integers(0, 256, (6, 32, 32, 3), np.uint8))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     params = parameters.load()
     setting = {"setting": "same"} if stage == "colorize" else {}
     instance = runner.find(params, stage, {"method": "ssimbad", "stage": "pretrain", "seed": "0", **setting})
@@ -246,7 +248,9 @@ def test_mistakes_are_named(weights, pictures, tmp_path):
         ((sketch, reference, weights, tmp_path / "c.jpg"), {}, ".png"),
         ((sketch, reference, weights, out), {"fit": "page"}, "--fit"),
         ((sketch, reference, weights, out), {"sampler": "eular"}, "--sampler"),
-        ((sketch, reference, weights, out), {"steps": 0}, "--steps"),
+        ((sketch, reference, weights, out), {"steps": 0}, "--steps 0: expected 1 to 1000"),
+        ((sketch, reference, weights, out), {"steps": 1001}, "--steps"),
+        ((sketch, reference, weights, out), {"steps": 10**11}, "--steps"),
         ((tmp_path / "out", reference, weights, out), {}, "out"),
     ]
     for arguments, options, named in cases:
@@ -265,6 +269,20 @@ def test_folders_are_paired_by_name(weights, pictures, tmp_path):
         user.run(folder, references, weights, tmp_path / "out")
     with pytest.raises(ParameterError, match="folder"):
         user.run(folder, reference, weights, tmp_path / "out.png")
+
+
+def test_a_sketch_never_has_two_references(weights, pictures, tmp_path):
+    folder, reference = pictures
+    references = tmp_path / "references"
+    references.mkdir()
+    for name in ("grey.jpg", "other.jpg", "other.png"):
+        Image.open(reference).save(references / name)
+    for sketch in [p for p in folder.iterdir() if p.stem != "grey"]:
+        sketch.unlink()
+    user.run(folder, references, weights, tmp_path / "out")  # two for a sketch that is not there are nobody's business
+    Image.open(reference).save(references / "grey.png")
+    both = f"{references / 'grey.jpg'} and {references / 'grey.png'} are both named like {folder / 'grey.png'};"
+    refused(tmp_path, both, folder, references, weights, tmp_path / "out")
 
 
 def refused(where, named, *arguments, **options):
@@ -330,6 +348,18 @@ def test_two_sketches_never_share_an_answer(weights, pictures, tmp_path, names):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("names", [("a.png", "A.png"), ("\u00e4.png", "a\u0308.png"), ("\u00c4.png", "a\u0308.jpg")])
+def test_two_answers_never_have_names_that_some_disk_takes_for_one(weights, pictures, tmp_path, names):
+    folder, reference = pictures
+    sketches = tmp_path / "pairs"
+    sketches.mkdir()
+    for name in names:
+        Image.open(folder / "grey.png").save(sketches / name)
+    if len(list(sketches.iterdir())) < len(names):
+        pytest.skip("this disk takes them for one")
+    refused(tmp_path, "on some disks the same as", sketches, reference, weights, tmp_path / "out")
+
+
 def test_an_earlier_answer_is_replaced_and_no_other_file(weights, pictures, tmp_path):
     folder, reference = pictures
     arguments, out = (folder / "grey.png", reference, weights), tmp_path / "c.png"
@@ -362,6 +392,58 @@ def test_weights_need_their_json(weights):
     weights.with_suffix(".json").unlink()
     with pytest.raises(UserError, match=r"\.json: missing"):
         load.trained(weights, CPU, False)
-    weights.with_suffix(".json").write_text('{"setup": {"kind": "nothing"}}')
+
+
+def wrong(*path_and_value):
+    """A change of a JSON tree: the value at a path, or its removal."""
+    *path, last, value = path_and_value
+
+    def change(made):
+        node = made
+        for part in path:
+            node = node[part]
+        if value is ...:
+            del node[last]
+        else:
+            node[last] = value
+
+    return change
+
+
+_WRONG = [
+    *(wrong(key, ...) for key in ("setup", "size", "parameters", "train")),
+    *(wrong("setup", key, ...) for key in ("kind", "config", "network", "noise", "saturation", "phi")),
+    *(wrong("size", value) for value in ("16", 17, 10**9, 1.0e9, 16.0, float("nan"), 0, None, True)),
+    *(wrong("parameters", value) for value in (None, "1", 0)),
+    *(wrong("train", value) for value in (None, [], {})),
+    *(wrong("train", "sampler", value) for value in (None, "euler", [], {"name": "euler"}, {"steps": 2})),
+    *(wrong("train", "sampler", "name", value) for value in ("foo", None, 1)),
+    *(wrong("train", "sampler", "steps", value) for value in ("8", 0, 10**11, float("nan"), None)),
+    *(wrong("setup", "kind", value) for value in ("../x", "nothing", None, [], "registry", "scft", "regression")),
+    *(wrong("setup", "phi", value) for value in (None, {}, [], "selected", {"form": []}, {"form": "empirical"})),
+    *(wrong("setup", "phi", {"form": "rational", "c": value}) for value in (float("nan"), -1, "1", None, [])),
+    wrong("setup", "phi", {"form": "empirical", "sigmas": None, "values": {}}),
+    *(wrong("setup", "saturation", value) for value in (None, "x", float("nan"), -1)),
+    *(wrong("setup", "noise", "sigma_max", value) for value in (float("nan"), float("inf"), "80", None)),
+    *(wrong("setup", "network", "base", value) for value in ("8", 0, 8 * 10**6, 8.0)),
+    *(wrong("setup", "config", value) for value in ([1], None, {"foo": 1})),
+    wrong("setup", "more", 1),
+]
+
+
+@pytest.mark.parametrize("change", _WRONG)
+def test_a_json_with_one_wrong_value_describes_no_model(weights, pictures, tmp_path, change):
+    folder, reference = pictures
+    beside = weights.with_suffix(".json")
+    made = json.loads(beside.read_text())
+    change(made)
+    beside.write_text(json.dumps(made))
+    with pytest.raises(UserError, match=r"\.json: does not describe a model; copy the one"):
+        user.run(folder / "grey.png", reference, weights, tmp_path / "c.png")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "null", "1", "[" * 100_000, '{"setup": {"kind": "nothing"}}'])
+def test_a_json_of_something_else_describes_no_model(weights, text):
+    weights.with_suffix(".json").write_text(text)
     with pytest.raises(UserError, match="does not describe a model"):
         load.trained(weights, CPU, False)

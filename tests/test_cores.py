@@ -43,6 +43,7 @@ def environment(monkeypatch):
     for name in VARIABLES:
         monkeypatch.setenv(name, "")  # noted, so that whatever a test sets is unset at its end
         monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
     return monkeypatch
 
 
@@ -58,7 +59,7 @@ def said(**given: str) -> list[int]:
 def test_whatever_was_granted_no_library_starts_threads_of_its_own(given):
     grant, of_torch, in_all = said(**given)
     assert (of_torch, in_all) == (1, 1)
-    assert grant == (3 if given else len(os.sched_getaffinity(0)))
+    assert grant == (min(3, os.cpu_count()) if given else len(os.sched_getaffinity(0)))
 
 
 def test_the_engine_is_asked_before_openmp_and_openmp_before_the_machine(environment):
@@ -76,11 +77,22 @@ def test_openmps_list_counts_by_its_first_level(environment):
 
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "SSIMBAD_THREADS"])
-@pytest.mark.parametrize("given", ["0", "-1", "many", "1.5", ",2", "², 2"])
+@pytest.mark.parametrize("given", ["0", "000", "-1", "many", "1.5", ",2", "², 2", "٠", "٣", " ", "x" * 5000])
 def test_a_grant_that_is_no_number_is_named(environment, name, given):
     environment.setenv(name, given)
-    with pytest.raises(ParameterError, match=name):
+    with pytest.raises(ParameterError, match=name) as caught:
         cores.granted()
+    assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "SSIMBAD_THREADS"])
+@pytest.mark.parametrize("given", ["9", "4096", "100000000", "9" * 5000, "100000000,2"])
+def test_no_more_cores_are_granted_than_the_machine_has(environment, name, given):
+    """Each has a thread, and pictures or networks of its own."""
+    environment.setenv(name, given)
+    assert cores.granted() == 8
+    environment.setenv(name, "0" * 5000 + "3")
+    assert cores.granted() == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")

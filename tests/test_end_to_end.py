@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from ssimbad import cli
 from ssimbad import params as parameters
 from ssimbad.errors import UserError
-from ssimbad.pipeline import table
+from ssimbad.pipeline import runner, table
 from ssimbad.reporting import summary
 
 from .conftest import lost, make_house, miniature, plant, write_params
@@ -228,6 +229,96 @@ def test_results_name_the_rows_that_are_stale_and_why(house, monkeypatch, capsys
     assert "reports/tables/cost.md" in text
     cost = (house / "reports/tables/cost.csv").read_text()
     assert "ssimbad,pretrain,0,train" in cost and "ssimbad,finetune" not in cost
+
+
+@pytest.fixture
+def copied(house, tmp_path):
+    """A house of the same contents, to be spoilt."""
+    return Path(shutil.copytree(house, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("kept")))
+
+
+ALL = (
+    "SSIMBaD, pretrained; SSIMBaD, finetuned; SSIMBaD, same extra images without refinement; Regression, one call;"
+    " Regression, one call, at the refined rows' training compute"
+)
+
+
+def concerned(house, monkeypatch, capsys) -> str:
+    above, _ = results(house, monkeypatch, capsys)
+    assert "NOT FRESH" in above
+    return above.partition("Rows concerned: ")[2].strip().removesuffix(".")
+
+
+def test_results_name_the_rows_whose_numbers_were_measured_anew(copied, monkeypatch, capsys):
+    """They are fresh, the table is not: what it prints is of before."""
+    tree = yaml.safe_load((copied / "params.yaml").read_text())
+    tree["evaluation"]["seed"] = 77
+    write_params(copied, tree)
+    monkeypatch.chdir(copied)
+    monkeypatch.setenv("SSIMBAD_DEVICE", "cpu")
+    p = parameters.load()
+    for instance in table.instances(p):
+        if instance.stage.name in ("evaluate", "baselines"):
+            runner.run(p, instance)
+    capsys.readouterr()
+    assert concerned(copied, monkeypatch, capsys) == ALL
+
+
+def test_results_name_the_row_that_was_measured_anew(copied, monkeypatch, capsys):
+    """By the same parameters: another file in place of the one that the table was made from."""
+    path = copied / "reports/metrics/ssimbad/pretrain/seed-0/same.json"
+    path.write_text(path.read_text().replace('"n": 4', '"n": 3'))
+    record = copied / "records/evaluate-ssimbad-pretrain-seed-0-same.json"
+    made = json.loads(record.read_text())
+    made["outputs"][str(path.relative_to(copied))] = md5(path)
+    record.write_text(json.dumps(made))
+    assert concerned(copied, monkeypatch, capsys) == "SSIMBaD, pretrained"
+
+
+def test_results_name_the_row_that_the_parameters_no_longer_have(copied, monkeypatch, capsys):
+    tree = yaml.safe_load((copied / "params.yaml").read_text())
+    tree["methods"]["ssimbad"]["finetune"] = None
+    write_params(copied, tree)
+    assert concerned(copied, monkeypatch, capsys) == "SSIMBaD, finetuned (not in params.yaml)"
+    del tree["methods"]["ssimbad-control"]
+    write_params(copied, tree)
+    gone = "SSIMBaD, finetuned (not in params.yaml); ssimbad-control (not in params.yaml)"
+    assert concerned(copied, monkeypatch, capsys) == gone
+
+
+@pytest.mark.parametrize("path", ["reports/tables/main.md", "reports/tables/main.csv", "records/tables.json"])
+def test_results_name_all_rows_of_a_table_that_is_not_its_records(copied, monkeypatch, capsys, path):
+    text = (copied / path).read_text()
+    (copied / path).write_text(text.replace("PSNR", "PSNRX") if path.endswith("md") else f"{text},")
+    assert concerned(copied, monkeypatch, capsys) == ALL
+
+
+def test_results_name_the_rows_without_a_method(copied, monkeypatch, capsys):
+    path = copied / "reports/metrics/baselines.json"
+    path.write_text(path.read_text() + "\n")
+    assert concerned(copied, monkeypatch, capsys) == "what comes from reports/metrics/baselines.json"
+
+
+def test_results_name_the_row_with_another_label(copied, monkeypatch, capsys):
+    tree = yaml.safe_load((copied / "params.yaml").read_text())
+    tree["methods"]["ssimbad"]["label"] = "Ours"
+    write_params(copied, tree)
+    assert concerned(copied, monkeypatch, capsys) == "Ours, pretrained; Ours, finetuned"
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"devices": "x"}', "[]"])
+def test_a_damaged_note_of_a_cost_is_left_out_and_named(copied, monkeypatch, capsys, text):
+    (copied / "work/cost/pretrain-ssimbad-seed-0.json").write_text(text)
+    monkeypatch.chdir(copied)
+    summary.show(parameters.load())
+    shown = capsys.readouterr()
+    assert shown.err == (
+        "ssimbad: work/cost/pretrain-ssimbad-seed-0.json: no measurement of a cost; left out of the cost table; "
+        "`ssimbad stage pretrain method=ssimbad seed=0 --force` measures again\n"
+    )
+    assert "## Main table" in shown.out
+    lines = (copied / "reports/tables/cost.csv").read_text()
+    assert "ssimbad,finetune,0,train" in lines and "ssimbad,pretrain,0,train" not in lines
 
 
 def test_results_of_another_preset_are_not_shown_as_this_ones(house, monkeypatch, capsys, edited):

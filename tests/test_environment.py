@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ssimbad import params
-from ssimbad.errors import ParameterError
+from ssimbad import devices, params
+from ssimbad.errors import ParameterError, UserError
 from ssimbad.pipeline import runner
 from ssimbad.tracking import spool
 
@@ -44,9 +44,19 @@ def test_of_a_list_of_cores_the_first_counts(house, monkeypatch, given):
     """OpenMP's list has one number per level of nesting."""
     monkeypatch.delenv("SSIMBAD_THREADS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     loaded = params.load()
     job = runner._job(runner.find(loaded, "raw", {}), Path("work"))
     assert job.threads == 2
+
+
+@pytest.mark.parametrize(
+    "given", ["meta", "cpu,meta", "mps", "hpu", "xla:1", "cuda:99", "", "cpu,,cpu", "cpu:" + "9" * 30, "x"]
+)
+def test_a_device_on_which_nothing_can_be_computed_is_one_line(monkeypatch, given):
+    monkeypatch.setenv("SSIMBAD_DEVICE", given)
+    with pytest.raises(UserError, match=r"^SSIMBAD_DEVICE=.*: not usable \(.+\); use cpu, cuda or auto$"):
+        devices.visible()
 
 
 def committed(folder: Path) -> str:

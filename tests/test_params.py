@@ -84,6 +84,17 @@ def test_impossible_values(tree, where, key, value, named):
     assert named in complaint(tree)
 
 
+@pytest.mark.parametrize("steps", [0, 1001, 10**11])
+def test_a_sampler_has_at_most_as_many_steps_as_ddpm(tree, steps):
+    """A slip of the pen would take all memory."""
+    sampler = tree["methods"]["ssimbad"]["pretrain"]["sampler"]
+    sampler["steps"] = steps
+    assert "sampler.steps: Input should be" in complaint(tree)
+    sampler["steps"] = 1000
+    tree["report"]["nfe"] = {"calls": [1000, steps], "samplers": [{"name": "euler"}], "images": 4}
+    assert "report.nfe.calls.1: Input should be" in complaint(tree)
+
+
 @pytest.mark.parametrize("seeds", [[-1], [0, -3], [-0x8000_0000_0000_0000]])
 def test_a_seed_is_part_of_file_names_and_not_negative(tree, seeds):
     tree["seeds"] = seeds

@@ -4,6 +4,9 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
+from ssimbad.errors import UserError
 from ssimbad.reporting import cost
 
 TRAIN = {
@@ -28,11 +31,11 @@ COLORIZE = {
 }
 
 
-def measured(tmp_path: Path, *lines: dict) -> list[Path]:
+def measured(tmp_path: Path, *lines: dict) -> list[cost.Measured]:
     paths = [tmp_path / f"{i}.json" for i in range(len(lines))]
     for path, line in zip(paths, lines, strict=True):
         path.write_text(json.dumps(line))
-    return paths
+    return [cost.read(path) for path in paths]
 
 
 def test_cost_table_in_three_forms(tmp_path):
@@ -67,3 +70,26 @@ def test_order_of_the_files_does_not_matter(tmp_path):
     one = cost.write(measured(tmp_path / "a", TRAIN, COLORIZE), tmp_path / "a")
     two = cost.write(measured(tmp_path / "b", COLORIZE, TRAIN), tmp_path / "b")
     assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "[" * 100_000,
+        b"\xff",
+        '{"devices": "x"}',
+        '{"devices": 0}',
+        '{"seconds": NaN}',
+        '{"seconds": "1"}',
+    ]
+    + [f'{{"{key}": {{}}}}' for key in cost.MEASURED],
+)
+def test_a_file_that_is_no_measurement_is_one_line(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=r"x\.json: no measurement of a cost$"):
+        cost.read(path)

@@ -116,6 +116,35 @@ def _started():
     return psutil.Process().create_time()
 
 
+@pytest.mark.parametrize("cut", ["_describe", "log_batch", "log_inputs", "set_tag"])
+def test_an_import_cut_short_at_its_first_step_loses_nothing(logbook, monkeypatch, cut):
+    """Wherever: the run is there then, and some of its parameters, inputs and events."""
+    write(values=3)
+    whose = store.Store if cut == "_describe" else type(store.Store().client)
+    done, calls = getattr(whose, cut), []
+
+    def interrupted(*args, **more):
+        calls.append(args)
+        if cut != "_describe" and len(calls) % 2 == 0:
+            done(*args, **more)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(whose, cut, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                store.import_all()
+    assert calls
+    assert store.import_all() == 1
+    found, client = runs()
+    child = found["evaluate-x"]
+    assert child.info.status == "FINISHED"
+    assert child.data.params == {"a.b": "1"}
+    assert child.data.tags["model_sha256"] == "f" * 64
+    assert [(d.dataset.name, d.dataset.digest) for d in child.inputs.dataset_inputs] == [("data/x.npy", "0" * 8)]
+    assert len(client.get_metric_history(child.info.run_id, "loss")) == 3
+
+
 def test_a_killed_job_does_not_stay_running(logbook):
     code = (
         "import os, signal\nfrom ssimbad.tracking import spool\n"
@@ -248,6 +277,16 @@ def test_damaged_spools_are_set_aside_and_named_once_and_the_others_are_imported
     for i, path in enumerate(("/etc/passwd", "../secret.txt", ".git/config", "reports/../params.yaml", "")):
         lay(f"artifact-{i}", start, {"event": "artifact", "time": 1, "path": path, "folder": "x"}, end)
     lay("artifact-folder", start, {"event": "artifact", "time": 1, "path": "reports/a.png", "folder": "../x"}, end)
+    for i, half in enumerate(("\ud800", "ok \udfff")):
+        for key in ("name", "params", "inputs", "tags", "where"):
+            value = half if key == "name" else {**start[key], "host" if key == "where" else "a": half}
+            lay(f"half-{key}-{i}", {**start, key: value}, end)
+        for key in ("params", "inputs", "tags"):
+            lay(f"half-key-{key}-{i}", {**start, key: {**start[key], half: "a"}}, end)
+        lay(f"half-deep-{i}", {**start, "params": {"a": [{"b": half}]}}, end)
+        lay(f"half-metric-{i}", start, {**metrics, "values": {half: 1.0}}, end)
+        lay(f"half-tag-{i}", start, {**tags, "values": {"a": half}}, end)
+    lay("half-raw", json.dumps({**start, "name": "HALF"}).encode().replace(b"HALF", b"\xed\xa0\x80") + b"\n", end)
     lay("it's", start, end)
     (spool.ROOT / "folder.jsonl").mkdir()
     os.mkfifo(spool.ROOT / "pipe.jsonl")
@@ -293,6 +332,7 @@ def test_whatever_stands_in_a_spool_an_import_goes_through(logbook):
     events, chance = good_lines(), random.Random(0)
     events[0]["where"]["started"] = 0.0  # nobody writes them any more
     values = [None, True, -1, 0, 2**63, 10**400, 1.5, float("nan"), "", "x", "'", "\ud800", "\0", "é" * 9000, [], {}]
+    values += ["\udc00"] * 8
     for number in range(60):
         changed = json.loads(json.dumps(events))
         node = chance.choice(changed)
@@ -431,6 +471,79 @@ def test_a_deleted_experiment_is_brought_back_by_a_command(logbook):
     remedy = refused(logbook)
     assert "was deleted" in remedy
     assert after(remedy, logbook) == 1
+
+
+def made_new(logbook: Path) -> None:
+    (logbook / "mlflow.db").write_bytes(b"")
+
+
+def made_folder(logbook: Path) -> None:
+    (logbook / "mlflow.db").mkdir()
+
+
+def made_link_to_nowhere(logbook: Path) -> None:
+    (logbook / "mlflow.db").symlink_to("/nowhere/mlflow.db")
+
+
+@pytest.mark.parametrize("left", [lambda _: None, made_new, made_folder, made_link_to_nowhere])
+def test_a_logbook_that_is_gone_is_told_at_once(logbook, capfd, left):
+    """Whether or not there is something new; MLflow would begin an empty one, or try for two minutes."""
+    write("first")
+    store.import_all()
+    for path in logbook.glob("mlflow.db*"):
+        path.unlink()
+    left(logbook)
+    capfd.readouterr()
+    for _ in range(2):
+        sync.import_spools()
+        said = capfd.readouterr().err
+        assert said.startswith(f"ssimbad: logbook not updated: the logbook sqlite:///{logbook}/mlflow.db is ")
+        assert said.count("\n") == 1
+        write()
+    for opening in (store.Store, lambda: ui.serve(5999)):
+        with pytest.raises(UserError, match=r"mlflow\.db is "):
+            opening()
+    assert not (logbook / "mlflow.db").is_file() or (logbook / "mlflow.db").stat().st_size == 0
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("left", [made_new, made_folder])
+def test_a_logbook_that_is_gone_is_made_anew_with_all_runs(logbook, left):
+    write("first")
+    store.import_all()
+    for path in logbook.glob("mlflow.db*"):  # MLflow keeps connections of this process open
+        path.unlink()
+    left(logbook)
+    assert after(refused(logbook), logbook) == 2
+
+
+def test_a_logbook_of_another_user_is_told(logbook, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "mlflow.db")
+    assert "may not be read and written" in refused(logbook)
+
+
+def test_addresses_that_are_no_file_are_left_to_mlflow(logbook):
+    write()
+    store.import_all()
+    for where in (
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "http://h/x",
+        f"sqlite:///{logbook}/mlflow.db?timeout=9",
+    ):
+        store.require_there(where)
+
+
+def test_what_stops_an_import_is_named(logbook, monkeypatch):
+    write()
+
+    def broken(*_):
+        raise RuntimeError("no idea")
+
+    monkeypatch.setattr(store.Store, "child", broken)
+    with pytest.raises(UserError, match=r"fails at work/spool/evaluate-x-abc\.jsonl \(RuntimeError: no idea\)"):
+        store.import_all()
 
 
 def test_a_deleted_database_beside_its_artifacts_is_made_anew(logbook):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -264,10 +265,68 @@ def test_other_parameters_are_told_and_not_compared(answers):
     assert (answers / known.FILE).read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"plain": {"params": {}}}', '{"plain": 1, "moody": 2}'])
+_NONE = "workflow/known.json: no list of known answers; restore the file from git (`git checkout workflow/known.json`)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"plain": {"params": {}}}',
+        '{"plain": 1, "moody": 2}',
+        b"\xff",
+        None,
+        "folder",
+    ],
+)
 def test_a_list_that_is_none_is_one_line(toy, text):
-    (toy / known.FILE).write_text(text)
-    assert said("--known") == (1, ["ssimbad: workflow/known.json: no list of known answers; restore the file from git"])
+    file = toy / known.FILE
+    file.unlink(missing_ok=True)
+    if text == "folder":
+        file.mkdir()
+    elif text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert said("--known") == (1, [f"ssimbad: {_NONE}"])
+
+
+def change(answers, edit):
+    tree = json.loads((answers / known.FILE).read_text())
+    edit(tree)
+    (answers / known.FILE).write_text(json.dumps(tree))
+
+
+def test_a_file_that_the_list_lacks_is_a_difference(answers):
+    change(answers, lambda tree: tree["plain"]["outputs"].clear())
+    assert said("--known") == (
+        1,
+        [
+            f"differs  data/copy.txt  there {md5('face0')}, known nothing",
+            "workflow/known.json: not the list of what plain makes; restore the file from git"
+            " (`git checkout workflow/known.json`)",
+            f"equal    data/same.txt  {md5('face0')}",
+            "verify: 2 known answers: 1 equal, 1 different",
+        ],
+    )
+
+
+@pytest.mark.parametrize("path", ["data/none.txt", "raw.txt", "/etc/passwd"])
+def test_a_file_that_no_stage_makes_is_a_difference(answers, path):
+    change(answers, lambda tree: tree["plain"]["outputs"].update({path: md5("fact0")}))
+    status, lines = said("--known")
+    assert status == 1
+    assert f"differs  {path}  there no output of plain, known {md5('fact0')}" in lines
+    assert any(line.startswith("workflow/known.json: not the list of what plain makes; restore") for line in lines)
+    assert lines[-1] == "verify: 3 known answers: 2 equal, 1 different"
+
+
+@pytest.mark.parametrize("edit", [lambda tree: tree.pop("moody"), lambda tree: tree.update(more=tree["plain"])])
+def test_a_list_of_other_stages_is_none(answers, edit):
+    change(answers, edit)
+    assert said("--known") == (1, [f"ssimbad: {_NONE}"])
 
 
 def test_stages_that_these_parameters_do_not_have_are_told(answers, monkeypatch):

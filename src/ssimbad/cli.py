@@ -36,9 +36,9 @@ def stage(
     loaded = params.load()
     instance = runner.find(loaded, name, _pairs(wildcards or []))
     if instance.stage.run.startswith("ssimbad.reporting."):  # it shows the results of others
-        from ssimbad.reporting import summary
+        from ssimbad.reporting import stale
 
-        for line in summary.stale_sources(loaded, instance):
+        for line in stale.of_sources(loaded, instance):
             print(line, file=sys.stderr)
     runner.run(loaded, instance, force)
 

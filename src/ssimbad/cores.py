@@ -14,22 +14,28 @@ from contextlib import contextmanager
 from ssimbad.errors import ParameterError
 
 GRANTED = "SSIMBAD_THREADS"
+_SHOWN = 40
 _LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 def granted() -> int:
-    """What the engine says, else the cores on which this process may run.
+    """What the engine says, but no more than the machine has; else the cores on which this process may run.
 
     Raises:
         ParameterError: the variable that says so holds no number.
     """
+    machine = os.cpu_count() or 1
     for name in (GRANTED, "OMP_NUM_THREADS"):
         if given := os.environ.get(name):
             first = given.split(",")[0].strip()  # OpenMP takes a list: one number per level of nesting
-            if not (first.isdecimal() and int(first)):
-                raise ParameterError(f"{name}={given}: expected a number of cores, 1 or more")
-            return int(first)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            digits = first.lstrip("0")
+            if not (digits.isascii() and digits.isdecimal()):
+                shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
+                raise ParameterError(f"{name}={shown}: expected a number of cores, 1 or more")
+            # Each core is given a thread, and pictures or networks of its own: without a limit a slip of the pen takes
+            # all memory. Nine digits, since Python reads no number of thousands.
+            return min(int(digits[:9]), machine)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
 
 
 def claim() -> None:

@@ -10,13 +10,15 @@ import torch
 
 from ssimbad.errors import UserError
 
+_KINDS = ("cpu", "cuda")  # others lack float64, or hold no values at all (`meta`)
+
 
 def visible() -> list[torch.device]:
     """The devices of this job: those of `SSIMBAD_DEVICE` (`cuda:1`, or several: `cuda:0,cuda:1`, even `cpu,cpu`), else
     all CUDA devices that can be seen, else the CPU.
 
     Raises:
-        UserError: the variable names a device that is not there.
+        UserError: the variable names a device that is not there, or that is neither a CPU nor a CUDA device.
     """
     wanted = os.environ.get("SSIMBAD_DEVICE", "auto")
     if wanted == "auto" and not torch.cuda.is_available():
@@ -26,9 +28,11 @@ def visible() -> list[torch.device]:
     try:
         found = [torch.device(name.strip()) for name in wanted.split(",")]
         for device in found:
+            if device.type not in _KINDS:
+                raise ValueError(f"nothing is computed on {device.type}")
             torch.zeros(1, device=device)
         return found
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"SSIMBAD_DEVICE={wanted}: not usable ({reason}); use cpu, cuda or auto") from None
 

@@ -40,9 +40,12 @@ def _own(path: str) -> str:
 
 
 OwnPath = Annotated[str, AfterValidator(_own)]
+Size = Annotated[int, Field(ge=16, le=1024)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Above0 = Annotated[float, Field(gt=0)]
+MOST_STEPS = 1000  # of a sampler: as many timesteps as DDPM has; a slip of the pen would take all memory
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
 
 class Strict(BaseModel):
@@ -58,9 +61,7 @@ class Data(Strict):
     path: OwnPath | None = Field(description="folder or .zip of your own images; only for source folder")
     test_list: OwnPath | None = Field(description="text file, one file name a line, of the given test set; or null")
     native_size: Annotated[int, Field(ge=32, le=2048)] = Field(description="side of the stored square faces, pixels")
-    size: Annotated[int, Field(ge=16, le=1024)] = Field(
-        description="side the networks see, pixels; native_size divides"
-    )
+    size: Size = Field(description="side the networks see, pixels; native_size divides")
     train: Positive | None = Field(description="training images; null: all that are left")
     val: Annotated[int, Field(ge=0)] = Field(description="validation images")
     test: Annotated[int, Field(ge=3)] = Field(
@@ -178,6 +179,11 @@ class Network(Strict):
             raise ValueError("network.heads must divide the channels of the bottleneck")
         return self
 
+    def require_size(self, size: int) -> None:
+        """Raises ValueError when images of `size` cannot be halved as often as the network does."""
+        if size % (depth := 2 ** (len(self.multipliers) - 1)):
+            raise ValueError(f"data.size: {size} is not divisible by {depth}, the network's downsampling")
+
 
 class Training(Strict):
     """What every training stage shares."""
@@ -234,7 +240,7 @@ class Solver(Strict):
 class Sampler(Solver):
     """How a row of the table colours."""
 
-    steps: Positive = Field(
+    steps: Steps = Field(
         description="noise levels of the method's grid; NFE is steps, or 2 steps - 1 for heun, phi2, log2"
     )
 
@@ -302,7 +308,7 @@ class Weights(Strict):
 class Nfe(Strict):
     """Quality against the number of network calls, for every row that colours by a sampler."""
 
-    calls: Annotated[list[Positive], Field(min_length=1)] = Field(description="at most so many per image")
+    calls: Annotated[list[Steps], Field(min_length=1)] = Field(description="at most so many per image")
     samplers: Annotated[list[Solver], Field(min_length=1)] = Field(description="each a curve")
     images: Positive = Field(description="the first so many test faces, same reference")
 
@@ -359,9 +365,7 @@ class Params(Strict):
             raise ValueError("schedule.images: more than data.train")
         if self.data.native_size % self.schedule.size:
             raise ValueError(f"schedule.size: {self.schedule.size} does not divide data.native_size")
-        depth = 2 ** (len(self.network.multipliers) - 1)
-        if self.data.size % depth:
-            raise ValueError(f"data.size: {self.data.size} is not divisible by {depth}, the network's downsampling")
+        self.network.require_size(self.data.size)
         for name, method in self.methods.items():
             registry.check(name, method, self.data.size)
             if method.pretrain is None and method.finetune is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,18 +30,21 @@ def check(jobs: Iterable[tuple[Path, Path, Path]], weights: Path) -> None:
     jobs = list(jobs)
     given = [weights, weights.with_suffix(".json"), *(path for job in jobs for path in job[:2])]
     inputs = {_identity(path): path for path in given}
-    taken: dict[Path, Path] = {}
+    taken: dict[str, tuple[Path, Path]] = {}
     for sketch, _, answer in jobs:
         if answer.exists() and (same := inputs.get(_identity(answer))):
             also = "" if same == answer else f" is {same}, which"
             raise ParameterError(f"--out: {answer}{also} is an input and would be replaced; name another place")
-        if other := taken.get(answer):
-            raise ParameterError(f"{other} and {sketch} would both be answered in {answer}; rename one of them")
+        if other := taken.get(_one_name(answer)):
+            also = "" if other[1] == answer else f", on some disks the same as {other[1].name}"
+            raise ParameterError(
+                f"{other[0]} and {sketch} would both be answered in {answer}{also}; rename one of them"
+            )
         if (answer.exists() or answer.is_symlink()) and not _ours(answer):
             raise ParameterError(
                 f"--out: {answer} is there, and not as `ssimbad colorize` writes it; name another place or move it away"
             )
-        taken[answer] = sketch
+        taken[_one_name(answer)] = sketch, answer
 
 
 def write(path: Path, image: np.ndarray) -> None:
@@ -59,6 +63,11 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _one_name(path: Path) -> str:
+    """The same for all names that some file system takes for one: of any case, umlauts in one piece or in two."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
 
 def _mark(image: np.ndarray) -> str:

@@ -16,7 +16,7 @@ from ssimbad.errors import ParameterError, UserError
 from ssimbad.faces import reading
 from ssimbad.methods import registry
 from ssimbad.pairing import resize
-from ssimbad.params import Sampler
+from ssimbad.params import MOST_STEPS, Sampler
 from ssimbad.samplers import SAMPLERS
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
@@ -79,8 +79,8 @@ def run(
 def _sampler(trained: dict[str, object] | None, steps: int | None, name: str | None) -> Sampler | None:
     if name is not None and name not in SAMPLERS:
         raise ParameterError(f"--sampler {name}: expected one of {', '.join(SAMPLERS)}")
-    if steps is not None and steps < 1:
-        raise ParameterError(f"--steps {steps}: expected 1 or more")
+    if steps is not None and not 1 <= steps <= MOST_STEPS:
+        raise ParameterError(f"--steps {steps}: expected 1 to {MOST_STEPS}")
     if trained is None:
         if name or steps:
             raise ParameterError("--sampler and --steps: these weights colour in one pass; leave them out")
@@ -106,11 +106,16 @@ def _pair(sketch: Path, reference: Path, out: Path) -> list[tuple[Path, Path, Pa
         raise ParameterError(f"--out {out}: the sketches are a folder, so name a folder for the answers")
     if not reference.is_dir():
         return [(s, reference, out / f"{s.stem}.png") for s in sketches]
-    by_stem = {p.stem: p for p in sorted(reference.iterdir()) if p.suffix.lower() in _ENDINGS}
+    by_stem: dict[str, list[Path]] = {}
+    for path in sorted(p for p in reference.iterdir() if p.suffix.lower() in _ENDINGS):
+        by_stem.setdefault(path.stem, []).append(path)
     lacking = [s.name for s in sketches if s.stem not in by_stem]
     if lacking:
         raise UserError(f"{reference}: no reference named like {lacking[0]} ({len(lacking)} lacking)")
-    return [(s, by_stem[s.stem], out / f"{s.stem}.png") for s in sketches]
+    for s in sketches:
+        if len(named := by_stem[s.stem]) > 1:
+            raise ParameterError(f"{named[0]} and {named[1]} are both named like {s}; take one of them away")
+    return [(s, by_stem[s.stem][0], out / f"{s.stem}.png") for s in sketches]
 
 
 def _read(path: Path) -> bytes:

@@ -21,12 +21,21 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ssimbad.methods import registry
-from ssimbad.params import Network, Noise, Sampler
+from ssimbad.params import Above0, Network, Noise, Sampler, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ssimbad.pairing.tps import Warp
+
+
+class _Written(Strict):
+    kind: str
+    config: dict[str, Any]
+    network: Network
+    noise: Noise
+    saturation: Above0
+    phi: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -52,15 +61,13 @@ class Setup:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Setup:
-        return cls(
-            kind=value["kind"],
-            config=registry.module(value["kind"]).Config.model_validate(value["config"]),
-            network=Network.model_validate(value["network"]),
-            noise=Noise.model_validate(value["noise"]),
-            saturation=value["saturation"],
-            phi=value["phi"],
-        )
+    def from_json(cls, value: Any) -> Setup:
+        """What `to_json` made. Raises ValueError when it is something else."""
+        written = _Written.model_validate(value)
+        config = registry.module(written.kind).Config.model_validate(written.config)
+        if bool(getattr(config, "phi", None)) != bool(written.phi):
+            raise ValueError("phi: given exactly where the config names one")
+        return cls(**{**dict(written), "config": config})
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,11 @@ def remarks(kind: str, config: Any, options: Any, features: bool) -> list[str]:
     return say(config, options, features) if say else []
 
 
+def require_size(kind: str, config: Any, size: int) -> None:
+    """Raises ValueError, which begins with the config's key, when the kind cannot do with images of `size`."""
+    getattr(module(kind), "fits", lambda *_: None)(config, size)
+
+
 def check(name: str, method: Method, size: int) -> None:
     """Validate one block of `methods` for images of `size`. Raises ValueError naming the wrong key."""
     try:
@@ -90,7 +95,7 @@ def check(name: str, method: Method, size: int) -> None:
         raise ValueError(f"methods.{name}.kind: {error}") from None
     typed = config(method, f"methods.{name}.config")
     try:
-        getattr(module(method.kind), "fits", lambda *_: None)(typed, size)
+        require_size(method.kind, typed, size)
     except ValueError as error:
         raise ValueError(f"methods.{name}.config.{error}") from None
     for stage, train in (("pretrain", method.pretrain), ("finetune", method.finetune)):

@@ -23,13 +23,19 @@ FILE = Path("workflow/known.json")
 DEMO = Path("presets/demo.yaml")
 STAGES = ("raw", "faces", "sketches", "references", "ssim_curves", "select_phi")
 _DRAWN = {".png", ".pdf"}
+_REMEDY = f"restore the file from git (`git checkout {FILE}`)"
 
 Answers = dict[str, dict[str, Any]]
 """{stage: {"params": {key: value}, "outputs": {path: md5}}}."""
 
 
 def run(params: Params) -> bool:
-    """Say of every file in the list whether it is equal here, differs, or cannot be compared; whether all are equal.
+    """Say of every file that these stages make whether it is equal here, differs, or cannot be compared.
+
+    A file that the list lacks, or has and no stage makes, differs.
+
+    Returns:
+        Whether all are equal.
 
     Raises:
         UserError: as `read`.
@@ -43,8 +49,11 @@ def run(params: Params) -> bool:
             others[stage] = reason
             print(f"not compared: {stage}: {reason}", flush=True)
             count[None] += len(answer["outputs"])
+        elif found[stage]:
+            print(f"not made yet: {stage}: {found[stage]}", flush=True)
+            count[None] += len(answer["outputs"])
         else:
-            count.update(_compared(stage, answer["outputs"], found[stage]))
+            count.update(_compared(parts[stage], answer["outputs"]))
     rest = f", {count[None]} not compared" if count[None] else ""
     print(f"verify: {count.total()} known answers: {verify.told(count)}{rest}", flush=True)
     return count[True] == count.total()
@@ -63,25 +72,31 @@ def _other(
     return f"{changed} is not what it is in {DEMO}" if changed else None
 
 
-def _compared(stage: str, outputs: dict[str, str], stale: str | None) -> Iterator[bool | None]:
-    if stale:
-        print(f"not made yet: {stage}: {stale}", flush=True)
-        yield from [None] * len(outputs)
-        return
-    for path, known in outputs.items():
-        yield verify.compare(path, records.md5(Path(path)), known, "known")
+def _compared(instance: Instance, known: dict[str, str]) -> Iterator[bool]:
+    made = _comparable(instance)
+    for path in sorted(made | known.keys()):
+        there = records.md5(Path(path)) if path in made else f"no output of {instance.name}"
+        yield verify.compare(path, there, known.get(path, "nothing"), "known")
+    if made != known.keys():
+        print(f"{FILE}: not the list of what {instance.name} makes; {_REMEDY}", flush=True)
+
+
+def _comparable(instance: Instance) -> set[str]:
+    return {path for path in instance.outputs.values() if Path(path).suffix not in _DRAWN}
 
 
 def read() -> Answers:
     """The list, in the order of the stages. Raises UserError when it is missing or is none."""
-    answers = artifacts.read_json(FILE)
     try:
+        answers = json.loads(FILE.read_text(encoding="utf-8"))
+        if answers.keys() != set(STAGES):
+            raise ValueError("other stages")
         return {
             stage: {"params": dict(answers[stage]["params"]), "outputs": dict(answers[stage]["outputs"])}
             for stage in STAGES
         }
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{FILE}: no list of known answers; restore the file from git") from None
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        raise UserError(f"{FILE}: no list of known answers; {_REMEDY}") from None
 
 
 def write(params: Params) -> Path:
@@ -99,7 +114,7 @@ def write(params: Params) -> Path:
         reason = _other(stage, answer, parts.get(stage), params, {}) or found[stage]
         if reason:
             raise UserError(f"{FILE}: not written, {stage}: {reason}; run `make demo` first")
-        made = json.loads(Path(parts[stage].record).read_text())["outputs"]
-        answer["outputs"] = {path: md5 for path, md5 in sorted(made.items()) if Path(path).suffix not in _DRAWN}
+        made = records.read(parts[stage])["outputs"]
+        answer["outputs"] = {path: made[path] for path in sorted(_comparable(parts[stage]))}
     artifacts.write_json(FILE, answers)
     return FILE

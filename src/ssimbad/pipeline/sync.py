@@ -134,6 +134,7 @@ def import_spools(status: str | None = None) -> None:
     try:
         from ssimbad.tracking import spool, store
 
+        store.require_there(store.uri())
         if not status and not any(spool.ROOT.glob("*.jsonl")):
             return
         count = store.import_all(os.environ.get("SSIMBAD_PIPELINE"), status)

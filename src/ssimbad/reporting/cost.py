@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssimbad import artifacts
+from ssimbad.errors import UserError
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
 from ssimbad.reporting.results import STAGES, demo_scale, write_csv
 
@@ -16,26 +19,55 @@ COLUMNS = [*MEASURED, "device_hours"]
 PHASES = ("train", "colorize")
 
 
-def write(
-    costs: Iterable[Path], tables: Path, labels: Mapping[str, str] | None = None, preset: str = ""
-) -> Path | None:
-    """Make cost.csv, cost.md and cost.tex in `tables` from the files `costs`.
+Amount = Annotated[float, Field(ge=0)] | None
+Count = Annotated[int, Field(ge=0)] | None
 
-    A file is one measurement with the keys `MEASURED` (phase train or colorize; seconds are wall time; nfe
-    counts network calls per image) and `devices`, how many shared the work (1 if absent); another missing key is an
-    empty field and prints as a dash.
+
+class Measured(BaseModel):
+    """One measurement; what was not measured is None."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    fingerprint: str | None = None
+    method: str | None = None
+    stage: str | None = None
+    seed: int | None = None
+    phase: str | None = None
+    setting: str | None = None
+    device: str | None = None
+    parameters: Count = None
+    images: Count = None
+    seconds: Amount = None
+    images_per_second: Amount = None
+    nfe: Count = None
+    seconds_per_image: Amount = None
+    devices: Annotated[int, Field(ge=1)] = 1
+    """How many shared the work."""
+
+
+def read(path: Path) -> Measured:
+    """A measurement from its file. Raises UserError when it is none; without a remedy, which the caller knows."""
+    try:
+        return Measured.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise UserError(f"{path}: no measurement of a cost") from None
+
+
+def write(
+    costs: Iterable[Measured], tables: Path, labels: Mapping[str, str] | None = None, preset: str = ""
+) -> Path | None:
+    """Make cost.csv, cost.md and cost.tex in `tables`.
 
     Args:
+        costs: phase train or colorize; seconds are wall time; nfe counts network calls per image. None is an empty
+            field and prints as a dash.
         labels: printed name per method id.
         preset: its name in the title, `demo` marked as demo-scale.
 
     Returns:
         The CSV, or None where nothing has been measured yet (then nothing is written).
-
-    Raises:
-        UserError: a file is no JSON.
     """
-    lines = sorted((_line(artifacts.read_json(path)) for path in costs), key=_order)
+    lines = sorted(map(_line, costs), key=_order)
     if not lines:
         return None
     write_csv(tables / "cost.csv", COLUMNS, lines)
@@ -45,9 +77,9 @@ def write(
     return tables / "cost.csv"
 
 
-def _line(measured: dict[str, Any]) -> dict[str, Any]:
-    line = {key: measured.get(key) for key in MEASURED}
-    seconds, devices = line["seconds"], measured.get("devices", 1)
+def _line(measured: Measured) -> dict[str, Any]:
+    line = {key: getattr(measured, key) for key in MEASURED}
+    seconds, devices = measured.seconds, measured.devices
     if devices > 1:
         line["device"] = f"{devices} × {line['device']}"
     return line | {"device_hours": None if seconds is None else round(devices * seconds / 3600, 4)}

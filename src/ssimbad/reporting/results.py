@@ -101,6 +101,12 @@ def read_rows(paths: Iterable[Path], stage: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def row(file: str) -> Row | None:
+    """The row that a file `…/<method>/<stage>/seed-<n>…` belongs to; None for any other file."""
+    match = re.search(r"([^/]+)/([^/]+)/seed-\d+[./]", file)
+    return (match[1], match[2]) if match else None
+
+
 def rows(results: Iterable[Result]) -> list[Row]:
     """Rows of the table, in its order."""
     return list(dict.fromkeys(result.row for result in results))

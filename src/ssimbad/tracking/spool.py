@@ -249,12 +249,17 @@ def _event(line: bytes, place: str) -> list[Event]:
     except (ValueError, RecursionError):
         return []
     form = _FORMS.get(str(said.get("event"))) if isinstance(said, dict) else None
+    if not form:
+        return []
     try:
-        return [form.model_validate(said).model_dump()] if form else []
+        json.dumps(said, ensure_ascii=False).encode()
+        return [form.model_validate(said).model_dump()]
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise DamagedError(f"{place}: {said['event']}: {where}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:  # half of a surrogate pair: JSON can spell it, no database takes it
+        raise DamagedError(f"{place}: {said['event']}: {error}") from None
 
 
 def alive(where: dict[str, Any]) -> bool | None:

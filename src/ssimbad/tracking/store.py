@@ -27,6 +27,8 @@ _BATCH = 1000
 _TEXT = 6000  # MLflow's limit for a parameter's value
 _NAME = 500  # MLflow's limit for the name of an input
 _SQLITE = "sqlite:///"
+_IMPORTED = spool.ROOT / "imported"
+_AGAIN = f"mv {_IMPORTED}/* {spool.ROOT}"
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
@@ -43,6 +45,30 @@ def uri() -> str:
     return f"{_SQLITE}{database}"
 
 
+def _database(where: str) -> Path:
+    return Path(where.removeprefix(_SQLITE).split("?")[0])
+
+
+def require_there(where: str) -> None:
+    """Refuse an SQLite logbook that is gone: MLflow would begin an empty one without a word, or try for minutes.
+
+    Raises:
+        UserError: it is no file, may not be read, or is missing or empty while there are spools that were imported.
+    """
+    database = _database(where)
+    if not where.startswith(_SQLITE) or str(database) in (".", ":memory:"):
+        return
+    with _in_one_line(where):
+        if os.path.lexists(database) and not database.is_file():
+            raise UserError(f"the logbook {where} is no file; {_put_aside(where)}")
+        if not database.exists() or database.stat().st_size == 0:
+            if any(_IMPORTED.glob("*.jsonl")):
+                holds = f"is gone or empty, and {_IMPORTED} holds what was in it; bring it back, or"
+                raise UserError(f"the logbook {where} {holds} for a new one `{_AGAIN}`, then `ssimbad sync`")
+        elif not os.access(database, os.R_OK | os.W_OK):
+            raise UserError(f"the logbook {where} may not be read and written; ask its owner, or {_put_aside(where)}")
+
+
 def _artifacts() -> str:
     return Path("mlruns").resolve().as_uri()
 
@@ -56,6 +82,7 @@ class Store:
 
     def __init__(self, where: str | None = None) -> None:
         where = where or uri()
+        require_there(where)
         # MLflow's own default, in a form that holds quotes and colons: it writes it into SQL as it is.
         os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", _artifacts())
         # Creating the tables takes ten seconds, and two processes doing it at once break each other.
@@ -102,19 +129,20 @@ class Store:
         return run.info.run_id
 
     def child(self, start: Event, spool_id: str) -> str:
-        """Id of the run of one stage instance, made with its parameters, tags and inputs if need be."""
-        found = self.find("spool_id", spool_id)
-        if found:
-            return found.info.run_id
-        tags = {
-            **start["tags"],
-            "spool_id": spool_id,
-            "mlflow.parentRunId": self.parent(start),
-            "events": "1",
-        }
-        run = self.client.create_run(self.experiment, start_time=start["time"], run_name=start["name"], tags=tags)
-        self._describe(run.info.run_id, start)
-        return run.info.run_id
+        """Id of the run of one stage instance, made with its parameters, tags and inputs if need be.
+
+        Its tag `events` is 0 until all of these are there: whoever made the run may have been stopped before.
+        """
+        run = self.find("spool_id", spool_id)
+        if not run:
+            own = {"spool_id": spool_id, "mlflow.parentRunId": self.parent(start), "events": "0"}
+            tags = {**start["tags"], **own}
+            run = self.client.create_run(self.experiment, start_time=start["time"], run_name=start["name"], tags=tags)
+        run_id = run.info.run_id
+        if run.data.tags.get("events") == "0":
+            self._describe(run_id, start)
+            self.client.set_tag(run_id, "events", "1")
+        return run_id
 
     def _describe(self, run_id: str, start: Event) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
@@ -218,7 +246,8 @@ def import_all(current: str | None = None, status: str | None = None, root: Path
                 events = spool.read(path)
                 if not events:
                     continue
-                whole = store.take(path.stem, events)
+                with _in_one_line(uri(), f" at {path}"):
+                    whole = store.take(path.stem, events)
             except spool.DamagedError as error:
                 store.forsake(path.stem)
                 _say(f"{error}; it is set aside as {_moved(path, root / 'damaged')}, the others are imported")
@@ -227,7 +256,7 @@ def import_all(current: str | None = None, status: str | None = None, root: Path
             pipeline = events[0]["tags"]["pipeline_id"]
             endings.setdefault(pipeline, set()).add((_ending(events) or "KILLED") if whole else "RUNNING")
             if whole:
-                _moved(path, root / "imported")
+                _moved(path, root / _IMPORTED.name)
         for pipeline, states in endings.items():
             if pipeline != current and "RUNNING" not in states and not spool.pipeline_alive(pipeline):
                 store.close(pipeline, next((s for s in ("FAILED", "KILLED") if s in states), "FINISHED"))
@@ -263,17 +292,17 @@ def _named(where: str) -> str:
 
 
 @contextmanager
-def _in_one_line(where: str) -> Iterator[None]:
+def _in_one_line(where: str, at: str = "") -> Iterator[None]:
     """Whatever MLflow, its database or the network raises, as one line with a remedy."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(_remedy(where, error)) from None
+        raise UserError(_remedy(where, error, at)) from None
 
 
-def _remedy(where: str, error: Exception) -> str:
+def _remedy(where: str, error: Exception, at: str) -> str:
     reason = str(error)
     if where.startswith(_SQLITE) and ("file is not a database" in reason or "malformed" in reason):
         return f"the logbook {where} is damaged; {_put_aside(where)}"
@@ -282,7 +311,8 @@ def _remedy(where: str, error: Exception) -> str:
             upgrade = f"`mlflow db upgrade {_named(where)}` and `ssimbad sync`"
             return f"the logbook {where} was written by an older MLflow; copy it, then {upgrade}"
         return f"the logbook {where} was written by a newer MLflow; `make install` a newer one, or {_put_aside(where)}"
-    return f"the logbook {where} fails ({type(error).__name__}: {_first_line(error)}); mend that, then `ssimbad sync`"
+    reason = f"{type(error).__name__}: {_first_line(error)}"
+    return f"the logbook {where} fails{at} ({reason}); mend that, then `ssimbad sync`"
 
 
 def _known(schema: str) -> bool:
@@ -295,12 +325,11 @@ def _known(schema: str) -> bool:
 def _put_aside(where: str) -> str:
     if not where.startswith(_SQLITE):
         return "set MLFLOW_TRACKING_URI to another"
-    database = Path(where.removeprefix(_SQLITE))
+    database = _database(where)
     aside = shlex.quote(str(database.with_name(f"old-{database.name}")))
     # With its journals: SQLite would take them for the new one's.
     move = f"mkdir {aside} && mv {shlex.quote(str(database))}* {aside}"
-    again = f"mv {spool.ROOT}/imported/* {spool.ROOT}"
-    return f"put it aside (`{move}`), for a new one with all runs also `{again}`, then `ssimbad sync`"
+    return f"put it aside (`{move}`), for a new one with all runs also `{_AGAIN}`, then `ssimbad sync`"
 
 
 def _folder() -> Path:
