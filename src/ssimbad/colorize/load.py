@@ -46,7 +46,7 @@ def trained(weights: Path, device: torch.device, channels_last: bool) -> tuple[n
     if not beside.exists():
         raise UserError(f"{beside}: missing; it tells how the weights beside it were made, copy it along with them")
     try:
-        made = artifacts.read_json(beside)
+        made = artifacts.parsed_json(beside)
         model = _built(made)
     except (ValueError, TypeError, ArithmeticError, RuntimeError):  # the last of torch: no memory for such a network
         raise UserError(
