@@ -15,6 +15,9 @@ from PIL import Image, ImageDraw
 from ssimbad import params as parameters
 from ssimbad.pipeline.table import instances
 
+from .logbook import database, logbook  # noqa: F401 - fixtures for all
+from .toy import toy  # noqa: F401
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # The smallest pipeline that still has every stage: 16-pixel faces, a network of a few thousand parameters.

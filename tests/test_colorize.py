@@ -337,13 +337,18 @@ def test_an_answer_never_lands_on_another_ones_reference(weights, pictures, tmp_
     refused(tmp_path, "is an input", folder, references, weights, references)
 
 
+def copies(picture: Path, folder: Path, names: tuple[str, ...]) -> Path:
+    """A folder with the same picture under several names."""
+    folder.mkdir()
+    for name in names:
+        Image.open(picture).save(folder / name)
+    return folder
+
+
 @pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("a.b.png", "a.b.webp"), ("a.png", "b.png", "a.GIF")])
 def test_two_sketches_never_share_an_answer(weights, pictures, tmp_path, names):
     folder, reference = pictures
-    sketches = tmp_path / "pairs"
-    sketches.mkdir()
-    for name in names:
-        Image.open(folder / "grey.png").save(sketches / name)
+    sketches = copies(folder / "grey.png", tmp_path / "pairs", names)
     refused(tmp_path, "would both be answered in", sketches, reference, weights, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -351,10 +356,7 @@ def test_two_sketches_never_share_an_answer(weights, pictures, tmp_path, names):
 @pytest.mark.parametrize("names", [("a.png", "A.png"), ("\u00e4.png", "a\u0308.png"), ("\u00c4.png", "a\u0308.jpg")])
 def test_two_answers_never_have_names_that_some_disk_takes_for_one(weights, pictures, tmp_path, names):
     folder, reference = pictures
-    sketches = tmp_path / "pairs"
-    sketches.mkdir()
-    for name in names:
-        Image.open(folder / "grey.png").save(sketches / name)
+    sketches = copies(folder / "grey.png", tmp_path / "pairs", names)
     if len(list(sketches.iterdir())) < len(names):
         pytest.skip("this disk takes them for one")
     refused(tmp_path, "on some disks the same as", sketches, reference, weights, tmp_path / "out")

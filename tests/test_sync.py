@@ -17,13 +17,13 @@ from ssimbad.pipeline import dvcfile, records, runner, sync, table
 from ssimbad.pipeline.table import Stage
 
 from .conftest import write_params
-from .test_pipeline import bring, load, meddle, toy  # noqa: F401 - a fixture
+from .toy import bring, load, meddle
 
 pytestmark = pytest.mark.usefixtures("repository")
 
 
 @pytest.fixture
-def repository(toy, tree, monkeypatch):  # noqa: F811
+def repository(toy, tree, monkeypatch):
     """The toy pipeline, finished, in a DVC repository that knows nothing of it yet."""
     monkeypatch.setattr(records, "version", lambda stage: yaml.safe_load(records.VERSIONS.read_text())[stage])
     records.VERSIONS.write_text("dear: 1\n")

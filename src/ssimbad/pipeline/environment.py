@@ -57,7 +57,9 @@ def _recorded(venv: Path) -> set[str]:
 
 def _is_environment(venv: Path, name: str, recorded: set[str]) -> bool:
     if name == ".gitignore":
-        return (venv / name).read_bytes().startswith(_IGNORE.encode())
+        with suppress(OSError):  # a link to nowhere, say
+            return (venv / name).read_bytes().startswith(_IGNORE.encode())
+        return False
     compiled = _COMPILED.fullmatch(name)
     source = "".join(compiled.group(1, 2)) + ".py" if compiled else name
     return source in recorded or name in recorded or bool(_OF_VENV.fullmatch(name))

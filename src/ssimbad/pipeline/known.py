@@ -6,7 +6,6 @@ drawn in float32 (docs/engines.md).
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,14 +87,14 @@ def _comparable(instance: Instance) -> set[str]:
 def read() -> Answers:
     """The list, in the order of the stages. Raises UserError when it is missing or is none."""
     try:
-        answers = json.loads(FILE.read_text(encoding="utf-8"))
+        answers = artifacts.parsed_json(FILE)
         if answers.keys() != set(STAGES):
             raise ValueError("other stages")
         return {
             stage: {"params": dict(answers[stage]["params"]), "outputs": dict(answers[stage]["outputs"])}
             for stage in STAGES
         }
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{FILE}: no list of known answers; {_REMEDY}") from None
 
 

@@ -1,5 +1,7 @@
 """Training curves: loss, loss per noise level, validation PSNR; a line of panels per row of the main table."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
@@ -7,6 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from ssimbad.reporting.style import PALETTE, styled
+
+_TITLE_WIDTH = 38
+"""Characters of a row's title in a line."""
 
 SPAN = 7
 """Rows of the curve file in the centred mean that is drawn: a trailing one would lag behind the loss. Of few rows there
@@ -33,7 +38,8 @@ def training_curves(title: str, curves: list[tuple[str, list[pd.DataFrame]]]) ->
         )
         fig.suptitle(title, x=0.01, ha="left", fontsize=10)
         for i, (label, frames) in enumerate(curves):
-            grid[i, 0].set_title(label, fontsize=9, loc="left")
+            # Not over the next panel, where its legend is.
+            grid[i, 0].set_title(textwrap.fill(label, _TITLE_WIDTH), fontsize=9, loc="left")
             for axes, panel in zip(grid[i], panels, strict=True):
                 panel(axes, frames)
                 axes.set_xlabel("images seen" if i == len(curves) - 1 else "")
