@@ -29,11 +29,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssimbad import params
 from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Batch, Plan, Setup
 from ssimbad.pairing.tps import Law
-from ssimbad.params import Network, Params, Sampler
+from ssimbad.params import tree as params
+from ssimbad.params.base import Network, Sampler
+from ssimbad.params.tree import Params
 from ssimbad.training.feed import Feed, Shard, StepDraws
 
 PHI = {"form": "rational", "c": 0.3}

@@ -13,10 +13,11 @@ import torch
 from samplers import TestFaces
 from tabulate import tabulate
 
-from ssimbad import devices, params
 from ssimbad.methods import registry
 from ssimbad.methods.contract import Setup
+from ssimbad.params import tree as params
 from ssimbad.pipeline import table
+from ssimbad.runtime import devices
 
 
 def main() -> None:

@@ -12,13 +12,15 @@ from pathlib import Path
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from ssimbad import devices, params
 from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
 from ssimbad.methods import registry
 from ssimbad.metrics.psnr import psnr
 from ssimbad.pairing import resize
-from ssimbad.params import Params, Sampler
+from ssimbad.params import tree as params
+from ssimbad.params.base import Sampler
+from ssimbad.params.tree import Params
+from ssimbad.runtime import devices
 from ssimbad.samplers import SAMPLERS, nfe
 
 

@@ -32,13 +32,15 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from ssimbad import cores, params
 from ssimbad.colorize import chunks
 from ssimbad.methods import chain, edm, registry
 from ssimbad.methods.contract import Losses, Plan, Setup, players
 from ssimbad.metrics import measure
 from ssimbad.pairing.tps import Law
-from ssimbad.params import Network, Params, Sampler
+from ssimbad.params import tree as params
+from ssimbad.params.base import Network, Sampler
+from ssimbad.params.tree import Params
+from ssimbad.runtime import cores
 from ssimbad.training import loop
 from ssimbad.training.feed import Feed, Shard, StepDraws
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from ssimbad import params
 from ssimbad.methods import chain, edm, registry
 from ssimbad.methods.contract import Losses, Plan, Setup, players
 from ssimbad.pairing.tps import Law
-from ssimbad.params import Sampler
+from ssimbad.params import tree as params
+from ssimbad.params.base import Sampler
 from ssimbad.training import loop
 from ssimbad.training.feed import Feed, Shard, StepDraws
 

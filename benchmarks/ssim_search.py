@@ -22,9 +22,9 @@ from skimage.metrics import structural_similarity
 from tabulate import tabulate
 
 from ssimbad.faces import embedded
-from ssimbad.noise.selection import Criterion, line_r2
-from ssimbad.noise.ssim_curves import Curves, noise, sigma_curve, sigma_grid
 from ssimbad.noise.transforms import PUBLISHED, make
+from ssimbad.schedule.selection import Criterion, line_r2
+from ssimbad.schedule.ssim_curves import Curves, noise, sigma_curve, sigma_grid
 
 SEED, SIGMAS = 0, 32
 CRITERION = Criterion(points=50, sigma_min=0.002, sigma_max=80.0)

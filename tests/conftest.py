@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from ssimbad import params as parameters
+from ssimbad.params import tree as parameters
 from ssimbad.pipeline.table import instances
 
 from .logbook import database, logbook  # noqa: F401 - fixtures for all

@@ -6,7 +6,7 @@ import torch
 from ssimbad.methods import animediffusion, registry
 from ssimbad.methods.contract import Plan, Setup
 from ssimbad.noise import ddpm
-from ssimbad.params import Sampler
+from ssimbad.params.base import Sampler
 
 from .test_methods import NETWORK, NOISE, batch, draws, losses_of_training, refines_from_pure_noise
 

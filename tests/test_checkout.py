@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ssimbad import cli, params
+from ssimbad import cli
 from ssimbad.errors import UserError
+from ssimbad.params import tree as params
 from ssimbad.pipeline import code, records, runner, sync, table
 
 from .conftest import ROOT, make_house, own_source

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ssimbad import params as parameters
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.params import tree as parameters
 from ssimbad.pipeline import cleaning, lock, snakefile
 from ssimbad.pipeline.table import instances
 

@@ -14,12 +14,12 @@ import yaml
 from PIL import Image, PngImagePlugin
 
 from ssimbad import artifacts
-from ssimbad import params as parameters
 from ssimbad.colorize import chunks, load, user
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.methods import edm
 from ssimbad.pairing import resize
-from ssimbad.params import Sampler
+from ssimbad.params import tree as parameters
+from ssimbad.params.base import Sampler
 from ssimbad.pipeline import runner
 from ssimbad.training import checkpoints
 

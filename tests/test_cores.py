@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ssimbad import cores
 from ssimbad.errors import ParameterError
+from ssimbad.runtime import cores
 
 from .conftest import ROOT
 
@@ -21,7 +21,8 @@ VARIABLES = (
 # Every library that a stage may load computes once; with one thread each, the process has no thread beside its own.
 COMPUTES = """
 import sys
-from ssimbad import cli, cores
+from ssimbad import cli
+from ssimbad.runtime import cores
 heavy = {"numpy", "torch", "scipy"} & set(sys.modules)
 assert not heavy, heavy  # they read the variables when they are loaded
 def app():

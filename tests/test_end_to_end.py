@@ -17,8 +17,8 @@ import yaml
 from typer.testing import CliRunner
 
 from ssimbad import cli
-from ssimbad import params as parameters
 from ssimbad.errors import UserError
+from ssimbad.params import tree as parameters
 from ssimbad.pipeline import runner, table
 from ssimbad.reporting import summary
 

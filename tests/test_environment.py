@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ssimbad import devices, params
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.params import tree as params
 from ssimbad.pipeline import runner
+from ssimbad.runtime import devices
 from ssimbad.tracking import spool
 
 from .conftest import ROOT, draw_faces, make_folder_house, make_house, miniature

@@ -16,9 +16,10 @@ from ssimbad.faces import raw
 from ssimbad.faces.embedded import PARTS, draw_faces, face_ids, render
 from ssimbad.faces.palettes import FREE, all_colours, draw_palette
 from ssimbad.faces.splits import split_ids
-from ssimbad.job import Job
 from ssimbad.pairing import references
-from ssimbad.params import Data, Embedded, References, View
+from ssimbad.params.tree import Data, Embedded, References
+from ssimbad.params.view import View
+from ssimbad.runtime.job import Job
 
 STYLE = "adventurer"
 PLAIN = dict.fromkeys(PARTS) | {

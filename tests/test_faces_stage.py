@@ -14,8 +14,9 @@ from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import stage
 from ssimbad.faces.reading import normalise
-from ssimbad.job import Job
-from ssimbad.params import Data, View
+from ssimbad.params.tree import Data
+from ssimbad.params.view import View
+from ssimbad.runtime.job import Job
 
 SIDE = 32
 DECLARED = tuple(f"data.{key}" for key in Data.model_fields if key != "size")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 SLOW = (
-    "import time\nfrom pathlib import Path\nfrom ssimbad.job import Job\n"
+    "import time\nfrom pathlib import Path\nfrom ssimbad.runtime.job import Job\n"
     "job = Job('pretrain', Path('.'), method='ssimbad', seed=0)\n"
     "with job.progress(64, 'images', done=32) as bar:\n"
     "    time.sleep(10.5)\n"
@@ -26,7 +26,7 @@ def test_a_log_file_gets_a_line_with_method_images_rate_and_time_left():
 def test_a_log_that_is_gone_stops_nothing():
     """SLURM's SIGTERM goes to all processes of a job: to the `tee` as well as to the training."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom ssimbad.job import Job\n"
+        "import sys\nfrom pathlib import Path\nfrom ssimbad.runtime.job import Job\n"
         "job = Job('pretrain', Path('.'))\n"
         "sys.stdin.read()\n"
         "with job.progress(2, 'images') as bar:\n"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ssimbad import interrupt
 from ssimbad.errors import ParameterError
 from ssimbad.pipeline import lock
+from ssimbad.runtime import interrupt
 
 HOLD = "import sys, time\nfrom pathlib import Path\nfrom ssimbad.pipeline import lock\n"
 

@@ -9,7 +9,8 @@ import torch
 from ssimbad import refinement
 from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Batch, Plan, Setup
-from ssimbad.params import Method, Network, Noise, Sampler
+from ssimbad.params.base import Network, Noise, Sampler
+from ssimbad.params.methods import Method
 from ssimbad.training.feed import Shard, StepDraws
 
 NETWORK = Network(base=8, multipliers=[1, 2], blocks=1, heads=2, embedding=8, groups=4)

@@ -10,9 +10,9 @@ import pytest
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.job import Job
 from ssimbad.metrics import baselines, evaluate
 from ssimbad.metrics.psnr import psnr
+from ssimbad.runtime.job import Job
 
 IDS = ["0007", "0001", "b"]
 PARAMS = SimpleNamespace(

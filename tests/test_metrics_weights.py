@@ -11,8 +11,8 @@ import pytest
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.job import Job
 from ssimbad.metrics import weights
+from ssimbad.runtime.job import Job
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
 

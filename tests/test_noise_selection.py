@@ -7,12 +7,15 @@ import re
 import numpy as np
 import pytest
 
-from ssimbad import params as parameters
 from ssimbad.errors import ParameterError, UserError
-from ssimbad.job import Job
 from ssimbad.metrics import bootstrap
-from ssimbad.noise import stages
-from ssimbad.noise.selection import (
+from ssimbad.noise.transforms import PUBLISHED, RATIONAL_GRID, make
+from ssimbad.params import tree as parameters
+from ssimbad.params.base import Noise
+from ssimbad.params.view import View
+from ssimbad.runtime.job import Job
+from ssimbad.schedule import stages
+from ssimbad.schedule.selection import (
     Criterion,
     best_of,
     best_rational,
@@ -24,8 +27,7 @@ from ssimbad.noise.selection import (
     phi_star,
     resampled_c,
 )
-from ssimbad.noise.ssim_curves import Curves, sigma_grid
-from ssimbad.noise.transforms import PUBLISHED, RATIONAL_GRID, make
+from ssimbad.schedule.ssim_curves import Curves, sigma_grid
 from ssimbad.tracking import spool
 
 CRITERION = Criterion(50, 0.002, 80.0)
@@ -165,11 +167,11 @@ class Tree:
 
     def __init__(self, **changes):
         self.schedule = parameters.Schedule(**{**SCHEDULE, **changes})
-        self.noise = parameters.Noise(**NOISE)
+        self.noise = Noise(**NOISE)
 
 
 def view(**changes):
-    return parameters.View(Tree(**changes), ("schedule", "noise"))
+    return View(Tree(**changes), ("schedule", "noise"))
 
 
 @pytest.fixture(scope="module")

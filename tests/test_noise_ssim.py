@@ -6,9 +6,10 @@ from skimage import data
 from skimage.metrics import structural_similarity
 
 from ssimbad.noise import ddpm
-from ssimbad.noise.selection import Criterion, line_r2
-from ssimbad.noise.ssim import Ssim, flat
-from ssimbad.noise.ssim_curves import (
+from ssimbad.noise.transforms import PUBLISHED, make
+from ssimbad.schedule.selection import Criterion, line_r2
+from ssimbad.schedule.ssim import Ssim, flat
+from ssimbad.schedule.ssim_curves import (
     Curves,
     ddpm_curve,
     noise,
@@ -17,7 +18,6 @@ from ssimbad.noise.ssim_curves import (
     sigma_grid,
     timestep_grid,
 )
-from ssimbad.noise.transforms import PUBLISHED, make
 
 
 def reference(clean, other):

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from ssimbad import artifacts, params
+from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.job import Job
 from ssimbad.pairing import references, resize, stage_references, stage_sketches, tps, xdog
+from ssimbad.params import tree as params
+from ssimbad.params.view import View
+from ssimbad.runtime.job import Job
 
 SIDE = 32
 COUNTS = {"train": 5, "val": 0, "test": 6}
@@ -20,10 +22,10 @@ DECLARED = ("sketches", "references", "data.native_size", "data.source", "data.m
 
 
 @pytest.fixture
-def view() -> params.View:
+def view() -> View:
     tree = params.load(Path("presets/demo.yaml"))
     small = tree.data.model_copy(update={"native_size": SIDE, "size": SIDE})
-    return params.View(tree.model_copy(update={"data": small}), DECLARED)
+    return View(tree.model_copy(update={"data": small}), DECLARED)
 
 
 def _faces(count: int, first: int) -> np.ndarray:

@@ -7,8 +7,10 @@ import sys
 import pytest
 import yaml
 
-from ssimbad import params
 from ssimbad.errors import ParameterError
+from ssimbad.params import tree as params
+from ssimbad.params.base import MADE
+from ssimbad.params.view import View, lookup
 from ssimbad.pipeline.table import instances
 
 from .conftest import ROOT
@@ -165,7 +167,7 @@ def test_a_path_that_not_all_would_read_alike_is_refused(tree, monkeypatch, tmp_
 )  # fmt: skip
 def test_any_other_path_is_taken_as_it_is(tree, monkeypatch, tmp_path, key, path):
     monkeypatch.chdir(tmp_path)
-    assert params.lookup(parse(own(tree, key, path)), key) == path
+    assert lookup(parse(own(tree, key, path)), key) == path
 
 
 def test_a_link_into_what_the_pipeline_makes_is_seen_through(tree, monkeypatch, tmp_path):
@@ -181,7 +183,7 @@ def test_all_that_the_stages_make_of_a_users_images_lies_where_none_of_his_may(n
     tree = own(yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()), "data.path", "data/raw/faces")
     made = [f for i in instances(parse(tree)) for f in [*i.outputs.values(), i.record, i.marker]]
     assert len(made) > 50
-    assert [f for f in made if not any(f.startswith(f"{folder}/") for folder in params.MADE)] == []
+    assert [f for f in made if not any(f.startswith(f"{folder}/") for folder in MADE)] == []
 
 
 def test_a_checkout_in_a_folder_with_braces_is_refused(house, monkeypatch):
@@ -233,7 +235,7 @@ def test_not_yaml(tree):
 
 
 def test_a_view_shows_what_is_declared_and_nothing_else(tree):
-    view = params.View(parse(tree), ("data.size", "methods.ssimbad.pretrain"))
+    view = View(parse(tree), ("data.size", "methods.ssimbad.pretrain"))
     assert view.data.size == 16
     assert view.methods["ssimbad"].pretrain.batch == 8
     with pytest.raises(AttributeError, match="without declaring"):
@@ -246,7 +248,7 @@ def test_declared_parameters_exist(tree):
     p = parse(tree)
     for instance in instances(p):
         for key in instance.params:
-            params.lookup(p, key)
+            lookup(p, key)
 
 
 def test_command_line_reports_in_one_line_with_status_2(house):

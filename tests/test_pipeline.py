@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssimbad import params as parameters
 from ssimbad.errors import ParameterError
+from ssimbad.params import tree as parameters
 from ssimbad.pipeline import code, dvcfile, runner, table
 from ssimbad.pipeline.table import instances
 

@@ -15,12 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from ssimbad import artifacts
-from ssimbad import params as parameters
 from ssimbad.cli import app
 from ssimbad.errors import ParameterError
 from ssimbad.methods import edm
 from ssimbad.methods.contract import Plan
-from ssimbad.params import Params
+from ssimbad.params import tree as parameters
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import table
 from ssimbad.planning import disk, flops, rates, report
 from ssimbad.training import checkpoints

@@ -4,11 +4,11 @@ import pytest
 import torch
 import yaml
 
-from ssimbad import params
 from ssimbad.errors import ParameterError
 from ssimbad.methods import registry, regression
 from ssimbad.methods.contract import Plan, Setup
-from ssimbad.params import Network, Noise
+from ssimbad.params import tree as params
+from ssimbad.params.base import Network, Noise
 from ssimbad.planning import flops
 from ssimbad.reporting import compute
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.job import Job
 from ssimbad.reporting import figures
 from ssimbad.reporting.curves import training_curves
 from ssimbad.reporting.grids import picture_grid
+from ssimbad.runtime.job import Job
 
 IDS = [f"{i:04d}" for i in range(5)]
 ROWS = [("ssimbad", "pretrain"), ("ssimbad", "finetune"), ("control", "finetune")]

@@ -7,8 +7,8 @@ import pytest
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.job import Job
 from ssimbad.reporting import ladder, nfe
+from ssimbad.runtime.job import Job
 
 from .test_reporting_tables import PSNR, read, write_result
 

@@ -12,11 +12,11 @@ import pytest
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.job import Job
 from ssimbad.metrics.ms_ssim import scales
 from ssimbad.reporting import comparisons, main_table, r2_table, results, tables
 from ssimbad.reporting.markup import Footnotes, Table, escape, latex, markdown
 from ssimbad.reporting.published import published
+from ssimbad.runtime.job import Job
 
 IDS = [f"{i:03d}" for i in range(20)]
 OFF = {"value": None, "ci_low": None, "ci_high": None, "n": 20, "reason": "switched off"}

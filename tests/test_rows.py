@@ -9,14 +9,15 @@ import pytest
 import torch
 import yaml
 
-from ssimbad import params
 from ssimbad.colorize import spread
 from ssimbad.errors import ParameterError
 from ssimbad.faces import manifest
-from ssimbad.job import Job
 from ssimbad.methods import registry
 from ssimbad.metrics import test_set
+from ssimbad.params import tree as params
+from ssimbad.params.view import View
 from ssimbad.pipeline import runner, table
+from ssimbad.runtime.job import Job
 
 from .conftest import ROOT, make_house, miniature, write_params
 
@@ -166,7 +167,7 @@ def test_the_first_sample_is_the_rows_own_and_no_two_are_equal(house, tmp_path, 
     seen = []
     monkeypatch.setattr(spread, "lines", lambda one_step, samples, *_: seen.extend([*samples, one_step]) or [])
     job = Job("spread", tmp_path, method="ssimbad", of="finetune", seed=0)
-    spread.run(params.View(p, instance.params), inputs, {"values": tmp_path / "values.csv"}, job)
+    spread.run(View(p, instance.params), inputs, {"values": tmp_path / "values.csv"}, job)
     own = test_set.by_id(inputs["images"], manifest.ids(inputs["manifest"], "test"), p.data.size)
     assert (seen[0] == own[:3]).all()
     assert len({images.tobytes() for images in seen}) == 4
@@ -186,7 +187,7 @@ def test_samples_do_not_depend_on_how_many_cores_were_granted(house, tmp_path, m
     monkeypatch.setattr(registry.module("edm"), "colorize", watched)
     before = torch.get_num_threads()
     job = Job("spread", tmp_path, threads=3, method="edm", of="pretrain", seed=0)
-    spread.run(params.View(p, instance.params), inputs, {"values": tmp_path / "values.csv"}, job)
+    spread.run(View(p, instance.params), inputs, {"values": tmp_path / "values.csv"}, job)
     torch.set_num_threads(before)
     assert seen == {1}
     assert (tmp_path / "values.csv").read_bytes() == (house / instance.outputs["values"]).read_bytes()

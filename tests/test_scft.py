@@ -13,7 +13,7 @@ from ssimbad.networks.patch_gan import PatchGAN, SpectralConv2d
 from ssimbad.networks.scft import Generator, Transfer
 from ssimbad.networks.vgg import VGG19
 from ssimbad.pairing import tps
-from ssimbad.params import Method
+from ssimbad.params.methods import Method
 from ssimbad.training import features
 from ssimbad.training.feed import Shard, StepDraws
 

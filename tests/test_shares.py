@@ -15,7 +15,7 @@ from ssimbad.methods import registry
 from ssimbad.methods.contract import Plan, Setup, players
 from ssimbad.networks.vgg import VGG19
 from ssimbad.pairing.tps import Law
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 from ssimbad.training import loop
 from ssimbad.training.feed import Feed, StepDraws
 

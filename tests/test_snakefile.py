@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ssimbad import params as parameters
 from ssimbad.errors import UserError
+from ssimbad.params import tree as parameters
 from ssimbad.pipeline import snakefile
 
 HOLD = """

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from ssimbad.colorize import chunks
 from ssimbad.colorize.spread import lines, stream
-from ssimbad.job import Job
 from ssimbad.metrics import bootstrap
 from ssimbad.metrics.spread import mean_image, split
-from ssimbad.params import Sampler
+from ssimbad.params.base import Sampler
 from ssimbad.reporting import spread as table
+from ssimbad.runtime.job import Job
 
 from .test_reporting_tables import read
 

@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssimbad import params, strict_yaml
+from ssimbad import strict_yaml
 from ssimbad.errors import ParameterError
+from ssimbad.params import tree as params
 
 
 def complaint(text: str) -> str:

@@ -11,8 +11,8 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 from ssimbad import artifacts, cli
-from ssimbad import params as parameters
 from ssimbad.errors import UserError
+from ssimbad.params import tree as parameters
 from ssimbad.pipeline import dvcfile, records, runner, sync, table
 from ssimbad.pipeline.table import Stage
 

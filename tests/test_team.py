@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssimbad import artifacts, dealing, devices, team
+from ssimbad import artifacts
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.runtime import dealing, devices
+from ssimbad.runtime import distributed as team
 from ssimbad.training import checkpoints
 
 from .conftest import ROOT, make_house, miniature
@@ -220,7 +222,8 @@ def test_one_process_is_alone_whatever_shell_it_was_started_in(monkeypatch, left
 def test_a_process_whom_nobody_meets_ends_in_one_line(tmp_path, rank):
     """It waits for ten minutes, here for two seconds."""
     folder = workshop(tmp_path / "house")
-    patience = "from datetime import timedelta; from ssimbad import team; team.MEETING = timedelta(seconds=2); "
+    patience = "from datetime import timedelta; from ssimbad.runtime import distributed as team; "
+    patience += "team.MEETING = timedelta(seconds=2); "
     env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
     env |= {"PYTHONPATH": str(ROOT / "src"), "SSIMBAD_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     env |= {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}

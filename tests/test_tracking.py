@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ssimbad.job import Job
 from ssimbad.pipeline import sync
+from ssimbad.runtime.job import Job
 from ssimbad.tracking import live, spool, store, system
 
 from .logbook import runs, write

@@ -18,12 +18,14 @@ from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssimbad.errors import UserError
-from ssimbad.job import Job
 from ssimbad.methods import edm
 from ssimbad.methods.contract import Losses, Plan, Player, players
 from ssimbad.networks.patch_gan import PatchGAN
 from ssimbad.pairing.tps import Law
-from ssimbad.params import Sampler, Train, Training
+from ssimbad.params.base import Sampler
+from ssimbad.params.methods import Train
+from ssimbad.params.tree import Training
+from ssimbad.runtime.job import Job
 from ssimbad.training import checkpoints, loop
 from ssimbad.training import feed as feeding
 from ssimbad.training.feed import Feed, Shard, StepDraws

@@ -15,9 +15,9 @@ import yaml
 from typer.testing import CliRunner
 
 from ssimbad import artifacts
-from ssimbad import params as parameters
 from ssimbad.cli import app
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.params import tree as parameters
 from ssimbad.pipeline import cleaning, code, known, records, runner, table, verify
 from ssimbad.pipeline.table import Stage
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ssimbad import artifacts
-from ssimbad import params as parameters
+from ssimbad.params import tree as parameters
 from ssimbad.pipeline import code, records, runner, table
 from ssimbad.pipeline.table import Stage
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ssimbad import cores
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.runtime import cores
 
 app = typer.Typer(
     add_completion=False,
@@ -29,8 +29,9 @@ def stage(
     force: Annotated[bool, typer.Option(help="compute even when the result is fresh or kept")] = False,
 ) -> None:
     """Run one stage instance, as Snakemake and DVC do. Fresh results are left alone, kept ones restored."""
-    from ssimbad import interrupt, params
+    from ssimbad.params import tree as params
     from ssimbad.pipeline import runner
+    from ssimbad.runtime import interrupt
 
     interrupt.install()
     loaded = params.load()
@@ -46,7 +47,7 @@ def stage(
 @app.command()
 def status() -> None:
     """Per stage instance: fresh, with which other libraries it was made if it was, or the reason why it is not."""
-    from ssimbad import params
+    from ssimbad.params import tree as params
     from ssimbad.pipeline import dvcfile, records, table
 
     loaded = params.load()
@@ -72,9 +73,10 @@ def verify(
     write: Annotated[bool, typer.Option("--write", help="with --known: make the list anew from what is here")] = False,
 ) -> None:
     """Compute stages again in scratch and compare the bytes with what is there. Exit code 1: something differs."""
-    from ssimbad import interrupt, params
+    from ssimbad.params import tree as params
     from ssimbad.pipeline import known as answers
     from ssimbad.pipeline import verify as again
+    from ssimbad.runtime import interrupt
 
     if known and (name or expensive):
         raise ParameterError("verify --known compares files that are there; give it no stage and no --expensive")
@@ -96,7 +98,7 @@ def plan(
     ] = None,
 ) -> None:
     """Estimate disk, GPU hours and downloads of the active parameters before anything runs."""
-    from ssimbad import params
+    from ssimbad.params import tree as params
     from ssimbad.planning import report
 
     report.show(params.load(), device, images_per_second)
@@ -120,7 +122,7 @@ def clean(
     what: Annotated[str, typer.Argument(help="results: what the stages made; work: states and kept trainings")],
 ) -> None:
     """Remove what the stages made, and nothing else: files of your own in the same folders stay."""
-    from ssimbad import params
+    from ssimbad.params import tree as params
     from ssimbad.pipeline import cleaning
 
     cleaning.run(what, params.load())
@@ -137,7 +139,7 @@ def parameters() -> None:
 @app.command("dvc-yaml")
 def dvc_yaml() -> None:
     """Write dvc.yaml from the stage table, after an edit of params.yaml that adds or removes instances."""
-    from ssimbad import params
+    from ssimbad.params import tree as params
     from ssimbad.pipeline import dvcfile
 
     print(f"stage table -> {dvcfile.write(params.load())}")
@@ -162,7 +164,7 @@ def sync(
     status: Annotated[str | None, typer.Option(help="how this pipeline execution ended: FINISHED or FAILED")] = None,
 ) -> None:
     """Tell DVC what is fresh and bring the MLflow logbook up to date. Snakemake does it at the end of each run."""
-    from ssimbad import params
+    from ssimbad.params import tree as params
     from ssimbad.pipeline import sync as synchronise
 
     synchronise.run(params.load(), status)
@@ -171,7 +173,7 @@ def sync(
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000) -> None:
     """Open the MLflow logbook at the page of this project's runs."""
-    from ssimbad import params
+    from ssimbad.params import tree as params
     from ssimbad.pipeline import sync as synchronise
     from ssimbad.tracking import ui as browser
 
@@ -183,7 +185,7 @@ def ui(port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000) -> None:
 @app.command()
 def results() -> None:
     """Name the tables and figures that are there, and write the cost table."""
-    from ssimbad import params
+    from ssimbad.params import tree as params
     from ssimbad.pipeline import records, written
     from ssimbad.reporting import summary
 

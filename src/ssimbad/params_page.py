@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from tabulate import tabulate
 
 from ssimbad.methods import registry
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 
 _HEAD = """# Parameters
 

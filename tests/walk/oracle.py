@@ -14,8 +14,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from ssimbad import params as parameters
-from ssimbad.params import Params
+from ssimbad.params import tree as parameters
+from ssimbad.params.tree import Params
+from ssimbad.params.view import lookup
 from ssimbad.pipeline import dvcfile, runner
 from ssimbad.pipeline.table import Instance, instances
 
@@ -48,7 +49,7 @@ def _computed(params: Params, instance: Instance, made: dict[str, Path | None], 
         if any(f is None or not f.exists() for f in found):
             return None
         inputs[name] = str(found[0]) if isinstance(files, str) else [str(f) for f in found]
-    values = {key: parameters.lookup(params, key) for key in instance.params}
+    values = {key: lookup(params, key) for key in instance.params}
     known = [instance.name, values, {name: _digest(files) for name, files in inputs.items()}, _sources()]
     folder = memo / hashlib.sha256(json.dumps(known).encode()).hexdigest()
     if not folder.exists():

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import ssimbad
 from ssimbad import artifacts, files
-from ssimbad.job import Job
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import code, runner, table
 from ssimbad.pipeline.table import Stage, Wildcards
+from ssimbad.runtime.job import Job
 from tests.walk.points import point
 
 IMAGES = 3  # states of the toy training

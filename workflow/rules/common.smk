@@ -4,7 +4,7 @@
 # there is a marker .state/<instance>.ok, each rule makes its own, and every input is `ancient`.
 import sys
 
-from ssimbad import params as parameters
+from ssimbad.params import tree as parameters
 from ssimbad.errors import UserError
 from ssimbad.pipeline import dvcfile, lock, runner, snakefile, table
 from ssimbad.tracking import spool, system

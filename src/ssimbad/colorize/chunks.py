@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssimbad import dealing, devices
 from ssimbad.pairing import resize
-from ssimbad.params import Sampler
+from ssimbad.params.base import Sampler
+from ssimbad.runtime import dealing, devices
 from ssimbad.seeding import derive
 
 Colorize = Callable[[Tensor, Tensor, Callable[[], Tensor], Sampler | None], Tensor]

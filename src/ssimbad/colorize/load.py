@@ -13,7 +13,7 @@ from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.methods import registry
 from ssimbad.methods.contract import Setup
-from ssimbad.params import Positive, Sampler, Size
+from ssimbad.params.base import Positive, Sampler, Size
 from ssimbad.training import checkpoints
 
 

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssimbad import artifacts, dealing, devices
+from ssimbad import artifacts
 from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
-from ssimbad.job import Job
 from ssimbad.methods import registry
 from ssimbad.metrics import measure
 from ssimbad.metrics.test_set import at_size
 from ssimbad.pairing import resize
-from ssimbad.params import Sampler, View
+from ssimbad.params.base import Sampler
+from ssimbad.params.view import View
+from ssimbad.runtime import dealing, devices
+from ssimbad.runtime.job import Job
 from ssimbad.samplers import most_steps, nfe
 
 if TYPE_CHECKING:

@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from ssimbad import artifacts, devices
+from ssimbad import artifacts
 from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
-from ssimbad.job import Job
 from ssimbad.methods import registry
 from ssimbad.metrics import bootstrap, measure, psnr
 from ssimbad.metrics.spread import mean_image, split
 from ssimbad.metrics.test_set import at_size, by_id
 from ssimbad.pairing import resize
-from ssimbad.params import Sampler, View
+from ssimbad.params.base import Sampler
+from ssimbad.params.view import View
+from ssimbad.runtime import devices
+from ssimbad.runtime.job import Job
 from ssimbad.samplers import nfe
 from ssimbad.seeding import derive
 

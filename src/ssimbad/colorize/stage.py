@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ssimbad import artifacts, devices
+from ssimbad import artifacts
 from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
-from ssimbad.job import Job
 from ssimbad.methods import registry
-from ssimbad.params import View
+from ssimbad.params.view import View
+from ssimbad.runtime import devices
+from ssimbad.runtime.job import Job
 from ssimbad.samplers import nfe
 
 Paths = dict[str, Path]

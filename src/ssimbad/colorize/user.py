@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssimbad import cores, devices
 from ssimbad.colorize import answers, chunks, load
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.faces import reading
 from ssimbad.methods import registry
 from ssimbad.pairing import resize
-from ssimbad.params import MOST_STEPS, Sampler
+from ssimbad.params.base import MOST_STEPS, Sampler
+from ssimbad.runtime import cores, devices
 from ssimbad.samplers import SAMPLERS
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}

@@ -9,8 +9,8 @@ from pathlib import Path
 from ssimbad import artifacts
 from ssimbad.faces.embedded import Palette, Shape, credit, draw_faces, face_ids, render
 from ssimbad.faces.splits import split_ids
-from ssimbad.job import Job
-from ssimbad.params import View
+from ssimbad.params.view import View
+from ssimbad.runtime.job import Job
 
 _Drawing = tuple[str, Shape, Palette, int]
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from ssimbad import artifacts
-from ssimbad.dealing import deal
 from ssimbad.errors import UserError
 from ssimbad.faces.reading import Unreadable, normalise, normalise_grey
 from ssimbad.faces.sources import Picture, Source, open_source
 from ssimbad.faces.splits import SPLITS, find_listed, read_list, split_ids
-from ssimbad.job import Job
-from ssimbad.params import View
+from ssimbad.params.view import View
+from ssimbad.runtime.dealing import deal
+from ssimbad.runtime.job import Job
 
 COLUMNS = ("id", "split", "source", "sha256", "width", "height", "sketch")
 

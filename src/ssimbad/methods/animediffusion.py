@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ssimbad.methods import chain
 from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan, Setup
-from ssimbad.params import Above0, Positive, Sampler, Strict
+from ssimbad.params.base import Above0, Positive, Sampler, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

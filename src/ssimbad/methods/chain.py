@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan
-from ssimbad.params import Sampler, Strict
+from ssimbad.params.base import Sampler, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ssimbad.methods import registry
-from ssimbad.params import Above0, Network, Noise, Sampler, Strict
+from ssimbad.params.base import Above0, Network, Noise, Sampler, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

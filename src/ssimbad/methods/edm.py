@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ssimbad.methods import chain
 from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan, Setup
-from ssimbad.params import Above0, Sampler, Strict
+from ssimbad.params.base import Above0, Sampler, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

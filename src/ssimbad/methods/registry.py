@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 if TYPE_CHECKING:
-    from ssimbad.params import Method, Train
+    from ssimbad.params.methods import Method, Train
 
 _NOT_METHODS = {"registry", "contract", "chain"}
 

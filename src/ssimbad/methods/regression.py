@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ssimbad.methods import chain
 from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan, Setup
-from ssimbad.params import Sampler, Strict
+from ssimbad.params.base import Sampler, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan, Player, Setup
-from ssimbad.params import Positive, Sampler, Strict
+from ssimbad.params.base import Positive, Sampler, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,9 +8,9 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.faces import manifest
-from ssimbad.job import Job
 from ssimbad.metrics import measure
 from ssimbad.metrics.test_set import at_size
+from ssimbad.runtime.job import Job
 
 CHUNK = 256
 

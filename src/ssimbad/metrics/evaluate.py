@@ -8,9 +8,9 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.faces import manifest
-from ssimbad.job import Job
 from ssimbad.metrics import measure
 from ssimbad.metrics.test_set import at_size, by_id
+from ssimbad.runtime.job import Job
 
 
 def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:

@@ -12,8 +12,8 @@ import torch
 from pytorch_fid import fid_score, inception
 from torch import nn
 
-from ssimbad import dealing, devices
 from ssimbad.errors import UserError
+from ssimbad.runtime import dealing, devices
 from ssimbad.seeding import derive
 
 FEATURES = 2048

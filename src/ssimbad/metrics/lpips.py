@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssimbad import dealing, devices
 from ssimbad.errors import UserError
 from ssimbad.metrics.fid import read_state
 from ssimbad.pairing.resize import to_unit
+from ssimbad.runtime import dealing, devices
 
 
 def load_network(path: Path) -> nn.Module:

@@ -49,8 +49,8 @@ def load_networks(inputs: Mapping[str, Path], threads: int = 1) -> Networks:
     absent = [path.name for path in given if not path.is_file()]
     if not given or absent:
         return Networks(reason=f"weights file not there: {', '.join(absent)}" if absent else SWITCHED_OFF)
-    from ssimbad import devices
     from ssimbad.metrics import fid, lpips
+    from ssimbad.runtime import devices
 
     def copies(name: str, load: Callable[[Path], nn.Module]) -> tuple[nn.Module, ...]:
         if name not in inputs:

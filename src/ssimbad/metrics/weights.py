@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.job import Job
+from ssimbad.runtime.job import Job
 
 BLOCK = 1 << 20
 TIMEOUT = 30

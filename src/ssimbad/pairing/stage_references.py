@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ssimbad import artifacts, dealing
+from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import manifest
 from ssimbad.faces.reading import Unreadable, normalise
-from ssimbad.job import Job
 from ssimbad.pairing import references, resize, tps
-from ssimbad.params import View
+from ssimbad.params.view import View
+from ssimbad.runtime import dealing
+from ssimbad.runtime.job import Job
 
 _CHUNK = 64  # faces warped between two updates of the progress bar
 

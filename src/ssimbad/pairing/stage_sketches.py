@@ -9,9 +9,9 @@ import numpy as np
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import manifest
-from ssimbad.job import Job
 from ssimbad.pairing import xdog
-from ssimbad.params import View
+from ssimbad.params.view import View
+from ssimbad.runtime.job import Job
 
 SPLITS = ("train", "val", "test")
 _CHUNK = 64  # faces drawn between two updates of the progress bar

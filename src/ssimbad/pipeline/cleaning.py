@@ -17,11 +17,11 @@ from typing import Any
 
 from ssimbad import artifacts
 from ssimbad.errors import ParameterError
-from ssimbad.job import COST
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import records, snakefile, written
 from ssimbad.pipeline.runner import WORK
 from ssimbad.pipeline.table import COMMAND, STAGES, Instance, instances
+from ssimbad.runtime.job import COST
 from ssimbad.tracking import spool
 
 RECORDS, LOGS = Path("records"), Path("logs")

@@ -62,7 +62,18 @@ def _names(file: Path) -> frozenset[str]:
 
 _REGISTRY = PACKAGE / "methods/registry.py"
 # Read by every stage for the form of values only; a change there shows in the values themselves.
-_FORM_ONLY = {PACKAGE / name for name in ("params.py", "errors.py", "job.py", "__init__.py")} | {_REGISTRY}
+_FORM_ONLY = {
+    PACKAGE / name
+    for name in (
+        "errors.py",
+        "params/base.py",
+        "params/methods.py",
+        "params/tree.py",
+        "params/view.py",
+        "runtime/job.py",
+        "__init__.py",
+    )
+} | {_REGISTRY}
 
 
 def _imports(file: Path) -> set[Path]:

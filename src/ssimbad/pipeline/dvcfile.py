@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ssimbad import artifacts, files, strict_yaml
 from ssimbad.errors import ParameterError, UserError
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import code, edits, records
 from ssimbad.pipeline.table import Instance, instances
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ssimbad import artifacts
-from ssimbad import params as parameters
 from ssimbad.errors import UserError
-from ssimbad.params import Params
+from ssimbad.params import tree as parameters
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import records, verify
 from ssimbad.pipeline.table import Instance, instances
 

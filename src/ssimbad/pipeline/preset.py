@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ssimbad import artifacts, params
+from ssimbad import artifacts
 from ssimbad.errors import ParameterError
+from ssimbad.params import tree as params
 from ssimbad.pipeline import code, dvcfile, edits, snakefile
 
 FILE = Path("params.yaml")

@@ -22,7 +22,8 @@ from typing import Any
 
 from ssimbad import artifacts, files, strict_yaml
 from ssimbad.errors import ParameterError, UserError
-from ssimbad.params import Params, lookup
+from ssimbad.params.tree import Params
+from ssimbad.params.view import lookup
 from ssimbad.pipeline import code
 from ssimbad.pipeline.table import Instance, instances
 

@@ -11,13 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ssimbad import artifacts, cores, files, team
-from ssimbad import params as parameters
+from ssimbad import artifacts, files
 from ssimbad.errors import ParameterError, UserError
-from ssimbad.job import COST, Job
-from ssimbad.params import Params, View
+from ssimbad.params import tree as parameters
+from ssimbad.params.tree import Params
+from ssimbad.params.view import View
 from ssimbad.pipeline import code, dvcfile, lock, records, written
 from ssimbad.pipeline.table import STAGES, Instance, instances
+from ssimbad.runtime import cores
+from ssimbad.runtime import distributed as team
+from ssimbad.runtime.job import COST, Job
 from ssimbad.tracking import live, spool, system
 
 WORK = Path("work")

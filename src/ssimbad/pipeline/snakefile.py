@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ssimbad.errors import UserError
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import code, lock, records
 from ssimbad.pipeline.runner import WORK
 

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssimbad import params as parameters
 from ssimbad.errors import UserError, masked
-from ssimbad.params import Params
+from ssimbad.params import tree as parameters
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import code, dvcfile, records
 from ssimbad.pipeline.table import Instance, instances
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ssimbad.methods import registry
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 
 Files = dict[str, str | list[str]]
 Wildcards = dict[str, Any]
@@ -283,14 +283,14 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="ssim_curves",
-        run="ssimbad.noise.stages:run_curves",
+        run="ssimbad.schedule.stages:run_curves",
         inputs=lambda p, w: {"train": "data/faces/train.npy", "manifest": MANIFEST},
         outputs=lambda p, w: {"curves": "reports/schedule/ssim_curves.csv"},
         params=lambda p, w: ("schedule", "noise"),
     ),
     Stage(
         name="select_phi",
-        run="ssimbad.noise.stages:run_select",
+        run="ssimbad.schedule.stages:run_select",
         inputs=lambda p, w: {
             "curves": "reports/schedule/ssim_curves.csv",
             "train": "data/faces/train.npy",

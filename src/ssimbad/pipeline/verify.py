@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ssimbad.errors import UserError
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import code, lock, records, runner
 from ssimbad.pipeline.table import Instance, by_stage, instances
 

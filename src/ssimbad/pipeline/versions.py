@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.methods import registry
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import code, records
 from ssimbad.pipeline.table import STAGES
 

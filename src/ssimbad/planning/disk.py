@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import table
 from ssimbad.planning.flops import Work
 

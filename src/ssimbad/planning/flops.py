@@ -21,7 +21,9 @@ from torch.utils.flop_counter import flop_registry
 from ssimbad.methods import contract, registry
 from ssimbad.methods.contract import Batch, Plan, Setup
 from ssimbad.pairing import tps
-from ssimbad.params import Method, Params, Sampler, Train
+from ssimbad.params.base import Sampler
+from ssimbad.params.methods import Method, Train
+from ssimbad.params.tree import Params
 
 _META = torch.device("meta")
 _ANY_PHI = {"form": "rational", "c": 0.3}  # which one is selected does not change the work

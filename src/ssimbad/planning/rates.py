@@ -9,7 +9,7 @@ from typing import Any
 
 from ssimbad import artifacts
 from ssimbad.errors import ParameterError
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 
 BENCHMARKS = Path("reports/benchmarks")
 UNKNOWN = "unknown — no benchmark of this device; pass --images-per-second"

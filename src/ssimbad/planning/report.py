@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from ssimbad.params import Method, Params, Sampler, Train
+from ssimbad.params.base import Sampler
+from ssimbad.params.methods import Method, Train
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import table
 from ssimbad.planning import disk, flops, rates
 from ssimbad.planning.flops import Work

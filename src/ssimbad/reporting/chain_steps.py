@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssimbad.errors import UserError
-from ssimbad.job import Job
 from ssimbad.reporting import results as res
 from ssimbad.reporting.results import METRICS
 from ssimbad.reporting.style import PALETTE, save, styled
+from ssimbad.runtime.job import Job
 
 _WORDS = {"same": "same reference", "cross": "cross, published protocol", "cross-true": "cross, true answer"}
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ssimbad import artifacts
-from ssimbad.job import Job
-from ssimbad.params import Sampler
+from ssimbad.params.base import Sampler
 from ssimbad.planning import flops
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
 from ssimbad.reporting.results import METRICS, SETTINGS, Result
+from ssimbad.runtime.job import Job
 from ssimbad.samplers import nfe
 
 COLUMNS = [

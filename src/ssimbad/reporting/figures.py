@@ -10,13 +10,13 @@ import pandas as pd
 
 from ssimbad.errors import UserError
 from ssimbad.faces import manifest
-from ssimbad.job import Job
 from ssimbad.metrics.test_set import by_id
 from ssimbad.pairing import resize
 from ssimbad.reporting.curves import training_curves
 from ssimbad.reporting.grids import picture_grid
 from ssimbad.reporting.results import STAGES, demo_scale, labels
 from ssimbad.reporting.style import save
+from ssimbad.runtime.job import Job
 
 Made = dict[tuple[str, str], dict[int, Path]]
 """{(method, stage): {seed: file}}."""

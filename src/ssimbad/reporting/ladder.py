@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from ssimbad import artifacts
-from ssimbad.job import Job
 from ssimbad.methods import registry
 from ssimbad.reporting import comparisons
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
 from ssimbad.reporting.results import METRICS, SETTINGS, Result, write_csv
+from ssimbad.runtime.job import Job
 
 VALUES = ["method", "stage", "setting", "metric", "value", "ci_low", "ci_high", "seeds", "n"]
 STEPS = ("previous", "first")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ssimbad.params import Sampler
+from ssimbad.params.base import Sampler
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Footnotes, Table
 from ssimbad.reporting.published import FACES, SIZE, published

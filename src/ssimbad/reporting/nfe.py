@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssimbad import artifacts
-from ssimbad.job import Job
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
 from ssimbad.reporting.results import METRICS
 from ssimbad.reporting.style import PALETTE, save, styled
+from ssimbad.runtime.job import Job
 
 COLUMNS = ["method", "stage", "seed", "sampler", "calls", "steps", "nfe", "metric", "value", "ci_low", "ci_high", "n"]
 _MARKERS = ("o", "s", "^", "D")

@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from ssimbad import artifacts
-from ssimbad.job import Job
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Footnotes, Table, latex, markdown
 from ssimbad.reporting.results import METRICS
+from ssimbad.runtime.job import Job
 
 ABOUT = ["method", "stage", "seed"]
 COLUMNS = [

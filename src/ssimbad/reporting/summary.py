@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.job import COST
-from ssimbad.params import Params
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import records
 from ssimbad.pipeline.table import Instance, instances
 from ssimbad.reporting import cost, stale
+from ssimbad.runtime.job import COST
 
 MAIN = Path("reports/tables/main.md")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ssimbad import artifacts
-from ssimbad.job import Job
 from ssimbad.reporting import comparisons, main_table, r2_table, results
 from ssimbad.reporting.markup import Table, latex, markdown
+from ssimbad.runtime.job import Job
 
 
 def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:

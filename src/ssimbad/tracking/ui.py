@@ -11,8 +11,8 @@ import time
 import urllib.request
 import webbrowser
 
-from ssimbad import interrupt
 from ssimbad.errors import UserError
+from ssimbad.runtime import interrupt
 from ssimbad.tracking import store
 
 _START = 60.0  # seconds until the server must answer

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssimbad import cores, interrupt
 from ssimbad.errors import UserError
-from ssimbad.job import Job
 from ssimbad.methods.contract import Losses, Player
-from ssimbad.params import Train, Training
+from ssimbad.params.methods import Train
+from ssimbad.params.tree import Training
+from ssimbad.runtime import cores, interrupt
+from ssimbad.runtime.distributed import ALONE, Team
+from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
-from ssimbad.team import ALONE, Team
 from ssimbad.training import checkpoints
 from ssimbad.training.feed import Feed, Shard, StepDraws
 

@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssimbad import artifacts, devices
+from ssimbad import artifacts
 from ssimbad.colorize import chunks
 from ssimbad.faces import manifest
-from ssimbad.job import Job
 from ssimbad.methods import registry
 from ssimbad.methods.contract import Plan, Player, Setup, players
 from ssimbad.metrics.psnr import psnr
 from ssimbad.pairing import resize, tps
-from ssimbad.params import Train, View
+from ssimbad.params.methods import Train
+from ssimbad.params.view import View
+from ssimbad.runtime import devices
+from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
 from ssimbad.training import checkpoints, features, loop
 from ssimbad.training.feed import Feed

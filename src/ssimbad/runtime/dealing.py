@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TypeVar
 
-from ssimbad import cores
+from ssimbad.runtime import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

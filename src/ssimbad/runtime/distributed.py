@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ssimbad.errors import ParameterError, UserError
-from ssimbad.interrupt import EXIT
+from ssimbad.runtime.interrupt import EXIT
 
 if TYPE_CHECKING:
     import torch
@@ -165,7 +165,7 @@ class Call:
         Raises:
             ParameterError: the devices cannot share a batch equally.
         """
-        from ssimbad import devices
+        from ssimbad.runtime import devices
 
         team = self._team
         if team.world == 1:
@@ -327,7 +327,7 @@ def _joined(team: Team, store: Store) -> Iterator[Team]:
     import torch
     from torch import distributed
 
-    from ssimbad import devices
+    from ssimbad.runtime import devices
 
     device = devices.pick(team.local)
     if device.type == "cuda":

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from ssimbad.noise.selection import PUBLISHED_R2, Criterion, Row
-from ssimbad.noise.ssim_curves import Curves, ddpm_curve, sigma_curve
 from ssimbad.noise.transforms import make
 from ssimbad.reporting.style import PALETTE, save, styled
+from ssimbad.schedule.selection import PUBLISHED_R2, Criterion, Row
+from ssimbad.schedule.ssim_curves import Curves, ddpm_curve, sigma_curve
 
 _BLUE, _ORANGE, _GREEN, *_ = PALETTE
 _COLUMNS = 8

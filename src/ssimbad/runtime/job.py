@@ -13,7 +13,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from ssimbad import artifacts
-from ssimbad.team import ALONE, Team
+from ssimbad.runtime.distributed import ALONE, Team
 from ssimbad.tracking.spool import Spool
 
 COST = Path("work/cost")

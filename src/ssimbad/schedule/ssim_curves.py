@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from ssimbad.noise.ssim import Ssim, flat
+from ssimbad.schedule.ssim import Ssim, flat
 from ssimbad.seeding import derive
 
 

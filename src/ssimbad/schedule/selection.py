@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from ssimbad.errors import UserError
-from ssimbad.noise.ssim_curves import Curves
 from ssimbad.noise.transforms import PUBLISHED, PUBLISHED_SATURATION, RATIONAL_GRID, Phi, levels, make
+from ssimbad.schedule.ssim_curves import Curves
 from ssimbad.seeding import derive
 
 Spec = dict[str, Any]

@@ -14,10 +14,14 @@ import numpy as np
 from ssimbad import artifacts
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.faces import manifest
-from ssimbad.job import Job
 from ssimbad.metrics import bootstrap
-from ssimbad.noise import ddpm, figures
-from ssimbad.noise.selection import (
+from ssimbad.noise import ddpm
+from ssimbad.noise.transforms import make
+from ssimbad.pairing.resize import area
+from ssimbad.params.view import View
+from ssimbad.runtime.job import Job
+from ssimbad.schedule import figures
+from ssimbad.schedule.selection import (
     PUBLISHED_R2,
     Criterion,
     Row,
@@ -27,7 +31,7 @@ from ssimbad.noise.selection import (
     phi_star,
     resampled_c,
 )
-from ssimbad.noise.ssim_curves import (
+from ssimbad.schedule.ssim_curves import (
     Curves,
     ddpm_curve,
     noise,
@@ -36,9 +40,6 @@ from ssimbad.noise.ssim_curves import (
     sigma_grid,
     timestep_grid,
 )
-from ssimbad.noise.transforms import make
-from ssimbad.pairing.resize import area
-from ssimbad.params import View
 
 _CURVES = ("schedule", "id", "level", "ssim")
 _R2 = (

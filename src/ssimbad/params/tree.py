@@ -10,48 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ssimbad import strict_yaml
 from ssimbad.errors import ParameterError
-
-# What stages and engines write into, and what is theirs to delete (a test holds it to the stage table).
-MADE = (
-    "data/faces", "data/sketches", "data/references", "data/weights", "models", "outputs", "records", "reports",
-    "logs", "work", "mlruns", "plots", ".state", ".snakemake", ".dvc", ".git",
-)  # fmt: skip
-
-
-def _own(path: str) -> str:
-    """A file or folder of the user's, by a name that a shell, Snakemake, DVC and this program read alike."""
-    if path.startswith("~"):
-        raise ValueError(f"{path!r}: only a shell knows what ~ is; write the whole path")
-    if set(path) & set("{}"):
-        raise ValueError(f"{path!r}: braces are Snakemake's; rename it, or link to it by another name")
-    if "//" in path or not path.isprintable() or path != path.strip():
-        raise ValueError(f"{path!r}: no path of this machine; no //, no blanks around it, no line breaks")
-    place = Path(path).resolve()
-    for made in map(Path, MADE):
-        if place.is_relative_to(made.resolve()):
-            raise ValueError(f"{path!r}: the pipeline writes and deletes in {made}; keep it elsewhere, as in data/raw")
-        if made.resolve().is_relative_to(place):
-            raise ValueError(f"{path!r}: the pipeline writes in it, into {made}; keep it elsewhere, as in data/raw")
-    return path
-
-
-OwnPath = Annotated[str, AfterValidator(_own)]
-Size = Annotated[int, Field(ge=16, le=1024)]
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Above0 = Annotated[float, Field(gt=0)]
-MOST_STEPS = 1000  # of a sampler: as many timesteps as DDPM has; a slip of the pen would take all memory
-Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
-
-
-class Strict(BaseModel):
-    """Frozen, no unknown keys, no silent conversion of types, no infinities."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from ssimbad.params.base import Above0, Fraction, Network, Noise, OwnPath, Positive, Size, Solver, Steps, Strict
+from ssimbad.params.methods import Method
 
 
 class Data(Strict):
@@ -118,20 +82,6 @@ class References(Strict):
         return self
 
 
-class Noise(Strict):
-    """Range of noise levels."""
-
-    sigma_min: Above0 = Field(description="lowest noise level, for images in [-1, 1]")
-    sigma_max: Above0 = Field(description="highest noise level")
-    sigma_data: Above0 = Field(description="standard deviation assumed of images in [-1, 1]")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Noise:
-        if self.sigma_min >= self.sigma_max:
-            raise ValueError("noise.sigma_min must be below noise.sigma_max")
-        return self
-
-
 class Ddpm(Strict):
     """Discrete schedule."""
 
@@ -159,32 +109,6 @@ class Schedule(Strict):
     ddpm: Ddpm
 
 
-class Network(Strict):
-    """The shared U-Net."""
-
-    base: Positive = Field(description="channels of the first level")
-    multipliers: Annotated[list[Positive], Field(min_length=1)] = Field(description="channels per level / base")
-    blocks: Positive = Field(description="residual blocks per level")
-    heads: Positive = Field(description="attention heads at the bottleneck")
-    embedding: Annotated[int, Field(ge=2)] = Field(description="channels of the sinusoid of c_noise")
-    groups: Positive = Field(description="groups of GroupNorm")
-
-    @model_validator(mode="after")
-    def _divisible(self) -> Network:
-        if self.base % self.groups:
-            raise ValueError(f"network.groups: {self.groups} does not divide network.base {self.base}")
-        if self.embedding % 2:
-            raise ValueError("network.embedding must be even (sine and cosine)")
-        if (self.base * self.multipliers[-1]) % self.heads:
-            raise ValueError("network.heads must divide the channels of the bottleneck")
-        return self
-
-    def require_size(self, size: int) -> None:
-        """Raises ValueError when images of `size` cannot be halved as often as the network does."""
-        if size % (depth := 2 ** (len(self.multipliers) - 1)):
-            raise ValueError(f"data.size: {size} is not divisible by {depth}, the network's downsampling")
-
-
 class Training(Strict):
     """What every training stage shares."""
 
@@ -202,75 +126,6 @@ class Training(Strict):
     log_images: Positive = Field(description="a row of the training curve every so many images")
     state_images: Positive = Field(description="resumable state every so many images, or 15 minutes")
     buckets: Annotated[list[Above0], Field(min_length=1)] = Field(description="edges of the loss-per-sigma buckets")
-
-
-class Churn(Strict):
-    """Stochastic sampling (Karras et al. 2022, Alg. 2)."""
-
-    s_churn: Above0 = Field(description="how much noise is added, over all steps")
-    s_min: Annotated[float, Field(ge=0)] = Field(default=0.0, description="lower noise levels are left alone")
-    s_max: Above0 | None = Field(default=None, description="higher noise levels are left alone; null: none are")
-    s_noise: Above0 = Field(default=1.0, description="standard deviation of the added noise")
-
-
-class Solver(Strict):
-    """A sampler, whatever its number of steps."""
-
-    name: Literal["euler", "heun", "phi2", "log2", "dpmpp_2m", "ddim"] = Field(
-        description="function in src/ssimbad/samplers.py"
-    )
-    eta: Fraction = Field(default=0.0, description="ddim: share of the noise that is renewed; 1 is DDPM's own sampling")
-    churn: Churn | None = Field(default=None, description="heun: stochastic sampling")
-
-    @model_validator(mode="after")
-    def _own(self) -> Solver:
-        if self.eta and self.name != "ddim":
-            raise ValueError(f"eta belongs to ddim, not to {self.name}; remove it")
-        if self.churn and self.name != "heun":
-            raise ValueError(f"churn belongs to heun, not to {self.name}; remove it")
-        return self
-
-    @property
-    def label(self) -> str:
-        """For tables and figures: `ddim, eta 1`."""
-        own = [f"eta {self.eta:g}"] if self.eta else [f"churn {self.churn.s_churn:g}"] if self.churn else []
-        return ", ".join([self.name, *own])
-
-
-class Sampler(Solver):
-    """How a row of the table colours."""
-
-    steps: Steps = Field(
-        description="noise levels of the method's grid; NFE is steps, or 2 steps - 1 for heun, phi2, log2"
-    )
-
-
-class Train(Strict):
-    """One training stage of one method."""
-
-    start: str | None = Field(default=None, description="method whose pretrained weights it starts from (finetune)")
-    objective: str = Field(description="one of the objectives of the method's kind")
-    options: dict[str, Any] = Field(default_factory=dict, description="of the objective")
-    images: Positive = Field(description="images seen in all")
-    batch: Positive = Field(description="global batch, images per optimiser step")
-    learning_rate: Above0 = Field(description="of AdamW, after the warm-up")
-    warmup_images: Annotated[int, Field(ge=0)] = Field(description="linear warm-up, images; then a cosine")
-    validate_images: Annotated[int, Field(ge=0)] = Field(
-        description="choose the best weights on the validation split every so many images; 0: keep the last"
-    )
-    sampler: Sampler | None = Field(
-        default=None, description="with which this row colours; null for a method that answers in one pass"
-    )
-
-
-class Method(Strict):
-    """One method: rows of the main table."""
-
-    kind: str = Field(description="file in src/ssimbad/methods")
-    label: str = Field(description="name in tables and figures")
-    config: dict[str, Any] = Field(default_factory=dict, description="of the kind")
-    pretrain: Train | None = Field(default=None, description="null: the method has no such stage")
-    finetune: Train | None = Field(default=None, description="null: the method has no such stage")
 
 
 class Colorize(Strict):
@@ -486,38 +341,3 @@ def load(path: Path = Path("params.yaml")) -> Params:
     except UnicodeDecodeError as error:
         raise ParameterError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     return _parse_cached(text, str(path))
-
-
-class View:
-    """The parameters that a stage declares, and no others.
-
-    Reading an undeclared one is a programming error: the engines would not rerun the stage when it changes.
-    """
-
-    def __init__(self, node: Any, declared: tuple[str, ...], prefix: str = "") -> None:
-        self._node, self._declared, self._prefix = node, declared, prefix
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return self._get(name)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._get(name)
-
-    def _get(self, name: str) -> Any:
-        key = f"{self._prefix}{name}"
-        value = self._node[name] if isinstance(self._node, dict) else getattr(self._node, name)
-        if any(key == d or key.startswith(d + ".") for d in self._declared):
-            return value
-        if any(d.startswith(key + ".") for d in self._declared):
-            return View(value, self._declared, key + ".")
-        raise AttributeError(f"the stage reads {key} without declaring it in the stage table")
-
-
-def lookup(params: Params, key: str) -> Any:
-    """The plain (JSON-like) value at a dotted key, for records and engines."""
-    node: Any = params.model_dump(mode="json")
-    for part in key.split("."):
-        node = node[part]
-    return node
