@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, model_validator
 
 from ssimbad.params.base import Above0, Colour, Positive, Strict
 
@@ -61,18 +61,36 @@ class Method(Strict):
         default_factory=dict, description="the rows: for each training that is one, how its weights colour"
     )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _typed(cls, block: Any) -> Any:
+    def _typed(cls, block: Any, handler: ModelWrapValidatorHandler[Method]) -> Method:
         """Config and options become the models of the kind, once and for all."""
         from ssimbad.methods import registry
 
-        return registry.typed(block) if isinstance(block, dict) else block
+        if not isinstance(block, dict):
+            return handler(block)
+        model = handler(registry.typed(block))
+        _forget(model, block)
+        return model
 
     @property
     def trainings(self) -> Mapping[str, Train]:
         """By slot, those that there are."""
         return {slot: train for slot in SLOTS if (train := getattr(self, slot))}
+
+
+def _forget(model: BaseModel, given: Mapping[str, Any]) -> None:
+    """Keys that were filled in do not count as given: DVC looks for those in the file."""
+    model.model_fields_set.intersection_update(given)
+    for key, value in given.items():
+        inner = getattr(model, key, None)
+        for part, raw in [(inner, value)] if isinstance(inner, BaseModel) else _pairs(inner, value):
+            if isinstance(part, BaseModel) and isinstance(raw, dict):
+                _forget(part, raw)
+
+
+def _pairs(models: Any, given: Any) -> list[tuple[Any, Any]]:
+    return [(models[key], given[key]) for key in models] if isinstance(models, dict) else []
 
 
 def training(methods: Mapping[str, Method], name: str) -> Train | None:
