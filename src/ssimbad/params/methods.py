@@ -7,13 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, model_validator
 
-from ssimbad.params.base import Above0, Colour, Positive, Strict
-
-SLOTS = ("encoder", "pretrain", "finetune")
-"""The trainings that a block can have, in the order of tables; each is a stage of that name."""
-
-ROWS = ("pretrain", "finetune")
-"""Those of them whose weights can colour."""
+from ssimbad.methods import registry
+from ssimbad.params.base import SLOTS, Above0, Colour, Positive, Strict
 
 TrainingName = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9-]*/({'|'.join(SLOTS)})$")]
 """`<method>/<slot>`"""
@@ -65,8 +60,6 @@ class Method(Strict):
     @classmethod
     def _typed(cls, block: Any, handler: ModelWrapValidatorHandler[Method]) -> Method:
         """Config and options become the models of the kind, once and for all."""
-        from ssimbad.methods import registry
-
         if not isinstance(block, dict):
             return handler(block)
         model = handler(registry.typed(block))
@@ -106,8 +99,6 @@ def lender(methods: Mapping[str, Method], name: str) -> str:
 
 def needs(methods: Mapping[str, Method], name: str, slot: str) -> dict[str, str]:
     """What a training is made from besides data: {name: `phi`, or a training `<method>/<slot>`}; `start` among them."""
-    from ssimbad.methods import registry
-
     block = methods[name]
     found = registry.get(block.kind).needs(block.config, slot)
     full = {part: f"{name}/{what}" if what in SLOTS else what for part, what in found.items()}
