@@ -6,7 +6,7 @@ import sys
 
 from ssimbad.params import tree as parameters
 from ssimbad.errors import UserError
-from ssimbad.params.methods import SLOTS
+from ssimbad.params.base import SLOTS
 from ssimbad.pipeline import dvcfile, lock, runner, snakefile, table
 from ssimbad.tracking import spool, system
 

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from ssimbad.errors import UserError
 from ssimbad.methods.contract import INPUTS, SHARED, Method, Part, Setup
-from ssimbad.params.base import Colour, Sampler, Size, Solver
+from ssimbad.params.base import SLOTS, Colour, Sampler, Size, Solver
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 GROUP = "ssimbad.methods"
 _NOT_METHODS = {"registry", "contract", "chain", "losses"}
-_SLOT_KEYS = ("encoder", "pretrain", "finetune")
 
 
 @cache
@@ -97,7 +96,7 @@ def typed(block: dict[str, Any]) -> dict[str, Any]:
         found["config"] = _typed("config", method.Config, block.get("config", {}))
     elif block.get("config"):
         raise _wrong("config", "belongs to the training whose weights are borrowed; remove it")
-    for slot in _SLOT_KEYS:
+    for slot in SLOTS:
         if isinstance(train := block.get(slot), dict):
             found[slot] = _typed_training(slot, method, block["kind"], train)
     if isinstance(rows := block.get("colour"), dict):
@@ -233,14 +232,25 @@ def described(setup: Setup) -> dict[str, Any]:
     }
 
 
+_WRITTEN = {"kind", "config", "size", "shared", "needed"}
+
+
 def setup_from(written: Any) -> Setup:
     """What `described` made. Raises ValueError (or LookupError, TypeError) when it is something else."""
+    if set(written) != _WRITTEN:
+        raise ValueError(f"a setup has the keys {', '.join(sorted(_WRITTEN))}")
     method = get(written["kind"])
     config = method.Config.model_validate(written["config"])
-    shared = {key: TypeAdapter(SHARED[key]).validate_python(value) for key, value in written["shared"].items()}
-    if set(shared) != set(method.reads):
+    if set(written["shared"]) != set(method.reads):
         raise ValueError("shared: other parameters than the method reads")
+    shared = {key: TypeAdapter(SHARED[key]).validate_python(v, strict=True) for key, v in written["shared"].items()}
     size = TypeAdapter(Size).validate_python(written["size"], strict=True)
     method.fits(config, size, shared)
-    needed = {name: Part(**v) if {"weights", "sha256"} <= set(v) else dict(v) for name, v in written["needed"].items()}
+    needed = {name: _needed(value) for name, value in written["needed"].items()}
+    if not any(set(needed) == set(method.needs(config, slot)) for slot in SLOTS):
+        raise ValueError("needed: other things than the method needs")
     return Setup(written["kind"], config, size, shared, needed)
+
+
+def _needed(value: dict[str, Any]) -> Any:
+    return Part(**value) if {"weights", "sha256"} <= set(value) else dict(value)

@@ -40,6 +40,13 @@ MOST_STEPS = 1000  # of a sampler: as many timesteps as DDPM has; a slip of the 
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
 
+SLOTS = ("encoder", "pretrain", "finetune")
+"""The trainings that a method can have, in the order of tables; each is a stage of that name."""
+
+ROWS = ("pretrain", "finetune")
+"""Those of them whose weights can colour."""
+
+
 class Strict(BaseModel):
     """Frozen, no unknown keys, no silent conversion of types, no infinities."""
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, model_validator
 
-from ssimbad.params.base import Above0, Colour, Positive, Strict
-
-SLOTS = ("encoder", "pretrain", "finetune")
-"""The trainings that a block can have, in the order of tables; each is a stage of that name."""
-
-ROWS = ("pretrain", "finetune")
-"""Those of them whose weights can colour."""
+from ssimbad.methods import registry
+from ssimbad.params.base import SLOTS, Above0, Colour, Positive, Strict
 
 TrainingName = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9-]*/({'|'.join(SLOTS)})$")]
 """`<method>/<slot>`"""
@@ -61,18 +56,34 @@ class Method(Strict):
         default_factory=dict, description="the rows: for each training that is one, how its weights colour"
     )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _typed(cls, block: Any) -> Any:
+    def _typed(cls, block: Any, handler: ModelWrapValidatorHandler[Method]) -> Method:
         """Config and options become the models of the kind, once and for all."""
-        from ssimbad.methods import registry
-
-        return registry.typed(block) if isinstance(block, dict) else block
+        if not isinstance(block, dict):
+            return handler(block)
+        model = handler(registry.typed(block))
+        _forget(model, block)
+        return model
 
     @property
     def trainings(self) -> Mapping[str, Train]:
         """By slot, those that there are."""
         return {slot: train for slot in SLOTS if (train := getattr(self, slot))}
+
+
+def _forget(model: BaseModel, given: Mapping[str, Any]) -> None:
+    """Keys that were filled in do not count as given: DVC looks for those in the file."""
+    model.model_fields_set.intersection_update(given)
+    for key, value in given.items():
+        inner = getattr(model, key, None)
+        for part, raw in [(inner, value)] if isinstance(inner, BaseModel) else _pairs(inner, value):
+            if isinstance(part, BaseModel) and isinstance(raw, dict):
+                _forget(part, raw)
+
+
+def _pairs(models: Any, given: Any) -> list[tuple[Any, Any]]:
+    return [(models[key], given[key]) for key in models] if isinstance(models, dict) else []
 
 
 def training(methods: Mapping[str, Method], name: str) -> Train | None:
@@ -88,8 +99,6 @@ def lender(methods: Mapping[str, Method], name: str) -> str:
 
 def needs(methods: Mapping[str, Method], name: str, slot: str) -> dict[str, str]:
     """What a training is made from besides data: {name: `phi`, or a training `<method>/<slot>`}; `start` among them."""
-    from ssimbad.methods import registry
-
     block = methods[name]
     found = registry.get(block.kind).needs(block.config, slot)
     full = {part: f"{name}/{what}" if what in SLOTS else what for part, what in found.items()}

@@ -14,8 +14,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ssimbad import strict_yaml
 from ssimbad.errors import ParameterError
-from ssimbad.params.base import Above0, Fraction, Network, Noise, OwnPath, Positive, Size, Solver, Steps, Strict
-from ssimbad.params.methods import ROWS, Method, Train, needs, training
+from ssimbad.methods import registry
+from ssimbad.params.base import ROWS, Above0, Fraction, Network, Noise, OwnPath, Positive, Size, Solver, Steps, Strict
+from ssimbad.params.methods import Method, Train, needs, training
 
 
 class Data(Strict):
@@ -212,8 +213,6 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:
-        from ssimbad.methods import registry
-
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: each seed once")
         if self.schedule.images > (self.data.train or self.schedule.images):
@@ -298,8 +297,6 @@ class Params(Strict):
             raise ValueError("report.ladder: two methods or more, each once; or []")
 
     def _check_features(self, key: str, train: Train) -> None:
-        from ssimbad.methods import registry
-
         features = registry.features(train)
         if features and not self.weights.enabled and registry.needs_features(train):
             raise ValueError(f"{key}.options: the loss needs weights.{features}; set weights.enabled to true")

@@ -12,7 +12,8 @@ from typing import Any
 from ssimbad.methods import registry
 from ssimbad.methods.contract import PHI, Method
 from ssimbad.pairing import settings
-from ssimbad.params.methods import SLOTS, needs
+from ssimbad.params.base import SLOTS
+from ssimbad.params.methods import needs
 from ssimbad.params.tree import Params
 
 Files = dict[str, str | list[str]]

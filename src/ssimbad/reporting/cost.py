@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.params.methods import SLOTS
+from ssimbad.params.base import SLOTS
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
 from ssimbad.reporting.results import demo_scale, write_csv
 

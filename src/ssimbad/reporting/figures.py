@@ -12,7 +12,7 @@ from ssimbad.errors import UserError
 from ssimbad.faces import manifest
 from ssimbad.metrics.test_set import by_id
 from ssimbad.pairing import resize
-from ssimbad.params.methods import SLOTS
+from ssimbad.params.base import SLOTS
 from ssimbad.reporting.curves import training_curves
 from ssimbad.reporting.grids import picture_grid
 from ssimbad.reporting.results import demo_scale, labels

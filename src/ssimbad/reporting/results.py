@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.pairing import settings
-from ssimbad.params.methods import SLOTS
+from ssimbad.params.base import SLOTS
 
 METRICS = {
     "psnr": ("PSNR (dB)", 2, "↑"),

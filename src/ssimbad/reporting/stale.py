@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ssimbad.params.methods import SLOTS
+from ssimbad.params.base import SLOTS
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import records
 from ssimbad.pipeline.table import Instance, instances
