@@ -129,11 +129,13 @@ def clean(
 
 
 @app.command()
-def parameters() -> None:
-    """Print every key of params.yaml with its type, limits and meaning (docs/parameters.md)."""
+def parameters(
+    schema: Annotated[bool, typer.Option("--schema", help="as JSON schema, for editors")] = False,
+) -> None:
+    """Print every key of params.yaml with its type, limits and meaning (docs/parameters.md, params.schema.json)."""
     from ssimbad import params_page
 
-    print(params_page.page(), end="")
+    print(params_page.schema() if schema else params_page.page(), end="")
 
 
 @app.command("dvc-yaml")

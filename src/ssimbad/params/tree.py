@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ssimbad import strict_yaml
 from ssimbad.errors import ParameterError
 from ssimbad.methods import registry
+from ssimbad.params import overlay
 from ssimbad.params.base import ROWS, Above0, Fraction, Network, Noise, OwnPath, Positive, Size, Solver, Steps, Strict
 from ssimbad.params.methods import Method, Train, needs, training
 
@@ -354,11 +355,11 @@ def _parse_cached(text: str, source: str) -> Params:
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Validated parameters of a file; see `parse` for the errors."""
+    """Validated parameters of a file, or of a preset with what it extends; see `parse` for the errors."""
     if set(str(Path.cwd())) & set("{}"):
         raise ParameterError(f"{Path.cwd()}: Snakemake and DVC stumble over braces in a path; rename the folder")
     try:
-        text = strict_yaml.read(path)
+        text = overlay.whole(path)
     except OSError as error:
         raise ParameterError(
             f"{path}: cannot be read ({error.strerror}); run in the repository root, or `ssimbad preset demo`"

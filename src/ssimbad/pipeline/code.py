@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import sys
 from functools import cache
 from pathlib import Path
@@ -79,7 +80,7 @@ _FORM_ONLY = {
 def _imports(file: Path) -> set[Path]:
     """Files of this package that `file` loads; the registry loads the methods, by their names in the parameters."""
     if file == _REGISTRY:
-        return {_REGISTRY.with_name(f"{kind}.py") for kind in registry.kinds()}
+        return {file for module in registry.modules().values() if (file := _file(module))}
     return set() if file in _FORM_ONLY else {f for name in _names(file) if (f := _file(name))}
 
 
@@ -96,6 +97,17 @@ def closure(entry: str) -> tuple[str, ...]:
             seen.add(file)
             waiting += _imports(file)
     return tuple(sorted(f"src/{f.relative_to(PACKAGE.parent)}" for f in seen - _FORM_ONLY if f.stat().st_size))
+
+
+def outside(kind: str) -> dict[str, Path]:
+    """{name in its package: file} of the code that brings a method from another package; {} for one of this package."""
+    top = registry.modules()[kind].split(".")[0]
+    if top == PACKAGE.name:
+        return {}
+    spec = importlib.util.find_spec(top)
+    roots = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    found = {f"{top}/{file.relative_to(root)}": file for root in roots for file in sorted(root.rglob("*.py"))}
+    return found or {f"{top}.py": Path(spec.origin)}
 
 
 # Says yes or no to values and changes none.
