@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -18,76 +17,19 @@ from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssimbad.errors import UserError
-from ssimbad.methods import edm
-from ssimbad.methods.contract import Losses, Plan, Player, players
+from ssimbad.methods.contract import Losses, Player
 from ssimbad.networks.patch_gan import PatchGAN
-from ssimbad.pairing.tps import Law
-from ssimbad.params.base import Sampler
-from ssimbad.params.methods import Train
-from ssimbad.params.tree import Training
-from ssimbad.runtime.job import Job
 from ssimbad.training import checkpoints, loop
 from ssimbad.training import feed as feeding
-from ssimbad.training.feed import Feed, Shard, StepDraws
+from ssimbad.training.feed import Shard, StepDraws
 
-from .test_methods import build
-
-CPU = torch.device("cpu")
-LAW = Law(0.3, 0.7, 0.25, 2)
-COMMON = Training(
-    threads=1, precision="fp32", channels_last=True, weight_decay=0.01, clip=1.0, ema=0.05, minimum_rate=1e-8,
-    log_images=16, state_images=16, buckets=[0.1, 1.0],
-)  # fmt: skip
-TRAIN = Train(
-    objective="denoising", images=64, batch=8, learning_rate=1e-3, warmup_images=16, validate_images=0,
-    sampler=Sampler(name="euler", steps=2),
-)  # fmt: skip
-
-
-def feed(size=16, native=32, n=20, seed=5):
-    generator = np.random.default_rng(0)
-    faces = generator.integers(0, 256, (n, native, native, 3), dtype=np.uint8)
-    return Feed(faces, faces[..., 0], size, LAW, seed, CPU, True)
-
-
-PLAN = Plan("denoising", edm.Denoising(), TRAIN.sampler)
-
-
-def step(model, batch, draws):
-    return edm.training_step(model, batch, PLAN, draws)
-
-
-def alone(model, step=None):
-    """The model as its training's only player."""
-    return [Player(model, step)] if step else players(edm, model, PLAN, None)
-
-
-def job(folder):
-    return Job("pretrain", folder, method="ssimbad", seed=0)
+from .small import COMMON, CPU, TRAIN, alone, build, feed, job, step, trained, validated
 
 
 def optimise(run, loss):
     """One step on a given loss."""
     given = Losses(loss, torch.zeros(8), None)
     run.advance(lambda player: loop.Workers(1, None).gradients(player.network, lambda shard: given))
-
-
-def trained(folder, train=TRAIN, stop_after=None, validate=None, common=COMMON, memory=torch.contiguous_format):
-    """Train; `stop_after` raises in the middle, as a kill would."""
-    model, calls = build().to(memory_format=memory), []
-
-    def counting(batch, draws):
-        calls.append(1)
-        if stop_after and len(calls) > stop_after:
-            raise KeyboardInterrupt
-        return step(model, batch, draws)
-
-    run = loop.Run(model, alone(model, counting), train, common)
-    try:
-        loop.fit(run, feed(), validate, 5, job(folder), "key")
-    except KeyboardInterrupt:
-        return None
-    return run
 
 
 def test_learning_rate_rises_then_falls_once():
@@ -332,7 +274,7 @@ def test_two_shares_give_the_same_bits_twice(tmp_path):
 
 def test_weights_and_curve_are_bit_equal_whatever_the_process_was_granted(tmp_path):
     """Every part of a step and the validation compute with one core per thread: no barrier waits for another core."""
-    train = TRAIN.model_copy(update={"validate_images": 32})
+    train = validated(32)
     runs = []
     for before in (1, 2, 3):
         used = set()
@@ -378,7 +320,7 @@ def test_any_kill_leaves_bit_equal_weights(tmp_path, memory):
 
 def test_a_kill_between_rows_and_validations_changes_nothing(tmp_path):
     """The open window of the curve and the best weights so far are part of a state."""
-    train = TRAIN.model_copy(update={"validate_images": 24})
+    train = validated(24)
     common = COMMON.model_copy(update={"log_images": 40, "buckets": [0.1, 1.0]})
 
     first = {name: value.clone() for name, value in build().state_dict().items()}
@@ -400,7 +342,7 @@ def test_a_training_that_dies_in_its_last_validation_has_only_that_to_repeat(tmp
     def dies(weights):
         raise KeyboardInterrupt
 
-    train = TRAIN.model_copy(update={"validate_images": 64})
+    train = validated(64)
     assert trained(tmp_path, train, validate=dies) is None
     _, facts = checkpoints.latest_state(tmp_path, "key")
     assert facts["seen"] == 64
@@ -470,7 +412,7 @@ def test_best_weights_are_chosen_on_validation(tmp_path):
         seen.append({k: v.clone() for k, v in weights.items()})
         return next(scores)
 
-    run = trained(tmp_path, train=TRAIN.model_copy(update={"validate_images": 16}), validate=validate)
+    run = trained(tmp_path, train=validated(16), validate=validate)
     assert len(seen) == 4
     assert run.best_psnr == 30.0
     assert all(torch.equal(run.best[k], seen[1][k]) for k in run.best)
