@@ -11,7 +11,7 @@ from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Batch, Plan, Setup
 from ssimbad.params.base import Network, Noise, Sampler
 from ssimbad.params.methods import Method
-from ssimbad.training.feed import Shard, StepDraws
+from ssimbad.training.feed import BatchRng, Shard
 
 NETWORK = Network(base=8, multipliers=[1, 2], blocks=1, heads=2, embedding=8, groups=4)
 NOISE = Noise(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
@@ -36,7 +36,7 @@ def batch(n=4):
 
 
 def draws(seed=0, n=4, shard=Shard()):  # noqa: B008
-    return StepDraws(seed, n, shard, torch.device("cpu"))
+    return BatchRng(seed, n, shard, torch.device("cpu"))
 
 
 def losses_of_training(module, model, plan, steps, clip=math.inf):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssimbad.pairing import resize
 from ssimbad.params.base import Sampler
-from ssimbad.runtime import dealing, devices
+from ssimbad.runtime import devices, pool
 from ssimbad.seeding import derive
 
 Colorize = Callable[[Tensor, Tensor, Callable[[], Tensor], Sampler | None], Tensor]
@@ -84,7 +84,7 @@ def pieces(
             images = colorize(place(sketch), place(references[rows]), fresh, sampler)
         return names, resize.to_bytes(images[: len(names)])
 
-    return dealing.deal(colour_one, range(0, len(ids), chunk), artists)
+    return pool.ordered_map(colour_one, range(0, len(ids), chunk), artists)
 
 
 def colour(

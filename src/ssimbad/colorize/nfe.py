@@ -19,7 +19,7 @@ from ssimbad.metrics.test_set import at_size
 from ssimbad.pairing import resize
 from ssimbad.params.base import Sampler
 from ssimbad.params.view import View
-from ssimbad.runtime import dealing, devices
+from ssimbad.runtime import devices, pool
 from ssimbad.runtime.job import Job
 from ssimbad.samplers import most_steps, nfe
 
@@ -57,8 +57,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
             precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
 
-    # The plans are dealt, and not the chunks of each: a plan has few chunks, often one.
-    done = dealing.deal(coloured, plans, devices.workers([device], job.threads))
+    # The plans are mapped over, and not the chunks of each: a plan has few chunks, often one.
+    done = pool.ordered_map(coloured, plans, devices.workers([device], job.threads))
     with job.progress(sum(nfe(solver.name, steps) for solver, _, steps in plans), "network calls") as bar:
         for (solver, calls, steps), images in zip(plans, done, strict=True):
             how = {"sampler": solver.label, "calls": calls, "steps": steps, "nfe": nfe(solver.name, steps)}

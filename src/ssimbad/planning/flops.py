@@ -72,8 +72,8 @@ def count(p: Params, method: Method, train: Train) -> Work:
     Feature networks of losses are left out: their weights are not there before the run.
     """
     model = _model(p, method)
-    parties = contract.players(registry.module(method.kind), model, _plan(method, train, train.sampler), None)
-    networks = [player.network.to(_META) for player in parties]
+    trained = contract.players(registry.module(method.kind), model, _plan(method, train, train.sampler), None)
+    networks = [player.network.to(_META) for player in trained]
     rows = [_once(p, method, train, model, steps) for steps in ((1, 2) if train.sampler else (1,))]
     return Work(
         train=_at(chain(method, train), *(r[0] for r in rows)),

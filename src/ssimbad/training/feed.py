@@ -17,18 +17,18 @@ from ssimbad.seeding import derive
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of the global batch that one of several equal devices takes."""
+    """One of `count` equal parts of the global batch."""
 
-    rank: int = 0
-    world: int = 1
+    index: int = 0
+    count: int = 1
 
     def rows(self, batch: int) -> slice:
-        share = batch // self.world
-        return slice(self.rank * share, (self.rank + 1) * share)
+        size = batch // self.count
+        return slice(self.index * size, (self.index + 1) * size)
 
 
-class StepDraws:
-    """Random numbers of one step: drawn for the global batch, so that they do not depend on the number of devices."""
+class BatchRng:
+    """Random numbers of one batch: drawn for the global batch, so that they do not depend on the number of devices."""
 
     def __init__(self, seed: int, batch: int, shard: Shard, device: torch.device) -> None:
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -57,12 +57,12 @@ class Feed:
         faces: np.ndarray,
         sketches: np.ndarray,
         size: int,
-        law: tps.Law,
+        warp_config: tps.Law,
         seed: int,
         device: torch.device,
         channels_last: bool,
     ) -> None:
-        self._faces, self._size, self._law, self._seed, self._device = faces, size, law, seed, device
+        self._faces, self._size, self._warp_config, self._seed, self._device = faces, size, warp_config, seed, device
         shrink = faces.shape[1] != size
         self._targets = resize.area(faces, size) if shrink else faces
         self._sketches = resize.area(sketches, size) if shrink else sketches
@@ -83,7 +83,7 @@ class Feed:
         """The shard of the global batch that follows `seen` images."""
         rows = self.order(seen, size)
         generator = np.random.default_rng(derive(self._seed, "warp", seen))
-        warps = tps.Warp.random(generator, size, self._law)
+        warps = tps.Warp.random(generator, size, self._warp_config)
         mine = shard.rows(size)
         rows = rows[mine]
         target = self._unit(self._targets[rows])

@@ -31,46 +31,48 @@ Paths = dict[str, Path]
 
 def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     """Train one method's stage and write the weights with which it colours."""
-    device = job.team.device or devices.pick()
+    device = job.group.device or devices.pick()
     method = params.methods[job.method]
     train: Train = method[job.stage]
     setup = _setup(params, method, inputs)
     # Not by the method's name: rows of one seed share first weights, order and noise, and so compare in pairs.
     seed = derive(job.seed, job.stage)
     model, plan = _model(setup, train, inputs, seed, device, params)
-    law = tps.Law(params.references.low, params.references.high, params.references.shift, params.references.decimals)
+    warp_config = tps.Law(
+        params.references.low, params.references.high, params.references.shift, params.references.decimals
+    )
     feed = Feed(
         artifacts.read_array(inputs["train"]),
         artifacts.read_array(inputs["train_sketches"]),
         params.data.size,
-        law,
+        warp_config,
         seed,
         device,
         params.training.channels_last,
     )
-    looking = features.load(inputs, device)
-    parties = _players(setup, model, plan, looking, seed)
-    validate = _validator(params, inputs, setup, train, law, job, device) if train.validate_images else None
-    going = loop.Run(model, parties, train, params.training, job.name)
-    seconds, images = loop.fit(going, feed, validate, seed, job, key=job.scratch.name)
-    if not job.team.leads:
+    feature_network = features.load(inputs, device)
+    trained = _players(setup, model, plan, feature_network, seed)
+    validate = _validator(params, inputs, setup, train, warp_config, job, device) if train.validate_images else None
+    state = loop.TrainState(model, trained, train, params.training, job.name)
+    seconds, images = loop.fit(state, feed, validate, seed, job, key=job.scratch.name)
+    if not job.group.is_leader:
         return
-    remarks = registry.remarks(setup.kind, setup.config, plan.options, looking is not None)
-    _write(going, setup, train, params.data.size, remarks, outputs, job)
+    remarks = registry.remarks(setup.kind, setup.config, plan.options, feature_network is not None)
+    _write(state, setup, train, params.data.size, remarks, outputs, job)
     parameters = sum(p.numel() for p in model.parameters())
     _note_cost(job, seconds, images, parameters, devices.name(device))
     job.say(f"{job.name}: {train.images} images -> {outputs['weights']}")
 
 
-def _players(setup: Setup, model: nn.Module, plan: Plan, looking: Any, seed: int) -> list[Player]:
+def _players(setup: Setup, model: nn.Module, plan: Plan, feature_network: Any, seed: int) -> list[Player]:
     """The model and, where the method has them, its opponents: freshly initialised, where the model is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "opponents"))
-        parties = players(registry.module(setup.kind), model, plan, looking)
+        trained = players(registry.module(setup.kind), model, plan, feature_network)
     device = next(model.parameters()).device
-    for player in parties:
+    for player in trained:
         player.network.to(device)
-    return parties
+    return trained
 
 
 def _setup(params: View, method: View, inputs: Paths) -> Setup:
@@ -97,40 +99,40 @@ def _model(
 
 
 def _validator(
-    params: View, inputs: Paths, setup: Setup, train: Train, law: tps.Law, job: Job, device: torch.device
+    params: View, inputs: Paths, setup: Setup, train: Train, warp_config: tps.Law, job: Job, device: torch.device
 ) -> Any:
     """A function weights → mean PSNR of the validation faces, coloured from their own warps by the row's sampler."""
     ids = manifest.ids(inputs["manifest"], "val")
     faces = manifest.images(inputs["val"], ids)
     # In float64, as the stage references warps, and through bytes: what the test set will look like.
-    warped = tps.warp(resize.to_unit(faces).double(), tps.draw(params.references.seed, ids, law))
+    warped = tps.warp(resize.to_unit(faces).double(), tps.draw(params.references.seed, ids, warp_config))
     references = resize.to_unit(resize.area(resize.to_bytes(warped), params.data.size))
     sketches = resize.to_unit(resize.area(artifacts.read_array(inputs["val_sketches"]), params.data.size))
     target = resize.area(faces, params.data.size)
     module = registry.module(setup.kind)
-    judge = module.build(setup).to(device)
+    network = module.build(setup).to(device)
 
     # An equal number of rows on each device, the last ones repeated.
-    share = -(-len(ids) // job.team.world)
-    mine = [min(i, len(ids) - 1) for i in range(job.team.rank * share, (job.team.rank + 1) * share)]
+    share = -(-len(ids) // job.group.world_size)
+    mine = [min(i, len(ids) - 1) for i in range(job.group.rank * share, (job.group.rank + 1) * share)]
 
     def validate(weights: dict[str, Tensor]) -> float:
-        judge.load_state_dict(weights)
+        network.load_state_dict(weights)
         images = chunks.colour(
-            partial(module.colorize, judge), sketches[mine], references[mine], [ids[i] for i in mine], train.sampler,
+            partial(module.colorize, network), sketches[mine], references[mine], [ids[i] for i in mine], train.sampler,
             chunk=train.batch, seed=params.references.seed, device=device, threads=params.training.threads,
             precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
-        values = job.team.gathered(torch.from_numpy(psnr(images, target[mine])))
+        values = job.group.all_gather(torch.from_numpy(psnr(images, target[mine])))
         return float(values.numpy()[: len(ids)].mean())
 
     return validate
 
 
 def _write(
-    going: loop.Run, setup: Setup, train: Train, size: int, remarks: list[str], outputs: Paths, job: Job
+    state: loop.TrainState, setup: Setup, train: Train, size: int, remarks: list[str], outputs: Paths, job: Job
 ) -> None:
-    weights = going.best or going.ema
+    weights = state.best or state.ema
     checkpoints.write_weights(outputs["weights"], weights)
     made = {
         "setup": setup.to_json(),
@@ -138,17 +140,17 @@ def _write(
         "stage": job.stage,
         "seed": job.seed,
         "train": train.model_dump(mode="json"),
-        "parameters": sum(p.numel() for p in going.model.parameters()),
-        "images": going.seen,
+        "parameters": sum(p.numel() for p in state.model.parameters()),
+        "images": state.seen,
         "remarks": remarks,
         "size": size,
-        "validation_psnr": going.best_psnr if going.best else None,
+        "validation_psnr": state.best_psnr if state.best else None,
     }
     artifacts.write_json(outputs["made"], made)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("images", "split", "name", "value"))
-    writer.writerows((seen, split, name, f"{value:.6g}") for seen, split, name, value in going.rows)
+    writer.writerows((seen, split, name, f"{value:.6g}") for seen, split, name, value in state.rows)
     artifacts.write_text(outputs["curve"], text.getvalue())
 
 
@@ -162,5 +164,5 @@ def _note_cost(job: Job, seconds: float, images: int, parameters: int, device: s
             images_per_second=images / seconds,
             parameters=parameters,
             device=device,
-            devices=job.team.world,
+            devices=job.group.world_size,
         )
