@@ -26,6 +26,11 @@ for _name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
 
 # The smallest pipeline that still has every stage: 16-pixel faces, a network of a few thousand parameters.
 _MINI_TRAIN = {"images": 16, "batch": 8, "warmup_images": 8}
+_MINI_STEPS = {"steps": 2}
+
+
+def _few_steps(colour: dict) -> dict:
+    return colour | ({"sampler": colour["sampler"] | _MINI_STEPS} if "sampler" in colour else {})
 
 
 def miniature(preset: str = "demo") -> dict:
@@ -45,11 +50,14 @@ def miniature(preset: str = "demo") -> dict:
     }
     tree["training"] |= {"threads": 1, "log_images": 8, "state_images": 8}
     for method in tree["methods"].values():
-        for stage in ("pretrain", "finetune"):
-            if method.get(stage):
-                method[stage] |= _MINI_TRAIN | {"validate_images": 8 if method[stage]["validate_images"] else 0}
-                if "sampler" in method[stage]:
-                    method[stage]["sampler"] = {**method[stage]["sampler"], "steps": 2}
+        for slot in ("encoder", "pretrain", "finetune"):
+            if train := method.get(slot):
+                method[slot] = small = train | _MINI_TRAIN
+                if sampler := train.get("options", {}).get("sampler"):
+                    small["options"] = train["options"] | {"sampler": sampler | _MINI_STEPS}
+                if validation := train.get("validation"):
+                    small["validation"] = {"every": 8, "colour": _few_steps(validation["colour"])}
+        method["colour"] = {stage: _few_steps(row) for stage, row in method["colour"].items()}
     tree["colorize"]["chunk"] = 4
     tree["evaluation"]["bootstrap"] = 100
     tree["report"]["grid_images"] = 2

@@ -16,15 +16,14 @@ from PIL import Image, PngImagePlugin
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load, user
 from ssimbad.errors import ParameterError, UserError
-from ssimbad.methods import edm
+from ssimbad.methods import edm, registry
 from ssimbad.pairing import resize
 from ssimbad.params import tree as parameters
-from ssimbad.params.base import Sampler
 from ssimbad.pipeline import runner
 from ssimbad.training import checkpoints
 
 from .conftest import write_params
-from .test_methods import build, setup
+from .small import build, by, setup
 
 CPU = torch.device("cpu")
 
@@ -35,7 +34,7 @@ def coloured(ids, rows=None, chunk=16, threads=1, precision="fp32", verb=edm.col
     references = torch.rand(64, 3, 16, 16, generator=generator) * 2 - 1
     rows = list(range(len(ids))) if rows is None else rows
     images = chunks.colour(
-        partial(verb, build()), sketches[rows], references[rows], ids, Sampler(name="heun", steps=3),
+        partial(verb, build()), {"sketch": sketches[rows], "reference": references[rows]}, ids, by("heun", 3),
         chunk=chunk, seed=0, device=CPU, threads=threads, precision=precision, channels_last=True,
     )  # fmt: skip
     return images
@@ -60,9 +59,9 @@ def test_an_image_is_bit_equal_whatever_the_cores(chunk):
         """By the chunk's sketches, with `threads` cores in a process where torch would use `before` for each call."""
         found, used = {}, set()
 
-        def verb(model, sketch, *given):
+        def verb(model, given, *how):
             used.add(torch.get_num_threads())
-            return found.setdefault(sketch.sum().item(), edm.colorize(model, sketch, *given))
+            return found.setdefault(given.sketch.sum().item(), edm.colorize(model, given, *how))
 
         torch.set_num_threads(before)
         try:
@@ -97,7 +96,7 @@ def test_an_image_is_bit_equal_whatever_the_number_of_devices(precision):
 
     found = list(
         chunks.pieces(
-            [artist(number) for number in range(3)], sketches, references, ids, Sampler(name="heun", steps=3),
+            [artist(number) for number in range(3)], {"sketch": sketches, "reference": references}, ids, by("heun", 3),
             chunk=4, seed=0, precision=precision, channels_last=True,
         )
     )  # fmt: skip
@@ -160,8 +159,8 @@ def test_stored_images_are_read_by_the_chunk():
 
 def test_noise_belongs_to_the_id():
     def draws(seed, *ids):
-        fresh = chunks.noise(seed, ids, 8, lambda images: images)
-        return fresh(), fresh()
+        fresh = chunks.noise(seed, ids, lambda images: images)
+        return fresh(3, 8, 8), fresh(3, 8, 8)
 
     first, second = draws(0, "a", "b")
     assert torch.equal(first[1:], draws(0, "b")[0]) and torch.equal(second[1:], draws(0, "b")[1])
@@ -175,10 +174,9 @@ def weights(tmp_path):
     path = tmp_path / "seed-0.safetensors"
     checkpoints.write_weights(path, build().state_dict())
     made = {
-        "setup": setup().to_json(),
-        "size": 16,
+        "setup": registry.described(setup()),
         "parameters": 1,
-        "train": {"sampler": {"name": "euler", "steps": 2}},
+        "colour": {"sampler": {"name": "euler", "steps": 2}},
     }
     artifacts.write_json(path.with_suffix(".json"), made)
     return path
@@ -412,22 +410,28 @@ def wrong(*path_and_value):
     return change
 
 
+_SATURATION = ("setup", "shared", "schedule.saturation")
 _WRONG = [
-    *(wrong(key, ...) for key in ("setup", "size", "parameters", "train")),
-    *(wrong("setup", key, ...) for key in ("kind", "config", "network", "noise", "saturation", "phi")),
-    *(wrong("size", value) for value in ("16", 17, 10**9, 1.0e9, 16.0, float("nan"), 0, None, True)),
+    *(wrong(key, ...) for key in ("setup", "parameters", "colour")),
+    *(wrong("setup", key, ...) for key in ("kind", "config", "size", "shared", "needed")),
+    *(wrong("setup", "shared", key, ...) for key in ("network", "noise", "schedule.saturation")),
+    *(wrong("setup", "size", value) for value in ("16", 17, 10**9, 1.0e9, 16.0, float("nan"), 0, None, True)),
     *(wrong("parameters", value) for value in (None, "1", 0)),
-    *(wrong("train", value) for value in (None, [], {})),
-    *(wrong("train", "sampler", value) for value in (None, "euler", [], {"name": "euler"}, {"steps": 2})),
-    *(wrong("train", "sampler", "name", value) for value in ("foo", None, 1)),
-    *(wrong("train", "sampler", "steps", value) for value in ("8", 0, 10**11, float("nan"), None)),
+    *(wrong("colour", value) for value in (None, [], {})),
+    *(wrong("colour", "samples", value) for value in (0, -1, 10**9, "1", None)),
+    *(wrong("colour", "options", value) for value in ({"mode": "x"}, [1], "x")),
+    *(wrong("colour", "sampler", value) for value in (None, "euler", [], {"name": "euler"}, {"steps": 2})),
+    *(wrong("colour", "sampler", "name", value) for value in ("foo", None, 1)),
+    *(wrong("colour", "sampler", "steps", value) for value in ("8", 0, 10**11, float("nan"), None)),
     *(wrong("setup", "kind", value) for value in ("../x", "nothing", None, [], "registry", "scft", "regression")),
-    *(wrong("setup", "phi", value) for value in (None, {}, [], "selected", {"form": []}, {"form": "empirical"})),
-    *(wrong("setup", "phi", {"form": "rational", "c": value}) for value in (float("nan"), -1, "1", None, [])),
-    wrong("setup", "phi", {"form": "empirical", "sigmas": None, "values": {}}),
-    *(wrong("setup", "saturation", value) for value in (None, "x", float("nan"), -1)),
-    *(wrong("setup", "noise", "sigma_max", value) for value in (float("nan"), float("inf"), "80", None)),
-    *(wrong("setup", "network", "base", value) for value in ("8", 0, 8 * 10**6, 8.0)),
+    *(wrong("setup", "config", "phi", value) for value in (None, {}, [], "selected", {"form": []})),
+    *(wrong("setup", "config", "phi", {"form": "rational", "c": c}) for c in (float("nan"), -1, "1", None, [])),
+    wrong("setup", "config", "phi", {"form": "empirical", "sigmas": None, "values": {}}),
+    *(wrong(*_SATURATION, value) for value in (None, "x", float("nan"), -1)),
+    *(wrong("setup", "shared", "noise", "sigma_max", value) for value in (float("nan"), float("inf"), "80", None)),
+    *(wrong("setup", "shared", "network", "base", value) for value in ("8", 0, 8 * 10**6, 8.0)),
+    wrong("setup", "shared", "data.size", 16),
+    *(wrong("setup", "needed", value) for value in (None, [], {"phi": None}, {"encoder": {"weights": "x"}})),
     *(wrong("setup", "config", value) for value in ([1], None, {"foo": 1})),
     wrong("setup", "more", 1),
 ]
@@ -440,12 +444,12 @@ def test_a_json_with_one_wrong_value_describes_no_model(weights, pictures, tmp_p
     made = json.loads(beside.read_text())
     change(made)
     beside.write_text(json.dumps(made))
-    with pytest.raises(UserError, match=r"\.json: does not describe a model; copy the one"):
+    with pytest.raises(UserError, match=r"\.json: no description of a model as this revision writes it; copy the one"):
         user.run(folder / "grey.png", reference, weights, tmp_path / "c.png")
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "null", "1", "[" * 100_000, '{"setup": {"kind": "nothing"}}'])
 def test_a_json_of_something_else_describes_no_model(weights, text):
     weights.with_suffix(".json").write_text(text)
-    with pytest.raises(UserError, match="does not describe a model"):
+    with pytest.raises(UserError, match="no description of a model"):
         load.trained(weights, CPU, False)

@@ -89,9 +89,9 @@ def test_impossible_values(tree, where, key, value, named):
 @pytest.mark.parametrize("steps", [0, 1001, 10**11])
 def test_a_sampler_has_at_most_as_many_steps_as_ddpm(tree, steps):
     """A slip of the pen would take all memory."""
-    sampler = tree["methods"]["ssimbad"]["pretrain"]["sampler"]
+    sampler = tree["methods"]["ssimbad"]["colour"]["pretrain"]["sampler"]
     sampler["steps"] = steps
-    assert "sampler.steps: Input should be" in complaint(tree)
+    assert "colour.pretrain.sampler.steps: Input should be" in complaint(tree)
     sampler["steps"] = 1000
     tree["report"]["nfe"] = {"calls": [1000, steps], "samplers": [{"name": "euler"}], "images": 4}
     assert "report.nfe.calls.1: Input should be" in complaint(tree)
@@ -201,7 +201,10 @@ def test_a_checkout_in_a_folder_with_braces_is_refused(house, monkeypatch):
         ({"kind": "ssimbat"}, "methods.ssimbad.kind"),
         ({"config": {}}, "methods.ssimbad.config"),
         ({"config": {"phi": {"form": "ratonal", "c": 0.3}}}, "ratonal"),
-        ({"pretrain": None}, "start"),
+        ({"pretrain": None, "colour": {}}, "methods.ssimbad.finetune.start"),
+        ({"pretrain": None}, "methods.ssimbad.colour: no weights of stage 'pretrain'"),
+        ({"colour": {"encoder": {}}}, "methods.ssimbad.colour"),
+        ({"weights": "ssimbad/pretrain"}, "methods.ssimbad.config: belongs to the training"),
     ],
 )
 def test_impossible_methods(tree, change, named):
@@ -217,13 +220,14 @@ def test_lpips_loss_needs_the_feature_network(tree):
 @pytest.mark.parametrize(
     ("sampler", "named"),
     [
-        (None, "methods.ssimbad.pretrain.sampler: missing"),
+        (None, "methods.ssimbad.colour.pretrain.sampler: missing"),
+        ({"name": "eular", "steps": 2}, "methods.ssimbad.colour.pretrain.sampler.name: kind ssimbad has no sampler"),
         ({"name": "euler", "steps": 2, "eta": 1.0}, "eta belongs to ddim"),
         ({"name": "ddim", "steps": 2, "churn": {"s_churn": 40.0}}, "churn belongs to heun"),
     ],
 )
 def test_impossible_samplers(tree, sampler, named):
-    tree["methods"]["ssimbad"]["pretrain"]["sampler"] = sampler
+    tree["methods"]["ssimbad"]["colour"]["pretrain"]["sampler"] = sampler
     assert named in complaint(tree)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
 
-from ssimbad.colorize import spread
+from ssimbad.colorize import load, spread
 from ssimbad.errors import ParameterError
 from ssimbad.faces import manifest
 from ssimbad.methods import registry
@@ -120,8 +121,8 @@ def test_quality_against_calls_stays_within_its_limits(house):
 
 
 def test_at_a_rows_own_sampler_the_curve_meets_the_table(house):
-    made = json.loads((house / "models/animediffusion/pretrain/seed-0.json").read_text())
-    assert made["train"]["sampler"] == {"name": "ddim", "eta": 1.0, "churn": None, "steps": 2}
+    own = tree()["methods"]["animediffusion"]["colour"]["pretrain"]["sampler"]
+    assert own == {"name": "ddim", "eta": 1.0, "steps": 2}
     table_ = json.loads((house / "reports/metrics/animediffusion/pretrain/seed-0/same.json").read_text())["metrics"]
     own = ("animediffusion", "pretrain", "ddim, eta 1", "2")
     lines = {
@@ -178,13 +179,13 @@ def test_samples_do_not_depend_on_how_many_cores_were_granted(house, tmp_path, m
     p = params.parse(yaml.safe_dump(tree()))
     instance = next(i for i in table.instances(p) if i.name == "spread-edm-pretrain-seed-0")
     inputs = {name: house / path for name, path in instance.inputs.items()}
-    own, seen = registry.module("edm").colorize, set()
+    edm, seen = registry.get("edm"), set()
 
     def watched(*given):
         seen.add(torch.get_num_threads())
-        return own(*given)
+        return edm.colorize(*given)
 
-    monkeypatch.setattr(registry.module("edm"), "colorize", watched)
+    monkeypatch.setattr(load.Trained, "method", replace(edm, colorize=watched))
     before = torch.get_num_threads()
     job = Job("spread", tmp_path, threads=3, method="edm", of="pretrain", seed=0)
     spread.run(View(p, instance.params), inputs, {"values": tmp_path / "values.csv"}, job)
@@ -230,21 +231,23 @@ def test_demo_presets_differ_in_their_rows_only():
 
 
 def table_rows(preset: str) -> list[tuple[str, str]]:
-    return [(w["method"], w["stage"]) for w in table.trained(params.load(ROOT / f"presets/{preset}.yaml"))]
+    return [(w["method"], w["stage"]) for w in table.rows(params.load(ROOT / f"presets/{preset}.yaml"))]
 
 
 def test_the_demos_rows_see_equal_numbers_of_images():
     p = params.load(ROOT / "presets/demo-all.yaml")
-    trains = [t for m in p.methods.values() for t in (m.pretrain, m.finetune) if t]
+    trains = [t for m in p.methods.values() for t in m.trainings.values()]
     more = p.methods["regression-compute"].pretrain  # at equal work instead: an image of a chain is as many calls
     assert {t.images for t in trains if not t.start and t is not more} == {5632}
     assert {t.images for t in trains if t.start} == {352}
     assert more.images == 5632 + 8 * 352
-    assert all(t.sampler.steps == 8 for t in trains if t.sampler)
+    rows = [row for m in p.methods.values() for row in m.colour.values()]
+    assert {row.sampler.steps for row in rows if row.sampler} == {8}
+    assert {t.options.sampler.steps for t in trains if t.start} == {8}
     ladder = params.load(ROOT / "presets/demo-ladder.yaml")
     assert len(ladder.seeds) == 3
     configs = [ladder.methods[name].config for name in ladder.report.ladder[:-1]]
-    switched = [{k for k, v in c.items() if v == "phi"} for c in configs]
+    switched = [{k for k, v in c.model_dump().items() if v == "phi"} for c in configs]
     assert [len(s) for s in switched] == [0, 1, 2, 3]
 
 

@@ -204,7 +204,7 @@ def colorize(
     ] = "model",
     steps: Annotated[int | None, typer.Option(help="sampling steps; default: as the weights were made for")] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="euler, heun, phi2, log2, dpmpp_2m or ddim; default as above")
+        str | None, typer.Option(help="one of those that the weights' method has; default as above")
     ] = None,
     seed: Annotated[int, typer.Option(help="of the initial noise")] = 0,
 ) -> None:

@@ -25,9 +25,11 @@ def page() -> str:
     shown: set[type[BaseModel]] = set()
     sections = list(_sections("", Params, shown))
     for name in registry.kinds():
-        module = registry.module(name)
-        sections += _sections(f"methods.<method>.config (kind {name})", module.Config, shown)
-        for objective, options in module.OBJECTIVES.items():
+        method = registry.get(name)
+        sections += _sections(f"methods.<method>.config (kind {name})", method.Config, shown)
+        place = f"methods.<method>.colour.<stage>.options (kind {name})"
+        sections += _sections(place, method.ColourOptions, shown)
+        for objective, options in method.objectives.items():
             place = f"methods.<method>.<stage>.options (kind {name}, objective {objective})"
             sections += _sections(place, options, shown)
     return "\n".join([_HEAD, *sections])

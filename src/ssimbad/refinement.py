@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ssimbad.samplers import Denoiser
+from ssimbad.samplers.ode import Denoiser
 
 
 def checkpointed(denoise: Denoiser) -> Denoiser:

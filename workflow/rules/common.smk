@@ -6,6 +6,7 @@ import sys
 
 from ssimbad.params import tree as parameters
 from ssimbad.errors import UserError
+from ssimbad.params.base import SLOTS
 from ssimbad.pipeline import dvcfile, lock, runner, snakefile, table
 from ssimbad.tracking import spool, system
 
@@ -34,9 +35,9 @@ BY_NAME = {i.name: i for i in INSTANCES.values()}
 
 wildcard_constraints:
     method="|".join(METHODS) or "none",
-    stage="pretrain|finetune",
+    stage="|".join(SLOTS),
     seed="[0-9]+",
-    setting="same|cross-true|cross-other|cross|other",
+    setting="[a-z]+(-[a-z]+)*",
 
 
 def upstream(stage):
@@ -49,12 +50,22 @@ def upstream(stage):
     return markers
 
 
-def of(stage, name):
-    """An input that depends on the method's parameters, as the stage table has it; no file where it has none."""
+def of(stage, *names):
+    """Inputs that depend on the method's parameters, as the stage table has them; no file where there is none."""
+    def files(wildcards):
+        inputs = INSTANCES[(stage, *wildcards)].inputs
+        found = [inputs.get(name, []) for name in names]
+        return [ancient(f) for x in found for f in ([x] if isinstance(x, str) else x)]
+
+    return files
+
+
+def rest(stage, *names):
+    """The inputs of an instance that have other names than these."""
 
     def files(wildcards):
-        found = INSTANCES[(stage, *wildcards)].inputs.get(name, [])
-        return [ancient(f) for f in ([found] if isinstance(found, str) else found)]
+        inputs = INSTANCES[(stage, *wildcards)].inputs
+        return [ancient(file) for name, file in inputs.items() if name not in names]
 
     return files
 

@@ -1,16 +1,18 @@
 # Training. Resumable state lies under work/, outside the outputs that Snakemake deletes before a job.
-# `of(...)` names inputs that depend on the method's parameters: phi, the weights it starts from, validation faces.
+# `of(...)` names inputs that depend on the method; `rest(...)` are those that only some methods have: feature networks
+# of their losses, and parts that other trainings make. Encoders and finetunings are trained by the same rule.
+# Faces, their sketches, the same for validation, the selected schedule, and the weights that a training starts from.
+TRAINED_ON = [
+    *["train", "manifest", "train_sketches", "val", "val_sketches"],
+    *["phi_star", "start"],
+]
+
+
 rule pretrain:
     input:
         upstream("pretrain"),
-        ancient("data/faces/train.npy"),
-        ancient("data/sketches/train.npy"),
-        ancient("data/faces/manifest.csv"),
-        of("pretrain", "val"),
-        of("pretrain", "val_sketches"),
-        of("pretrain", "phi_star"),
-        of("pretrain", "alexnet"),
-        of("pretrain", "vgg19"),
+        of("pretrain", *TRAINED_ON),
+        rest("pretrain", *TRAINED_ON),
     output:
         "models/{method}/pretrain/seed-{seed}.safetensors",
         "models/{method}/pretrain/seed-{seed}.json",
@@ -29,21 +31,31 @@ rule pretrain:
     message:
         "pretrain: {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "ssimbad stage pretrain method={wildcards.method} seed={wildcards.seed} 2>&1 | tee {log}"
+        "ssimbad stage {rule} method={wildcards.method} seed={wildcards.seed} 2>&1 | tee {log}"
 
 
-rule finetune:
+use rule pretrain as encoder with:
+    input:
+        upstream("encoder"),
+        of("encoder", *TRAINED_ON),
+        rest("encoder", *TRAINED_ON),
+    output:
+        "models/{method}/encoder/seed-{seed}.safetensors",
+        "models/{method}/encoder/seed-{seed}.json",
+        "models/{method}/encoder/seed-{seed}.csv",
+        "records/encoder-{method}-seed-{seed}.json",
+        touch(".state/encoder-{method}-seed-{seed}.ok"),
+    log:
+        "logs/encoder/{method}-seed-{seed}.log",
+    message:
+        "encoder: {wildcards.method}, seed {wildcards.seed}"
+
+
+use rule pretrain as finetune with:
     input:
         upstream("finetune"),
-        ancient("data/faces/train.npy"),
-        ancient("data/sketches/train.npy"),
-        ancient("data/faces/manifest.csv"),
-        of("finetune", "start"),
-        of("finetune", "val"),
-        of("finetune", "val_sketches"),
-        of("finetune", "phi_star"),
-        of("finetune", "alexnet"),
-        of("finetune", "vgg19"),
+        of("finetune", *TRAINED_ON),
+        rest("finetune", *TRAINED_ON),
     output:
         "models/{method}/finetune/seed-{seed}.safetensors",
         "models/{method}/finetune/seed-{seed}.json",
@@ -52,14 +64,6 @@ rule finetune:
         touch(".state/finetune-{method}-seed-{seed}.ok"),
     log:
         "logs/finetune/{method}-seed-{seed}.log",
-    conda:
-        "../../environment.yml"
-    threads: P.training.threads
-    resources:
-        mem_mb=16000,
-        runtime=1440,
-        gpu=GPU,
     message:
         "finetune: {wildcards.method}, seed {wildcards.seed}"
-    shell:
-        "ssimbad stage finetune method={wildcards.method} seed={wildcards.seed} 2>&1 | tee {log}"
+

@@ -2,10 +2,7 @@
 rule colorize:
     input:
         upstream("colorize"),
-        ancient("models/{method}/{stage}/seed-{seed}.safetensors"),
-        ancient("models/{method}/{stage}/seed-{seed}.json"),
-        ancient("data/sketches/test.npy"),
-        ancient("data/references/{setting}.npy"),
+        of("colorize", "weights", "made", "sketches", "references"),
         ancient("data/faces/manifest.csv"),
     output:
         "outputs/{method}/{stage}/seed-{seed}/{setting}.zip",
@@ -91,10 +88,8 @@ rule baselines:
 rule nfe:
     input:
         upstream("nfe"),
-        ancient("models/{method}/{stage}/seed-{seed}.safetensors"),
-        ancient("models/{method}/{stage}/seed-{seed}.json"),
+        of("nfe", "weights", "made", "references"),
         ancient("data/sketches/test.npy"),
-        ancient("data/references/same.npy"),
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
     output:
@@ -119,11 +114,9 @@ rule nfe:
 rule spread:
     input:
         upstream("spread"),
-        ancient("models/{method}/{stage}/seed-{seed}.safetensors"),
-        ancient("models/{method}/{stage}/seed-{seed}.json"),
+        of("spread", "weights", "made", "references"),
         ancient("outputs/{method}/{stage}/seed-{seed}/same.zip"),
         ancient("data/sketches/test.npy"),
-        ancient("data/references/same.npy"),
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
     output:

@@ -19,7 +19,7 @@ rule all_schedule:
 
 rule all_models:
     input:
-        markers("pretrain", "finetune"),
+        markers(*SLOTS),
 
 
 rule all_results:

@@ -7,28 +7,42 @@ number of images, jobs, devices or cores, and whatever else the machine does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ssimbad.methods.contract import Conditions, Fresh, Method
 from ssimbad.pairing import resize
-from ssimbad.params.base import Sampler
+from ssimbad.params.base import Colour
 from ssimbad.runtime import devices, pool
+from ssimbad.samplers.ode import Watch
 from ssimbad.seeding import derive
 
-Colorize = Callable[[Tensor, Tensor, Callable[[], Tensor], Sampler | None], Tensor]
+Colorize = Callable[[Conditions, Fresh, Colour, Watch | None], Tensor]
+"""A method's verb, bound to its model."""
 
 
-def noise(seed: int, ids: Sequence[str], size: int, place: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
-    """A source of (N, 3, size, size) float32 ~ N(0, 1), row i from the stream of image i alone.
+def bound(method: Method, model: nn.Module) -> Colorize:
+    """The verb of a method, for one model."""
+    return partial(method.colorize, model)
+
+
+def stream(seed: int, k: int) -> int:
+    """The seed of the k-th sample's noise; that of sample 0 is the seed itself."""
+    return derive(seed, "spread", k) if k else seed
+
+
+def noise(seed: int, ids: Sequence[str], place: Callable[[Tensor], Tensor]) -> Fresh:
+    """A source of (N, *shape) float32 ~ N(0, 1), row i from the stream of image i alone.
 
     Drawn on the CPU, so that every device starts from the same image, and then handed to `place`.
     """
     streams = [torch.Generator().manual_seed(derive(seed, "colorize", image_id)) for image_id in ids]
-    return lambda: place(torch.stack([torch.randn(3, size, size, generator=stream) for stream in streams]))
+    return lambda *shape: place(torch.stack([torch.randn(*shape, generator=stream) for stream in streams]))
 
 
 class Stored:
@@ -46,25 +60,37 @@ class Stored:
         return resize.to_unit(resize.area(self._images[rows], self._size))
 
 
+def mean_image(samples: Sequence[np.ndarray]) -> np.ndarray:
+    """(N, H, W, 3) uint8: the mean of the samples, taken in float64 and rounded once, so that every metric takes it.
+
+    The rounding adds a twelfth of a squared level to the squared error: 0.001 dB at 40 dB.
+    """
+    if len(samples) == 1:
+        return samples[0]
+    return np.stack([np.rint(np.mean(answers, axis=0)).astype(np.uint8) for answers in zip(*samples, strict=True)])
+
+
 def pieces(
     artists: Sequence[tuple[Colorize, torch.device]],
-    sketches: Tensor | Stored,
-    references: Tensor | Stored,
+    given: Mapping[str, Tensor | Stored],
     ids: Sequence[str],
-    sampler: Sampler | None,
+    colour: Colour,
     *,
     chunk: int,
     seed: int,
     precision: str,
     channels_last: bool,
+    watch: Watch | None = None,
 ) -> Iterator[tuple[Sequence[str], np.ndarray]]:
     """The chunks in order, each as ids and (n, S, S, 3) uint8, coloured by whichever artist is free.
 
     Args:
         artists: a method's verb, bound to its model, and the device where the model is; one for each chunk that is
             coloured at the same time. Those on a CPU may share a model.
-        sketches, references: N rows each, (1, S, S) and (3, S, S) float32 in [-1, 1].
+        given: by the names of `Conditions`, N rows each, float32 in [-1, 1].
+        colour: sampler, options, and of how many samples the answer is the mean.
         chunk: images that the network sees together.
+        watch: told after each network call.
     """
     memory = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -74,31 +100,34 @@ def pieces(
         colorize, device = artist
 
         def place(images: Tensor) -> Tensor:
-            return images.to(device).contiguous(memory_format=memory)
+            images = images.to(device)
+            return images.contiguous(memory_format=memory) if images.ndim == 4 else images
 
         names = ids[start : start + chunk]
         rows = [start + min(i, len(names) - 1) for i in range(chunk)]
-        sketch = sketches[rows]
-        fresh = noise(seed, [ids[row] for row in rows], sketch.shape[-1], place)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            images = colorize(place(sketch), place(references[rows]), fresh, sampler)
-        return names, resize.to_bytes(images[: len(names)])
+        conditions = Conditions(**{name: place(images[rows]) for name, images in given.items()})
+
+        def sample(k: int) -> np.ndarray:
+            fresh = noise(stream(seed, k), [ids[row] for row in rows], place)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                return resize.to_bytes(colorize(conditions, fresh, colour, watch)[: len(names)])
+
+        return names, mean_image([sample(k) for k in range(colour.samples)])
 
     return pool.ordered_map(colour_one, range(0, len(ids), chunk), artists)
 
 
 def colour(
     colorize: Colorize,
-    sketches: Tensor,
-    references: Tensor,
+    given: Mapping[str, Tensor],
     ids: Sequence[str],
-    sampler: Sampler | None,
+    how: Colour,
     *,
     device: torch.device,
     threads: int = 1,
-    **how: Any,
+    **settings: Any,
 ) -> np.ndarray:
     """(N, S, S, 3) uint8: all pieces together, on one device or on so many cores of a CPU; see `pieces`."""
     artists = [(colorize, place) for place in devices.workers([device], threads)]
-    found = pieces(artists, sketches, references, ids, sampler, **how)
+    found = pieces(artists, given, ids, how, **settings)
     return np.concatenate([images for _, images in found])

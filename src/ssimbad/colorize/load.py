@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,38 @@ from torch import nn
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.methods import registry
-from ssimbad.methods.contract import Setup
-from ssimbad.params.base import Positive, Sampler, Size
+from ssimbad.methods.contract import Method, Part, Setup
+from ssimbad.params.base import Colour, Positive
 from ssimbad.training import checkpoints
 
 
-class _Form(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-class _Trained(_Form):
-    sampler: Sampler | None
-
-
-class _Made(_Form):
+class _Made(BaseModel):
     """What colouring reads of NAME.json; the rest is for tables."""
 
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
     setup: dict[str, Any]
-    size: Size
     parameters: Positive
-    train: _Trained
+    colour: Colour
 
 
-def trained(weights: Path, device: torch.device, channels_last: bool) -> tuple[nn.Module, dict[str, Any]]:
-    """The model, ready to colour, and its JSON.
+@dataclass(frozen=True)
+class Trained:
+    """Weights that are ready to be used, and what is known of them."""
+
+    model: nn.Module
+    setup: Setup
+    parameters: int
+    colour: Colour
+    """How they colour where nobody says otherwise."""
+
+    @property
+    def method(self) -> Method:
+        return registry.get(self.setup.kind)
+
+
+def trained(weights: Path, device: torch.device, channels_last: bool) -> Trained:
+    """The model, ready to colour, and what its JSON tells.
 
     Raises:
         UserError: a file is missing, unreadable, or the two do not fit each other.
@@ -46,25 +55,57 @@ def trained(weights: Path, device: torch.device, channels_last: bool) -> tuple[n
     if not beside.exists():
         raise UserError(f"{beside}: missing; it tells how the weights beside it were made, copy it along with them")
     try:
-        made = artifacts.parsed_json(beside)
-        model = _built(made)
-    except (ValueError, TypeError, ArithmeticError, RuntimeError):  # the last of torch: no memory for such a network
+        made = _Made.model_validate(artifacts.parsed_json(beside))
+        setup = registry.setup_from(made.setup)
+        colour = _colour(setup.kind, made.colour)
+        model = registry.built(setup)
+    # The last of torch: no memory for such a network.
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError):
         raise UserError(
-            f"{beside}: does not describe a model; copy the one that was written with the weights"
+            f"{beside}: no description of a model as this revision writes it; copy the one that was written with the"
+            " weights, or train them again"
         ) from None
     tensors, _ = checkpoints.read_tensors(weights)
-    checkpoints.load_into(model, tensors, weights)
+    checkpoints.load_into(model, tensors, weights, parts(setup))
+    fill(model, setup)
     memory = torch.channels_last if channels_last else torch.contiguous_format
-    return model.to(device, memory_format=memory).eval(), made
+    return Trained(model.to(device, memory_format=memory).eval(), setup, made.parameters, colour)
 
 
-def _built(made: Any) -> nn.Module:
-    """The model that the JSON describes, without its weights; raises whatever a wrong value leads to."""
-    read = _Made.model_validate(made)
-    setup = Setup.from_json(read.setup)
-    method = registry.module(setup.kind)
-    setup.network.require_size(read.size)
-    registry.require_size(setup.kind, setup.config, read.size)
-    if (read.train.sampler is not None) != method.SAMPLED:
-        raise ValueError("train.sampler: given exactly where the method colours by one")
-    return method.build(setup)
+def _colour(kind: str, colour: Colour) -> Colour:
+    method = registry.get(kind)
+    options = method.ColourOptions.model_validate(colour.options)
+    if method.colorize:
+        registry.check_colour("colour", kind, colour)
+    return colour.model_copy(update={"options": options})
+
+
+def parts(setup: Setup) -> tuple[str, ...]:
+    """Prefixes of the tensors that belong to other trainings."""
+    return tuple(f"{name}." for name, needed in setup.needed.items() if isinstance(needed, Part))
+
+
+def fill(model: nn.Module, setup: Setup) -> None:
+    """Bring the finished parts of other trainings into a model, frozen.
+
+    Raises:
+        UserError: a file is missing, damaged or not the one that the setup names.
+    """
+    for name, part in setup.needed.items():
+        if isinstance(part, Part):
+            path = Path(part.weights)
+            tensors, _ = checkpoints.read_tensors(path)
+            if artifacts.sha256(path) != part.sha256:
+                raise UserError(f"{path}: not the weights that this model was trained with; fetch them or train again")
+            module = getattr(model, name)
+            checkpoints.load_into(module, tensors, path)
+            module.requires_grad_(False).eval()
+
+
+def part(weights: Path, made: Path) -> Part:
+    """A finished part from its two files."""
+    try:
+        setup = artifacts.read_json(made)["setup"]
+    except LookupError:
+        raise UserError(f"{made}: no description of a model as this revision writes it; train it again") from None
+    return Part(weights.as_posix(), artifacts.sha256(weights), setup)

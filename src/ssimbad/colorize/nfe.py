@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssimbad import artifacts
-from ssimbad.colorize import chunks, load
+from ssimbad.colorize import chunks, load, stage
 from ssimbad.faces import manifest
-from ssimbad.methods import registry
 from ssimbad.metrics import measure
 from ssimbad.metrics.test_set import at_size
-from ssimbad.pairing import resize
-from ssimbad.params.base import Sampler
+from ssimbad.params.base import Colour, Sampler
 from ssimbad.params.view import View
 from ssimbad.runtime import devices, pool
 from ssimbad.runtime.job import Job
-from ssimbad.samplers import most_steps, nfe
 
 if TYPE_CHECKING:
     import torch
@@ -36,32 +32,32 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     MS-SSIM with bootstrap intervals over test faces; `calls` is the limit, `nfe` what the steps really cost).
     """
     device = devices.pick()
-    asked = params.report.nfe
-    model, made = load.trained(inputs["weights"], device, params.training.channels_last)
-    colorize = partial(registry.module(made["setup"]["kind"]).colorize, model)
+    asked, row = params.report.nfe, params.methods[job.method].colour[job.of]
+    loaded = load.trained(inputs["weights"], device, params.training.channels_last)
+    colorize, known = chunks.bound(loaded.method, loaded.model), loaded.method.samplers
     ids = manifest.ids(inputs["manifest"], "test")
     count, size = min(asked.images, len(ids)), params.data.size
-    sketches, references = (
-        resize.to_unit(resize.area(manifest.images(inputs[name], ids)[:count], size))
-        for name in ("sketches", "references")
-    )
+    given = {name: stored[list(range(count))] for name, stored in stage.given(inputs, ids, size).items()}
     targets = at_size(inputs["test"], size, ids)[:count]
     rows: list[dict[str, Any]] = []
-    plans = [(solver, calls, most_steps(solver.name, calls)) for solver in asked.samplers for calls in asked.calls]
+    plans = [
+        (solver, calls, known[solver.name].most_steps(calls)) for solver in asked.samplers for calls in asked.calls
+    ]
 
     def coloured(device: torch.device, plan: tuple[Any, int, int]) -> np.ndarray:
         solver, _, steps = plan
+        how = Colour(sampler=Sampler(**dict(solver), steps=steps), options=row.options)
         return chunks.colour(
-            colorize, sketches, references, ids[:count], Sampler(**dict(solver), steps=steps),
+            colorize, given, ids[:count], how,
             chunk=params.colorize.chunk, seed=params.colorize.seed, device=device,
             precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
 
-    # The plans are mapped over, and not the chunks of each: a plan has few chunks, often one.
+    # The plans are dealt, and not the chunks of each: a plan has few chunks, often one.
     done = pool.ordered_map(coloured, plans, devices.workers([device], job.threads))
-    with job.progress(sum(nfe(solver.name, steps) for solver, _, steps in plans), "network calls") as bar:
+    with job.progress(sum(known[solver.name].of(steps) for solver, _, steps in plans), "network calls") as bar:
         for (solver, calls, steps), images in zip(plans, done, strict=True):
-            how = {"sampler": solver.label, "calls": calls, "steps": steps, "nfe": nfe(solver.name, steps)}
+            how = {"sampler": solver.label, "calls": calls, "steps": steps, "nfe": known[solver.name].of(steps)}
             rows += [how | line for line in _measured(images, targets, size, params.evaluation)]
             bar.update(how["nfe"])
     text = io.StringIO()

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ssimbad import artifacts
-from ssimbad.colorize import chunks, load
+from ssimbad.colorize import chunks, load, stage
 from ssimbad.faces import manifest
 from ssimbad.methods import registry
 from ssimbad.metrics import bootstrap, measure, psnr
-from ssimbad.metrics.spread import mean_image, split
+from ssimbad.metrics.spread import split
 from ssimbad.metrics.test_set import at_size, by_id
-from ssimbad.pairing import resize
 from ssimbad.params.base import Sampler
 from ssimbad.params.view import View
 from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
-from ssimbad.samplers import nfe
-from ssimbad.seeding import derive
+from ssimbad.samplers.counts import Calls
 
 COLUMNS = ("answer", "metric", "value", "ci_low", "ci_high", "n", "samples", "sampler", "steps", "nfe", "reason")
 
@@ -42,42 +39,40 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     (CSV with `COLUMNS`; see `lines`).
     """
     device = devices.pick()
-    asked, sampler = params.report.spread, params.methods[job.method][job.of].sampler
-    model, made = load.trained(inputs["weights"], device, params.training.channels_last)
-    colorize = partial(registry.module(made["setup"]["kind"]).colorize, model)
+    asked, row = params.report.spread, params.methods[job.method].colour[job.of]
+    loaded = load.trained(inputs["weights"], device, params.training.channels_last)
     ids = manifest.ids(inputs["manifest"], "test")
     count, size = min(asked.images, len(ids)), params.data.size
-    sketches, references = (
-        resize.to_unit(resize.area(manifest.images(inputs[name], ids)[:count], size))
-        for name in ("sketches", "references")
-    )
-    plans = [(sampler.model_copy(update={"steps": 1}), params.colorize.seed)]
-    plans += [(sampler, stream(params.colorize.seed, k)) for k in range(1, asked.samples)]
+    given = {name: stored[list(range(count))] for name, stored in stage.given(inputs, ids, size).items()}
+    one_step = row.model_copy(update={"sampler": row.sampler.model_copy(update={"steps": 1})})
+    kind, seed = loaded.setup.kind, params.colorize.seed
+    plans = [(one_step, seed), *((row, chunks.stream(seed, k)) for k in range(1, asked.samples))]
     found = []
-    with job.progress(sum(nfe(how.name, how.steps) for how, _ in plans), "network calls") as bar:
-        for how, seed in plans:
+    with job.progress(sum(registry.nfe(kind, how) for how, _ in plans), "network calls") as bar:
+        for how, stream in plans:
             found.append(
                 chunks.colour(
-                    colorize, sketches, references, ids[:count], how, chunk=params.colorize.chunk, seed=seed,
+                    chunks.bound(loaded.method, loaded.model), given, ids[:count], how,
+                    chunk=params.colorize.chunk, seed=stream,
                     device=device, precision=params.training.precision, channels_last=params.training.channels_last,
                     threads=job.threads,
                 )
             )  # fmt: skip
-            bar.update(nfe(how.name, how.steps))
+            bar.update(registry.nfe(kind, how))
     one_step, *others = found
     samples = [by_id(inputs["images"], ids, size)[:count], *others]
     targets = at_size(inputs["test"], size, ids)[:count]
-    write(outputs["values"], lines(one_step, samples, targets, sampler, params.evaluation))
+    write(outputs["values"], lines(one_step, samples, targets, row.sampler, loaded.method.samplers, params.evaluation))
     job.say(f"{job.name}: {asked.samples} samples and one step of {count} images -> {outputs['values']}")
 
 
-def stream(seed: int, k: int) -> int:
-    """The seed of the k-th sample's noise; that of sample 0 is the seed of the stage colorize itself."""
-    return derive(seed, "spread", k) if k else seed
-
-
 def lines(
-    one_step: np.ndarray, samples: Sequence[np.ndarray], targets: np.ndarray, sampler: Sampler, evaluation: Any
+    one_step: np.ndarray,
+    samples: Sequence[np.ndarray],
+    targets: np.ndarray,
+    sampler: Sampler,
+    known: Mapping[str, Calls],
+    evaluation: Any,
 ) -> list[dict[str, Any]]:
     """Lines (`COLUMNS`), each with its percentile bootstrap interval over test faces and the network calls of an image.
 
@@ -88,23 +83,24 @@ def lines(
 
     Args:
         one_step, targets: (N, H, W, 3) uint8; `samples`: K of them.
-        sampler: the row's.
+        sampler: the row's; `known`: what the samplers of its kind cost.
         evaluation: parameters bootstrap (resamples), confidence, seed.
     """
     how = {"resamples": evaluation.bootstrap, "confidence": evaluation.confidence, "seed": evaluation.seed}
-    calls = nfe(sampler.name, sampler.steps)
+    cost = known[sampler.name]
+    calls = cost.of(sampler.steps)
     each = [_scores(images, targets) for images in samples]
     answers = {
-        "one_step": (_scores(one_step, targets), 1, nfe(sampler.name, 1)),
+        "one_step": (_scores(one_step, targets), 1, cost.of(1)),
         "sample": ({m: np.mean([scores[m] for scores in each], axis=0) for m in each[0]}, sampler.steps, calls),
-        "mean": (_scores(mean_image(samples), targets), sampler.steps, calls * len(samples)),
+        "mean": (_scores(chunks.mean_image(samples), targets), sampler.steps, calls * len(samples)),
     }
     about = {"n": len(targets), "samples": len(samples), "sampler": sampler.label}
     found = [
-        {"answer": answer, "metric": metric, "steps": steps, "nfe": cost}
+        {"answer": answer, "metric": metric, "steps": steps, "nfe": nfe}
         | about
         | _rounded(bootstrap.mean(value, **how))
-        for answer, (scores, steps, cost) in answers.items()
+        for answer, (scores, steps, nfe) in answers.items()
         for metric, value in scores.items()
     ]
     error, spread = split(samples, targets)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,10 @@ from ssimbad.methods import registry
 from ssimbad.params.view import View
 from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
-from ssimbad.samplers import nfe
 
 Paths = dict[str, Path]
+_STORED = {"sketch": "sketches", "reference": "references"}
+"""Which input of a stage holds what a method is given."""
 
 
 def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
@@ -28,18 +28,17 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         device: load.trained(inputs["weights"], device, params.training.channels_last)
         for device in dict.fromkeys(places)
     }
-    made = loaded[places[0]][1]
-    verb = registry.module(made["setup"]["kind"]).colorize
-    artists = [(partial(verb, loaded[device][0]), device) for device in devices.workers(places, job.threads)]
-    sampler = params.methods[job.method][job.of].sampler
+    first = loaded[places[0]]
+    artists = [
+        (chunks.bound(first.method, loaded[device].model), device) for device in devices.workers(places, job.threads)
+    ]
+    colour = params.methods[job.method].colour[job.of]
     ids = manifest.ids(inputs["manifest"], "test")
-    sketches, references = (
-        chunks.Stored(manifest.images(inputs[name], ids), params.data.size) for name in ("sketches", "references")
-    )
     started = time.perf_counter()
     with job.progress(len(ids), "images") as bar:
         pieces = chunks.pieces(
-            artists, sketches, references, ids, sampler, chunk=params.colorize.chunk, seed=params.colorize.seed,
+            artists, given(inputs, ids, params.data.size), ids, colour,
+            chunk=params.colorize.chunk, seed=params.colorize.seed,
             precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
         artifacts.write_zip(outputs["images"], _pngs(pieces, bar.update))
@@ -49,13 +48,21 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         images=len(ids),
         seconds=seconds,
         seconds_per_image=seconds / len(ids),
-        nfe=nfe(sampler.name, sampler.steps) if sampler else 1,
-        parameters=made["parameters"],
+        nfe=registry.nfe(first.setup.kind, colour),
+        parameters=first.parameters,
         device=devices.name(places[0]),
         devices=len(places),
     )
-    how = f"by {sampler.name} in {sampler.steps} steps" if sampler else "in one pass"
-    job.say(f"{job.name}: {len(ids)} images {how} -> {outputs['images']}")
+    job.say(f"{job.name}: {len(ids)} images {colour.words} -> {outputs['images']}")
+
+
+def given(inputs: Mapping[str, Path], ids: list[str], size: int) -> dict[str, chunks.Stored]:
+    """What of the test set a method is given, by the names of `Conditions`."""
+    return {
+        name: chunks.Stored(manifest.images(inputs[stored], ids), size)
+        for name, stored in _STORED.items()
+        if stored in inputs
+    }
 
 
 def _pngs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,9 @@ from torch import Tensor
 from ssimbad.colorize import answers, chunks, load
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.faces import reading
-from ssimbad.methods import registry
 from ssimbad.pairing import resize
-from ssimbad.params.base import MOST_STEPS, Sampler
+from ssimbad.params.base import MOST_STEPS, Colour, Sampler
 from ssimbad.runtime import cores, devices
-from ssimbad.samplers import SAMPLERS
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 _MAX_PIXELS = 100_000_000
@@ -49,19 +46,21 @@ def run(
     jobs = _pair(sketch, reference, out)
     answers.check(jobs, weights)
     device = devices.pick()
-    model, made = load.trained(weights, device, channels_last=device.type == "cpu")
-    how = _sampler(made["train"]["sampler"], steps, sampler)
-    size = made["size"]
-    colorize = partial(registry.module(made["setup"]["kind"]).colorize, model)
+    loaded = load.trained(weights, device, channels_last=device.type == "cpu")
+    how, takes, size = _colour(loaded, steps, sampler), loaded.method.inputs, loaded.setup.size
+    if "sketch" not in takes:
+        raise UserError(f"{weights}: these weights take no sketch; name weights that colour one")
     threads = cores.granted()
     together = _CHUNK * threads
     for start in range(0, len(jobs), together):
         part = jobs[start : start + together]
         greys = [_lines(s) for s, _, _ in part]
+        given = {"sketch": torch.cat([to_model(grey, size) for grey in greys])}
+        if "reference" in takes:
+            given["reference"] = torch.cat([to_model(_colours(r), size) for _, r, _ in part])
         images = chunks.colour(
-            colorize,
-            torch.cat([to_model(grey, size) for grey in greys]),
-            torch.cat([to_model(_colours(r), size) for _, r, _ in part]),
+            chunks.bound(loaded.method, loaded.model),
+            given,
             [s.stem for s, _, _ in part],
             how,
             chunk=_CHUNK if len(jobs) > 1 else 1,
@@ -76,17 +75,21 @@ def run(
             print(f"{target}", flush=True)
 
 
-def _sampler(trained: dict[str, object] | None, steps: int | None, name: str | None) -> Sampler | None:
-    if name is not None and name not in SAMPLERS:
-        raise ParameterError(f"--sampler {name}: expected one of {', '.join(SAMPLERS)}")
+def _colour(loaded: load.Trained, steps: int | None, name: str | None) -> Colour:
+    """As the weights were made for, but for what is asked otherwise."""
+    known, own = loaded.method.samplers, loaded.colour.sampler
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise ParameterError(f"--steps {steps}: expected 1 to {MOST_STEPS}")
-    if trained is None:
+    if own is None:
         if name or steps:
             raise ParameterError("--sampler and --steps: these weights colour in one pass; leave them out")
-        return None
-    own = trained if name in (None, trained["name"]) else {"steps": trained["steps"]}  # eta and churn go with the name
-    return Sampler.model_validate({**own, "name": name or trained["name"], "steps": steps or trained["steps"]})
+        return loaded.colour
+    if name is not None and name not in known:
+        raise ParameterError(f"--sampler {name}: expected one of {', '.join(known)}")
+    # eta and churn go with the name
+    kept = own.model_dump() if name in (None, own.name) else {}
+    sampler = Sampler.model_validate({**kept, "name": name or own.name, "steps": steps or own.steps})
+    return loaded.colour.model_copy(update={"sampler": sampler})
 
 
 def _pair(sketch: Path, reference: Path, out: Path) -> list[tuple[Path, Path, Path]]:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ssimbad.methods import chain
-from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan, Setup
-from ssimbad.params.base import Above0, Positive, Sampler, Strict
+from ssimbad.methods.contract import Batch, Conditions, Draws, Features, Fresh, Losses, Method, Plan, Setup
+from ssimbad.params.base import Above0, Colour, Positive, Sampler, Strict
+from ssimbad.samplers.counts import ODE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ssimbad.noise.transforms import Phi
-    from ssimbad.samplers import Fresh
-
-SAMPLED = True
+    from ssimbad.samplers.ode import Watch
 
 
 class Config(Strict):
@@ -41,9 +40,6 @@ class Inversion(chain.Trajectory):
     """DDIM's inversion of the target, then the loss of the image to which the chain brings it back."""
 
 
-OBJECTIVES: dict[str, type[Strict]] = {"noise": Noise, "inversion": Inversion, "trajectory": chain.Trajectory}
-
-
 def remarks(config: Config, options: Strict, features: bool) -> list[str]:
     if not config.as_published:
         return []
@@ -57,18 +53,16 @@ def build(setup: Setup) -> nn.Module:
 
     config: Config = setup.config
     sigmas = ddpm.sigma(config.timesteps, config.beta_start, config.beta_end)
-    model = NoisePredictor(UNet(7, 3, **setup.network.model_dump()), sigmas)
-    model.config = config
-    return model
+    return NoisePredictor(UNet(7, 3, **setup.shared["network"].model_dump()), sigmas, config.as_published)
 
 
 def levels(model: nn.Module, steps: int) -> Tensor:
     """sigma at N timesteps from the last one down to the first, then 0; (N + 1,) float64."""
     import torch
 
-    last = model.config.timesteps - 1
-    if model.config.as_published:
-        t = 1 + torch.arange(steps).flip(0) * (model.config.timesteps // steps)
+    last = len(model.sigmas) - 1
+    if model.as_published:
+        t = 1 + torch.arange(steps).flip(0) * (len(model.sigmas) // steps)
     else:
         t = torch.linspace(last, 0, steps, dtype=torch.float64).round().long()
     return torch.cat([model.sigmas.cpu()[t.clamp(max=last)], torch.zeros(1, dtype=torch.float64)])
@@ -85,7 +79,7 @@ def axis(model: nn.Module) -> Phi:
 def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None = None) -> Losses:
     if plan.objective != "noise":
         return _chain_step(model, batch, plan, draws, features)
-    t = (draws.uniform() * model.config.timesteps).long()
+    t = (draws.uniform() * len(model.sigmas)).long()
     sigma = model.sigmas[t].to(batch.target)
     noise = draws.normal(*batch.target.shape[1:])
     noisy = batch.target + sigma[:, None, None, None] * noise
@@ -94,8 +88,7 @@ def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, feat
 
 
 def _chain_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None) -> Losses:
-    fresh = chain.fresh(batch, draws)
-    sampler = plan.options.sampler or plan.sampler
+    fresh, sampler = chain.image_noise(draws.normal, batch), plan.options.sampler
     grid = levels(model, sampler.steps)
     start = inverted(model, batch, fresh(), grid) if plan.objective == "inversion" else pure(fresh(), grid)
     return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh, axis(model)), features)
@@ -110,9 +103,9 @@ def inverted(model: nn.Module, batch: Batch, noise: Tensor, grid: Tensor) -> Ten
     """x at grid[0] from the target: noise to the lowest level of the grid, from there DDIM backwards; no gradient."""
     import torch
 
-    from ssimbad.samplers import inversion
+    from ssimbad.samplers.ode import inversion
 
-    timed = not model.config.as_published
+    timed = not model.as_published
     with torch.no_grad():
         return inversion(
             lambda x, sigma: model(x, sigma, batch.sketch, batch.reference, timed),
@@ -121,6 +114,21 @@ def inverted(model: nn.Module, batch: Batch, noise: Tensor, grid: Tensor) -> Ten
         )
 
 
-def colorize(model: nn.Module, sketch: Tensor, reference: Tensor, fresh: Fresh, sampler: Sampler) -> Tensor:
-    grid = levels(model, sampler.steps)
-    return chain.colour(model, sketch, reference, pure(fresh(), grid), grid, chain.make(sampler, fresh, axis(model)))
+def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
+    noise, grid = chain.image_noise(fresh, given), levels(model, colour.sampler.steps)
+    sampler = chain.make(colour.sampler, noise, axis(model))
+    return chain.colour(model, given, pure(noise(), grid), grid, sampler, watch)
+
+
+METHOD = Method(
+    Config=Config,
+    objectives={"noise": Noise, "inversion": Inversion, "trajectory": chain.Trajectory},
+    build=build,
+    training_step=training_step,
+    colorize=colorize,
+    samplers=ODE,
+    default_colour=lambda config: Colour(sampler=Sampler(name="ddim", steps=50)),
+    reads=("network",),
+    fits=chain.fits,
+    remarks=remarks,
+)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan
+from ssimbad.methods.contract import Batch, Conditions, Features, Losses, Plan
 from ssimbad.params.base import Sampler, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ssimbad import samplers
     from ssimbad.noise.transforms import Phi
+    from ssimbad.samplers import ode
 
 
 class ImageLoss(Strict):
@@ -31,27 +32,27 @@ class Trajectory(ImageLoss):
     """Back-propagate the loss of the finished image through the whole chain, from pure noise."""
 
     save_memory: bool = Field(default=True, description="gradient checkpointing of every network call")
-    sampler: Sampler | None = Field(default=None, description="of the chain; null: the one the row colours with")
+    sampler: Sampler = Field(description="of the chain")
 
 
-def make(sampler: Sampler, fresh: samplers.Fresh, phi: Phi) -> samplers.Sampler:
+def make(sampler: Sampler, fresh: ode.Fresh, phi: Phi) -> ode.Sampler:
     """The sampler that the parameters name, on a grid that is uniform in phi."""
-    from ssimbad import samplers
+    from ssimbad.samplers import ode
 
-    churn = samplers.Churn(**sampler.churn.model_dump(exclude_none=True)) if sampler.churn else None
-    return samplers.make(sampler.name, fresh, phi, sampler.eta, churn)
+    churn = ode.Churn(**sampler.churn.model_dump(exclude_none=True)) if sampler.churn else None
+    return ode.make(sampler.name, fresh, phi, sampler.eta, churn)
 
 
 def colour(
-    model: nn.Module,
-    sketch: Tensor,
-    reference: Tensor,
-    start: Tensor,
-    levels: Tensor,
-    sampler: samplers.Sampler,
+    model: nn.Module, given: Conditions, start: Tensor, levels: Tensor, sampler: ode.Sampler, watch: ode.Watch | None
 ) -> Tensor:
     """(B, 3, H, W) in [-1, 1]: the chain of `model(x, sigma, sketch, reference) -> D` from `start` at levels[0]."""
-    return sampler(lambda x, sigma: model(x, sigma, sketch, reference), start, levels).clamp(-1, 1)
+    from ssimbad.samplers import ode
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return model(x, sigma, given.sketch, given.reference)
+
+    return sampler(ode.watched(denoise, watch), start, levels).clamp(-1, 1)
 
 
 def refine(
@@ -60,7 +61,7 @@ def refine(
     plan: Plan,
     start: Tensor,
     levels: Tensor,
-    sampler: samplers.Sampler,
+    sampler: ode.Sampler,
     features: Features | None,
 ) -> Losses:
     """The loss of the finished image, with gradients through every call of the chain (SSIMBaD, arXiv 2506.04283)."""
@@ -74,6 +75,11 @@ def refine(
     return Losses(per_image.mean(), per_image.detach(), None)
 
 
-def fresh(batch: Batch, draws: Draws) -> samplers.Fresh:
-    """Noise for a training batch's chain."""
-    return lambda: draws.normal(*batch.target.shape[1:])
+def image_noise(fresh: Callable[..., Tensor], given: Conditions) -> ode.Fresh:
+    """Noise in the form of the images that belong to a sketch."""
+    return lambda: fresh(3, *given.sketch.shape[2:])
+
+
+def fits(config: Strict, size: int, shared: Mapping[str, Any]) -> None:
+    """Raises ValueError when images of `size` cannot be halved as often as the shared network does."""
+    shared["network"].require_size(size)

@@ -1,41 +1,34 @@
-"""What a method is given and what it answers; every method module offers these three verbs.
+"""What a method is: everything that the pipeline asks of one, in one place.
 
-build(setup) -> nn.Module
-    The network that colours, freshly initialised (the caller seeds torch's generator around it).
-training_step(model, batch, plan, draws, features) -> Losses
-    The loss of one batch under the plan's objective, with gradients attached. A method whose networks train against
-    each other offers players(model, plan, features) -> list[Player] instead.
-colorize(model, sketch, reference, fresh, sampler) -> Tensor
-    (B, 3, H, W) in [-1, 1] from sketch (B, 1, H, W), reference (B, 3, H, W) and fresh() -> (B, 3, H, W) ~ N(0, 1), each
-    row from its image's own stream.
-
-`SAMPLED` says whether it colours by a sampler or in one pass.
+A method is a file of this package (or of another one, found by the entry-point group `ssimbad.methods`) that ends in
+`METHOD = Method(...)`. The file is light to import: torch is imported where it is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ssimbad.methods import registry
-from ssimbad.params.base import Above0, Network, Noise, Sampler, Strict
+from ssimbad.params.base import Above0, Colour, Network, Noise, Strict
+from ssimbad.samplers.counts import Calls
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ssimbad.pairing.tps import Warp
+    from ssimbad.samplers.ode import Watch
+
+SHARED: Mapping[str, Any] = {"network": Network, "noise": Noise, "schedule.saturation": Above0}
+"""Parameters outside its own block that a method may read to build its networks, and their types."""
+
+PHI = "phi"
+"""The noise schedule that the study selects, as something that a training needs."""
 
 
-class _Written(Strict):
-    kind: str
-    config: dict[str, Any]
-    network: Network
-    noise: Noise
-    saturation: Above0
-    phi: dict[str, Any] | None
+class NoOptions(Strict):
+    """Nothing to choose."""
 
 
 @dataclass(frozen=True)
@@ -44,54 +37,60 @@ class Setup:
 
     kind: str
     config: Any
-    network: Network
-    noise: Noise
-    saturation: float
-    phi: dict[str, Any] | None
-    """The literal of the noise schedule in force (`selected` already looked up), None where the method has none."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "config": self.config.model_dump(mode="json"),
-            "network": self.network.model_dump(mode="json"),
-            "noise": self.noise.model_dump(mode="json"),
-            "saturation": self.saturation,
-            "phi": self.phi,
-        }
-
-    @classmethod
-    def from_json(cls, value: Any) -> Setup:
-        """What `to_json` made. Raises ValueError when it is something else."""
-        written = _Written.model_validate(value)
-        config = registry.module(written.kind).Config.model_validate(written.config)
-        if bool(getattr(config, "phi", None)) != bool(written.phi):
-            raise ValueError("phi: given exactly where the config names one")
-        return cls(**{**dict(written), "config": config})
+    size: int
+    """Side of the images, pixels."""
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    """Those of `SHARED` that the method reads."""
+    needed: Mapping[str, Any] = field(default_factory=dict)
+    """By the names of the method's `needs`: the literal of phi, or what a `Part` says."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One batch in [-1, 1] at training size: target and reference (B, 3, H, W), sketch (B, 1, H, W), float32.
+class Part:
+    """A finished part of a model that another training made: neither trained nor averaged nor stored once more.
+
+    `weights`: its file; `sha256` of it; `setup`: of the training that made it, in JSON's form.
+    """
+
+    weights: str
+    sha256: str
+    setup: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a method is given of a batch, at training size in [-1, 1], float32; None for what it does not take.
+
+    `sketch` (B, 1, H, W); `reference` (B, 3, H, W).
+    """
+
+    sketch: Tensor | None = None
+    reference: Tensor | None = None
+
+
+INPUTS = tuple(f.name for f in fields(Conditions))
+"""What a method can say that it takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Conditions):
+    """One batch to train on: `target` (B, 3, H, W) float32 in [-1, 1], and its conditions.
 
     `warp`: the B warps that made the references out of the targets, so that every correspondence is known; `native`:
     the side at which they were warped before both were shrunk, the targets' own where None.
     """
 
     target: Tensor
-    sketch: Tensor
-    reference: Tensor
     warp: Warp | None = None
     native: int | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training stage optimises: the objective, its typed options, and the row's sampler where it has one."""
+    """What a training optimises: the objective, and its typed options."""
 
     objective: str
     options: Any
-    sampler: Sampler | None
 
 
 class Draws(Protocol):
@@ -103,6 +102,14 @@ class Draws(Protocol):
 
     def uniform(self, *shape: int) -> Tensor:
         """(B, *shape) float64 in [0, 1)."""
+        ...
+
+
+class Fresh(Protocol):
+    """Noise of any shape for the images that are coloured together; row i from the stream of image i alone."""
+
+    def __call__(self, *shape: int) -> Tensor:
+        """(B, *shape) float32 ~ N(0, 1)."""
         ...
 
 
@@ -140,14 +147,57 @@ class Player:
     """None: the one of all trainings."""
 
 
-def players(method: ModuleType, model: nn.Module, plan: Plan, features: Features | None) -> list[Player]:
-    """Who trains, in the order of their moves: what the method says, or the model alone on its `training_step`."""
-    if hasattr(method, "players"):
-        return method.players(model, plan, features)
-    return [Player(model, partial(_alone, method, model, plan, features))]
+@dataclass(frozen=True)
+class Method:
+    """One kind of method. Only `Config`, `objectives`, `build` and what trains and colours are always needed.
+
+    A method that does not train against an opponent gives `training_step`; one whose networks train in turns gives
+    `players` instead.
+    """
+
+    Config: type[Strict]
+    """Of `methods.<name>.config`."""
+    objectives: Mapping[str, type[Strict]]
+    """What its trainings can optimise: name → model of the options. Options whose loss looks through a feature network
+    name it in a property `features`, and in `OPTIONAL_FEATURES` whether they can do without."""
+    build: Callable[[Setup], nn.Module]
+    """The whole model, freshly initialised (the caller seeds torch's generator around it); parts of other trainings
+    among its `needs` stand in it under their names, and are filled by the caller."""
+    colorize: Callable[[nn.Module, Conditions, Fresh, Colour, Watch | None], Tensor] | None = None
+    """(model, given, fresh, colour, watch) → (B, 3, H, W) in [-1, 1]; None for a method that has no row."""
+    training_step: Callable[[nn.Module, Batch, Plan, Draws, Features | None], Losses] | None = None
+    """The loss of one batch under the plan's objective, with gradients attached."""
+    players: Callable[[nn.Module, Plan, Features | None], list[Player]] | None = None
+    """Who trains, in the order of their moves."""
+    score: Callable[[nn.Module, Batch], Tensor] | None = None
+    """Of a training that is no row: (B,) values of a validation batch, higher is better, by which its best weights are
+    chosen; None: the PSNR of the coloured validation faces."""
+    inputs: tuple[str, ...] = ("sketch", "reference")
+    """Of `INPUTS`: what it is given in training and in colouring."""
+    samplers: Mapping[str, Calls] = field(default_factory=dict)
+    """The samplers by which it colours and what they cost; none: it answers in one pass."""
+    ColourOptions: type[Strict] = NoOptions
+    """Of `methods.<name>.colour.<stage>.options`."""
+    default_colour: Callable[[Any], Colour] = lambda config: Colour()
+    """How weights colour whose training says nothing of it, by the config."""
+    reads: tuple[str, ...] = ()
+    """Of `SHARED`: what its networks are built from, besides its config."""
+    needs: Callable[[Any, str], Mapping[str, str]] = lambda config, slot: {}
+    """(config, slot) → {name: `phi`, or a training `<method>/<slot>`, or a slot of the same block}."""
+    fits: Callable[[Any, int, Mapping[str, Any]], None] = lambda config, size, shared: None
+    """Raises ValueError, which begins with the wrong key, when images of this size will not do."""
+    remarks: Callable[[Any, Any, bool], list[str]] = lambda config, options, features: []
+    """(config, options, whether the feature network was there) → what of a training departs from the method's
+    description, for the notes under the tables."""
+
+    def parties(self, model: nn.Module, plan: Plan, features: Features | None) -> list[Player]:
+        """Who trains: what the method says, or the model alone on its `training_step`."""
+        if self.players:
+            return self.players(model, plan, features)
+        return [Player(model, partial(_alone, self.training_step, model, plan, features))]
 
 
 def _alone(
-    method: ModuleType, model: nn.Module, plan: Plan, features: Features | None, batch: Batch, draws: Draws
+    step: Callable[..., Losses], model: nn.Module, plan: Plan, features: Features | None, batch: Batch, draws: Draws
 ) -> Losses:
-    return method.training_step(model, batch, plan, draws, features)
+    return step(model, batch, plan, draws, features)

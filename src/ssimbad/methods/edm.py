@@ -7,19 +7,21 @@ noise embedding and the loss weight. EDM is the defaults; SSIMBaD (methods/ssimb
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ssimbad.methods import chain
-from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan, Setup
-from ssimbad.params.base import Above0, Sampler, Strict
+from ssimbad.methods.contract import PHI, Batch, Conditions, Draws, Features, Fresh, Losses, Method, Plan, Setup
+from ssimbad.params.base import Above0, Colour, Noise, Sampler, Strict
+from ssimbad.samplers.counts import ODE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ssimbad.noise.transforms import Phi
-    from ssimbad.samplers import Fresh
+    from ssimbad.samplers.ode import Watch
 
 
 class Schedule(Strict):
@@ -63,12 +65,53 @@ class Denoising(Strict):
     """Denoise y + sigma·n at random sigma."""
 
 
-OBJECTIVES: dict[str, type[Strict]] = {"denoising": Denoising, "trajectory": chain.Trajectory}
-SAMPLED = True
-
-
 def remarks(config: Schedule, options: Strict, features: bool) -> list[str]:
     return ["c_noise as published: unscaled."] if config.as_published else []
+
+
+def needs(config: Schedule, slot: str) -> dict[str, str]:
+    return {"phi": PHI} if config.phi == "selected" else {}
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """The noise levels at which a model is trained and sampled, by its configuration."""
+
+    config: Config
+    noise: Noise
+    phi: Phi | None
+
+    def axis(self) -> Phi:
+        """The phi along which the sampling grid is uniform: EDM's sigma^(1/rho) (eq. 5), or SSIMBaD's."""
+        from ssimbad.noise import transforms
+
+        if self.config.sampling_grid == "phi":
+            return self.phi
+        return transforms.make({"form": "edm", "rho": self.config.rho})
+
+    def grid(self, steps: int) -> Tensor:
+        """N noise levels of the sampling grid, then 0; (N + 1,) float64."""
+        from ssimbad.noise import transforms
+
+        return transforms.levels(self.axis(), steps, self.noise.sigma_min, self.noise.sigma_max)
+
+    def draw(self, u: Tensor) -> Tensor:
+        """(B,) float64 noise levels of the training density from u uniform in [0, 1)."""
+        import torch
+
+        from ssimbad.noise import transforms
+
+        if self.config.sigma_density == "phi":
+            return transforms.sample_sigma(self.phi, u, self.noise.sigma_min, self.noise.sigma_max)
+        normal = math.sqrt(2) * torch.erfinv(2 * u.clamp(1e-12, 1 - 1e-12) - 1)
+        return torch.exp(self.config.p_mean + self.config.p_std * normal)
+
+    def weight(self, sigma: Tensor) -> Tensor | float:
+        """lambda(sigma), by which the squared error of D counts."""
+        if self.config.loss_weight == "none":
+            return 1.0
+        data = self.noise.sigma_data
+        return (sigma**2 + data**2) / (sigma * data) ** 2
 
 
 def build(setup: Setup) -> nn.Module:
@@ -77,9 +120,9 @@ def build(setup: Setup) -> nn.Module:
     from ssimbad.noise import transforms
 
     config: Config = setup.config
-    phi = transforms.make(setup.phi, setup.saturation) if setup.phi else None
-    network = UNet(7, 3, **setup.network.model_dump())
-    low, high = setup.noise.sigma_min, setup.noise.sigma_max
+    literal = setup.needed["phi"] if config.phi == "selected" else config.phi
+    phi = transforms.make(literal, setup.shared["schedule.saturation"]) if literal else None
+    noise: Noise = setup.shared["noise"]
 
     # One treatment for every axis. The sinusoid is made for values up to 1000, so EDM's ln(sigma)/4, which
     # spans [-1.6, 1.1], is rescaled as phi is; the factor 1/4 then has no effect.
@@ -88,63 +131,45 @@ def build(setup: Setup) -> nn.Module:
     def embed(sigma: Tensor) -> Tensor:
         if config.as_published:
             return sigma.log() / 4 if config.c_noise == "log" else axis.forward(sigma)
-        return 1000 * transforms.unit(axis, sigma, low, high)
+        return 1000 * transforms.unit(axis, sigma, noise.sigma_min, noise.sigma_max)
 
-    model = Denoiser(network, setup.noise.sigma_data, embed)
-    model.setup, model.phi = setup, phi
-    return model
-
-
-def axis(model: nn.Module) -> Phi:
-    """The phi along which the sampling grid is uniform: EDM's sigma^(1/rho) (eq. 5), or SSIMBaD's."""
-    from ssimbad.noise import transforms
-
-    config = model.setup.config
-    return model.phi if config.sampling_grid == "phi" else transforms.make({"form": "edm", "rho": config.rho})
-
-
-def levels(model: nn.Module, steps: int) -> Tensor:
-    """N noise levels of the sampling grid, then 0; (N + 1,) float64."""
-    from ssimbad.noise import transforms
-
-    noise = model.setup.noise
-    return transforms.levels(axis(model), steps, noise.sigma_min, noise.sigma_max)
-
-
-def draw_sigma(model: nn.Module, u: Tensor) -> Tensor:
-    """(B,) float64 noise levels of the training density from u uniform in [0, 1)."""
-    import torch
-
-    from ssimbad.noise import transforms
-
-    config, noise = model.setup.config, model.setup.noise
-    if config.sigma_density == "phi":
-        return transforms.sample_sigma(model.phi, u, noise.sigma_min, noise.sigma_max)
-    normal = math.sqrt(2) * torch.erfinv(2 * u.clamp(1e-12, 1 - 1e-12) - 1)
-    return torch.exp(config.p_mean + config.p_std * normal)
+    network = UNet(7, 3, **setup.shared["network"].model_dump())
+    return Denoiser(network, noise.sigma_data, embed, NoiseLevels(config, noise, phi))
 
 
 def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None = None) -> Losses:
     if plan.objective == "trajectory":
         return _trajectory_step(model, batch, plan, draws, features)
-    sigma = draw_sigma(model, draws.uniform()).float()
+    sigma = model.levels.draw(draws.uniform()).float()
     noisy = batch.target + sigma[:, None, None, None] * draws.normal(*batch.target.shape[1:])
     denoised = model(noisy, sigma, batch.sketch, batch.reference)
     per_image = (denoised - batch.target).square().mean(dim=(1, 2, 3))
-    data = model.setup.noise.sigma_data
-    weight = (sigma**2 + data**2) / (sigma * data) ** 2 if model.setup.config.loss_weight == "edm" else 1.0
-    return Losses((weight * per_image).mean(), per_image.detach(), sigma)
+    return Losses((model.levels.weight(sigma) * per_image).mean(), per_image.detach(), sigma)
 
 
 def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None) -> Losses:
-    fresh = chain.fresh(batch, draws)
-    sampler = plan.options.sampler or plan.sampler
-    grid = levels(model, sampler.steps)
+    fresh, sampler = chain.image_noise(draws.normal, batch), plan.options.sampler
+    grid = model.levels.grid(sampler.steps)
     start = float(grid[0]) * fresh()
-    return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh, axis(model)), features)
+    return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh, model.levels.axis()), features)
 
 
-def colorize(model: nn.Module, sketch: Tensor, reference: Tensor, fresh: Fresh, sampler: Sampler) -> Tensor:
-    grid = levels(model, sampler.steps)
-    start = float(grid[0]) * fresh()
-    return chain.colour(model, sketch, reference, start, grid, chain.make(sampler, fresh, axis(model)))
+def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
+    noise, grid = chain.image_noise(fresh, given), model.levels.grid(colour.sampler.steps)
+    sampler = chain.make(colour.sampler, noise, model.levels.axis())
+    return chain.colour(model, given, float(grid[0]) * noise(), grid, sampler, watch)
+
+
+METHOD = Method(
+    Config=Config,
+    objectives={"denoising": Denoising, "trajectory": chain.Trajectory},
+    build=build,
+    training_step=training_step,
+    colorize=colorize,
+    samplers=ODE,
+    default_colour=lambda config: Colour(sampler=Sampler(name="heun", steps=50)),
+    reads=("network", "noise", "schedule.saturation"),
+    needs=needs,
+    fits=chain.fits,
+    remarks=remarks,
+)

@@ -1,106 +1,256 @@
-"""Methods by name: a method is a module in this package.
+"""Methods by name: a file of this package, or one that another package brings.
 
-A method module is import-light (no torch at the top) and offers
-- `Config`: pydantic model of `methods.<name>.config`;
-- `OBJECTIVES`: {name: pydantic model of its options}, the training objectives it knows. Options whose loss looks
-  through a feature network name it in a property `features`, and in `OPTIONAL_FEATURES` whether they can do without;
-- `SAMPLED`: whether it colours by a sampler;
-- `build(...)`, `training_step(...)`, `colorize(...)`: see `ssimbad.methods.contract`;
-- `fits(config, size)`, if not every image size will do: raises ValueError;
-- `remarks(config, options, features)`, if it has something to say under the tables: what of a training departs from the
-  method's description. `features`: whether the feature network was there.
+A package from outside names its method files in the entry-point group `ssimbad.methods`; a parameter never names code.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+
+from ssimbad.errors import UserError
+from ssimbad.methods.contract import INPUTS, SHARED, Method, Part, Setup
+from ssimbad.params.base import SLOTS, Colour, Sampler, Size, Solver
 
 if TYPE_CHECKING:
-    from ssimbad.params.methods import Method, Train
+    from torch import nn
 
-_NOT_METHODS = {"registry", "contract", "chain"}
+    from ssimbad.params.methods import Method as Block
+    from ssimbad.params.methods import Train
+
+GROUP = "ssimbad.methods"
+_NOT_METHODS = {"registry", "contract", "chain", "losses"}
+
+
+@cache
+def modules() -> dict[str, str]:
+    """{kind: module that defines it}, of this package and of others.
+
+    Raises:
+        UserError: two packages bring the same kind.
+    """
+    own = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if m.name not in _NOT_METHODS)
+    found = {name: f"{__package__}.{name}" for name in own}
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+        if found.get(point.name, point.module) != point.module:
+            raise UserError(f"{_of(point)}: method {point.name} is {found[point.name]} already; uninstall one of them")
+        found[point.name] = point.module
+    return found
+
+
+def _of(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
 
 
 def kinds() -> list[str]:
-    """Names of all method modules."""
-    return sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if m.name not in _NOT_METHODS)
+    """Names of all methods."""
+    return sorted(modules())
 
 
-def module(kind: str) -> ModuleType:
-    """The module of a kind. Raises ValueError naming the known ones."""
-    if kind not in kinds():
+def get(kind: str) -> Method:
+    """The method of a kind.
+
+    Raises:
+        ValueError: naming the known kinds.
+        UserError: the file from outside is no method.
+    """
+    if kind not in modules():
         raise ValueError(f"unknown kind {kind!r}; known: {', '.join(kinds())}")
-    return importlib.import_module(f"ssimbad.methods.{kind}")
+    return _loaded(modules()[kind])
 
 
-def _typed(key: str, model: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+@cache
+def _loaded(module: str) -> Method:
+    try:
+        method = importlib.import_module(module).METHOD
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{module}: no method ({error}); mend or uninstall the package that brings it") from None
+    wrong = [*(set(method.inputs) - set(INPUTS)), *(set(method.reads) - set(SHARED))]
+    if not isinstance(method, Method) or wrong:
+        raise UserError(f"{module}: METHOD is no Method of this version ({', '.join(wrong) or type(method).__name__})")
+    return method
+
+
+def typed(block: dict[str, Any]) -> dict[str, Any]:
+    """One block of `methods` with config and options as the models of its kind.
+
+    What is of the wrong form is left as it is, for the block's own model to refuse.
+
+    Raises:
+        PydanticCustomError: with the key of a wrong value below the block in its context.
+    """
+    try:
+        method = get(block.get("kind"))
+    except ValueError as error:
+        raise _wrong("kind", str(error)) from None
+    found = dict(block)
+    if "weights" not in block:
+        found["config"] = _typed("config", method.Config, block.get("config", {}))
+    elif block.get("config"):
+        raise _wrong("config", "belongs to the training whose weights are borrowed; remove it")
+    for slot in SLOTS:
+        if isinstance(train := block.get(slot), dict):
+            found[slot] = _typed_training(slot, method, block["kind"], train)
+    if isinstance(rows := block.get("colour"), dict):
+        found["colour"] = {name: _typed_colour(f"colour.{name}", method, row) for name, row in rows.items()}
+    return found
+
+
+def _typed_training(slot: str, method: Method, kind: str, train: dict[str, Any]) -> dict[str, Any]:
+    objective = train.get("objective")
+    if objective not in method.objectives:
+        known = ", ".join(method.objectives)
+        raise _wrong(f"{slot}.objective", f"kind {kind} has no objective {objective!r}; it has {known}")
+    found = dict(train)
+    found["options"] = _typed(f"{slot}.options", method.objectives[objective], train.get("options", {}))
+    if isinstance(validation := train.get("validation"), dict) and validation.get("colour"):
+        place = f"{slot}.validation.colour"
+        found["validation"] = {**validation, "colour": _typed_colour(place, method, validation["colour"])}
+    return found
+
+
+def _typed_colour(place: str, method: Method, row: Any) -> Any:
+    if not isinstance(row, dict):
+        return row
+    return {**row, "options": _typed(f"{place}.options", method.ColourOptions, row.get("options", {}))}
+
+
+def _typed(place: str, model: type[BaseModel], values: Any) -> BaseModel:
+    if isinstance(values, BaseModel):
+        return values
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join([key, *map(str, first["loc"])])
+        where = ".".join([place, *map(str, first["loc"])])
         if first["type"] == "extra_forbidden":
-            raise ValueError(f"unknown key {where}; known keys: {', '.join(model.model_fields)}") from None
-        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise _wrong(where, f"unknown key; known keys: {', '.join(model.model_fields) or 'none'}") from None
+        raise _wrong(where, first["msg"].removeprefix("Value error, ")) from None
 
 
-def config(method: Method, key: str = "config") -> Any:
-    """The typed config of a method. Raises ValueError naming the wrong key."""
-    return _typed(key, module(method.kind).Config, method.config)
+def _wrong(place: str, text: str) -> PydanticCustomError:
+    return PydanticCustomError("below", "{text}", {"below": place, "text": text})
 
 
-def options(kind: str, objective: str, values: dict[str, Any], key: str = "options") -> Any:
-    """The typed options of an objective. Raises ValueError naming the wrong key."""
-    objectives = module(kind).OBJECTIVES
-    if objective not in objectives:
-        raise ValueError(f"{key}: kind {kind} has no objective {objective!r}; it has {', '.join(objectives)}")
-    return _typed(key, objectives[objective], values)
+def check(name: str, block: Block, size: int, shared: Mapping[str, Any]) -> None:
+    """Validate one block of `methods`, whose config is its own, for images of `size`.
+
+    Raises:
+        ValueError: naming the wrong key.
+    """
+    method = get(block.kind)
+    if block.weights is None:
+        try:
+            method.fits(block.config, size, shared)
+        except ValueError as error:
+            raise ValueError(f"methods.{name}.{error}") from None
+    for stage, row in block.colour.items():
+        check_colour(f"methods.{name}.colour.{stage}", block.kind, row)
+    for slot, train in block.trainings.items():
+        key = f"methods.{name}.{slot}"
+        if train.validation:
+            _check_validation(f"{key}.validation", block.kind, train)
+        if chain := getattr(train.options, "sampler", None):
+            check_sampler(f"{key}.options.sampler", block.kind, chain)
 
 
-def features(method: Method, stage: str) -> str | None:
-    """The feature network that a stage's loss looks through (a key of `weights`), None where it needs none."""
-    train: Train | None = getattr(method, stage)
-    return getattr(options(method.kind, train.objective, train.options), "features", None) if train else None
+def _check_validation(key: str, kind: str, train: Train) -> None:
+    colour = train.validation.colour
+    if colour:
+        check_colour(f"{key}.colour", kind, colour)
+    elif get(kind).score is None:
+        raise ValueError(f"{key}.colour: missing; it says how the validation faces are coloured")
 
 
-def needs_features(method: Method, stage: str) -> bool:
-    """Whether the stage cannot do without its feature network."""
-    train: Train = getattr(method, stage)
-    asked = options(method.kind, train.objective, train.options)
-    return features(method, stage) is not None and not getattr(asked, "OPTIONAL_FEATURES", False)
+def check_colour(key: str, kind: str, colour: Colour) -> None:
+    """Raises ValueError when a kind cannot colour so."""
+    method = get(kind)
+    if method.colorize is None:
+        raise ValueError(f"{key}: kind {kind} does not colour; remove it")
+    if (colour.sampler is not None) != bool(method.samplers):
+        wanted = "missing" if colour.sampler is None else f"kind {kind} colours in one pass; remove it"
+        raise ValueError(f"{key}.sampler: {wanted}")
+    if colour.sampler:
+        check_sampler(f"{key}.sampler", kind, colour.sampler)
+    elif colour.samples > 1:
+        raise ValueError(f"{key}.samples: kind {kind} has one answer, so that their mean is it; remove it")
 
 
-def remarks(kind: str, config: Any, options: Any, features: bool) -> list[str]:
-    """What the method says about a training under the tables."""
-    say = getattr(module(kind), "remarks", None)
-    return say(config, options, features) if say else []
+def check_sampler(key: str, kind: str, sampler: Solver) -> None:
+    """Raises ValueError when a kind has no such sampler."""
+    known = get(kind).samplers
+    if sampler.name not in known:
+        raise ValueError(f"{key}.name: kind {kind} has no sampler {sampler.name!r}; it has {', '.join(known)}")
 
 
-def require_size(kind: str, config: Any, size: int) -> None:
-    """Raises ValueError, which begins with the config's key, when the kind cannot do with images of `size`."""
-    getattr(module(kind), "fits", lambda *_: None)(config, size)
+def nfe(kind: str, colour: Colour) -> int:
+    """Network calls per coloured image."""
+    one = get(kind).samplers[colour.sampler.name].of(colour.sampler.steps) if colour.sampler else 1
+    return one * colour.samples
 
 
-def check(name: str, method: Method, size: int) -> None:
-    """Validate one block of `methods` for images of `size`. Raises ValueError naming the wrong key."""
-    try:
-        module(method.kind)
-    except ValueError as error:
-        raise ValueError(f"methods.{name}.kind: {error}") from None
-    typed = config(method, f"methods.{name}.config")
-    try:
-        require_size(method.kind, typed, size)
-    except ValueError as error:
-        raise ValueError(f"methods.{name}.config.{error}") from None
-    for stage, train in (("pretrain", method.pretrain), ("finetune", method.finetune)):
-        if train:
-            options(method.kind, train.objective, train.options, f"methods.{name}.{stage}.options")
-            if (train.sampler is not None) != module(method.kind).SAMPLED:
-                wanted = "missing" if train.sampler is None else f"kind {method.kind} colours in one pass; remove it"
-                raise ValueError(f"methods.{name}.{stage}.sampler: {wanted}")
+def features(train: Train) -> str | None:
+    """The feature network that a training's loss looks through (a key of `weights`), None where it needs none."""
+    return getattr(train.options, "features", None)
+
+
+def needs_features(train: Train) -> bool:
+    """Whether the training cannot do without its feature network."""
+    return features(train) is not None and not getattr(train.options, "OPTIONAL_FEATURES", False)
+
+
+def colour_of(kind: str, config: Any, train: Train) -> Colour:
+    """How the weights of a training colour where nobody says otherwise: as they were chosen or trained to."""
+    if train.validation and train.validation.colour:
+        return train.validation.colour
+    sampler: Sampler | None = getattr(train.options, "sampler", None)
+    method = get(kind)
+    return Colour(sampler=sampler, options=method.ColourOptions()) if sampler else method.default_colour(config)
+
+
+def built(setup: Setup) -> nn.Module:
+    """The model of a setup, freshly initialised."""
+    return get(setup.kind).build(setup)
+
+
+def described(setup: Setup) -> dict[str, Any]:
+    """A setup in JSON's form."""
+    return {
+        "kind": setup.kind,
+        "config": setup.config.model_dump(mode="json"),
+        "size": setup.size,
+        "shared": {key: TypeAdapter(SHARED[key]).dump_python(v, mode="json") for key, v in setup.shared.items()},
+        "needed": {name: dict(vars(v)) if hasattr(v, "sha256") else v for name, v in setup.needed.items()},
+    }
+
+
+_WRITTEN = {"kind", "config", "size", "shared", "needed"}
+
+
+def setup_from(written: Any) -> Setup:
+    """What `described` made. Raises ValueError (or LookupError, TypeError) when it is something else."""
+    if set(written) != _WRITTEN:
+        raise ValueError(f"a setup has the keys {', '.join(sorted(_WRITTEN))}")
+    method = get(written["kind"])
+    config = method.Config.model_validate(written["config"])
+    if set(written["shared"]) != set(method.reads):
+        raise ValueError("shared: other parameters than the method reads")
+    shared = {key: TypeAdapter(SHARED[key]).validate_python(v, strict=True) for key, v in written["shared"].items()}
+    size = TypeAdapter(Size).validate_python(written["size"], strict=True)
+    method.fits(config, size, shared)
+    needed = {name: _needed(value) for name, value in written["needed"].items()}
+    if not any(set(needed) == set(method.needs(config, slot)) for slot in SLOTS):
+        raise ValueError("needed: other things than the method needs")
+    return Setup(written["kind"], config, size, shared, needed)
+
+
+def _needed(value: dict[str, Any]) -> Any:
+    return Part(**value) if {"weights", "sha256"} <= set(value) else dict(value)

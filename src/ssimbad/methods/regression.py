@@ -9,15 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssimbad.methods import chain
-from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan, Setup
-from ssimbad.params.base import Sampler, Strict
+from ssimbad.methods.contract import Batch, Conditions, Draws, Features, Fresh, Losses, Method, Plan, Setup
+from ssimbad.params.base import Colour, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ssimbad.samplers import Fresh
-
-SAMPLED = False
+    from ssimbad.samplers.ode import Watch
 
 
 class Config(Strict):
@@ -28,29 +26,36 @@ class Direct(chain.ImageLoss):
     """The loss of the image, as in trajectory refinement."""
 
 
-OBJECTIVES: dict[str, type[Strict]] = {"direct": Direct}
-
-
 def build(setup: Setup) -> nn.Module:
     from ssimbad.networks.unet import UNet
 
-    return UNet(4, 3, **setup.network.model_dump())
+    return UNet(4, 3, **setup.shared["network"].model_dump())
 
 
-def _image(model: nn.Module, sketch: Tensor, reference: Tensor) -> Tensor:
+def _image(model: nn.Module, given: Conditions) -> Tensor:
     """(B, 3, H, W) float32, unclipped. The noise level is always 0: its bias is one bias more."""
     import torch
 
-    return model(torch.cat([sketch, reference], dim=1), sketch.new_zeros(len(sketch))).float()
+    return model(torch.cat([given.sketch, given.reference], dim=1), given.sketch.new_zeros(len(given.sketch))).float()
 
 
 def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None = None) -> Losses:
     from ssimbad import refinement
 
-    image = _image(model, batch.sketch, batch.reference)
-    per_image = refinement.loss(plan.options.loss, features)(image, batch.target)
+    per_image = refinement.loss(plan.options.loss, features)(_image(model, batch), batch.target)
     return Losses(per_image.mean(), per_image.detach(), None)
 
 
-def colorize(model: nn.Module, sketch: Tensor, reference: Tensor, fresh: Fresh, sampler: Sampler | None) -> Tensor:
-    return _image(model, sketch, reference).clamp(-1, 1)
+def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
+    return _image(model, given).clamp(-1, 1)
+
+
+METHOD = Method(
+    Config=Config,
+    objectives={"direct": Direct},
+    build=build,
+    training_step=training_step,
+    colorize=colorize,
+    reads=("network",),
+    fits=chain.fits,
+)

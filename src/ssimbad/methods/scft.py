@@ -8,21 +8,32 @@ follows the schedule of all rows (warm-up and cosine), not the re-implementation
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan, Player, Setup
-from ssimbad.params.base import Positive, Sampler, Strict
+from ssimbad.methods.contract import (
+    Batch,
+    Conditions,
+    Draws,
+    Features,
+    Fresh,
+    Losses,
+    Method,
+    Plan,
+    Player,
+    Setup,
+)
+from ssimbad.params.base import Colour, Positive, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ssimbad.samplers import Fresh
+    from ssimbad.samplers.ode import Watch
 
-SAMPLED = False
 BETAS = (0.5, 0.999)
 FAR = 2.0
 """A negative of the triplet reads more than so many tokens from the place: 4×4 tokens at least."""
@@ -60,9 +71,6 @@ class Adversarial(Strict):
         return "vgg19" if self.perceptual or self.style else None
 
 
-OBJECTIVES: dict[str, type[Strict]] = {"adversarial": Adversarial}
-
-
 def remarks(config: Config, options: Adversarial, features: bool) -> list[str]:
     if features:
         return []
@@ -70,11 +78,11 @@ def remarks(config: Config, options: Adversarial, features: bool) -> list[str]:
     return [f"SCFT without its perceptual and style terms: {why}."]
 
 
-def fits(config: Config, size: int) -> None:
+def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
     """Raises ValueError when images of `size` cannot be cut into enough tokens."""
     cell = 2 ** (config.levels - 1)
     if size % cell or size // cell < 4:
-        raise ValueError(f"levels: {config.levels} leave no whole 4×4 tokens of {size} pixels; give fewer")
+        raise ValueError(f"config.levels: {config.levels} leave no whole 4×4 tokens of {size} pixels; give fewer")
 
 
 def build(setup: Setup) -> nn.Module:
@@ -228,6 +236,17 @@ def gram(features: Tensor) -> Tensor:
         return flat @ flat.transpose(1, 2) / (c * h * w)
 
 
-def colorize(model: nn.Module, sketch: Tensor, reference: Tensor, fresh: Fresh, sampler: Sampler | None) -> Tensor:
-    image, _ = model(sketch, reference)
+def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
+    image, _ = model(given.sketch, given.reference)
     return image
+
+
+METHOD = Method(
+    Config=Config,
+    objectives={"adversarial": Adversarial},
+    build=build,
+    players=players,
+    colorize=colorize,
+    fits=fits,
+    remarks=remarks,
+)

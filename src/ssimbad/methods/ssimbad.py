@@ -5,14 +5,13 @@ It is EDM's preconditioned denoiser with phi in all three places and plain mean 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import model_validator
 
 from ssimbad.methods import edm
-from ssimbad.methods.edm import OBJECTIVES, SAMPLED, build, colorize, remarks, training_step
-
-__all__ = ["OBJECTIVES", "SAMPLED", "Config", "build", "colorize", "remarks", "training_step"]
+from ssimbad.params.base import Colour, Sampler
 
 
 class Config(edm.Schedule):
@@ -26,3 +25,8 @@ class Config(edm.Schedule):
         if self.phi is None:
             raise ValueError("phi: needed; give `selected` or a literal such as {form: rational, c: 0.3}")
         return self
+
+
+METHOD = replace(
+    edm.METHOD, Config=Config, default_colour=lambda config: Colour(sampler=Sampler(name="phi2", steps=50))
+)

@@ -10,6 +10,7 @@ from ssimbad import artifacts
 from ssimbad.faces import manifest
 from ssimbad.metrics import measure
 from ssimbad.metrics.test_set import at_size, by_id
+from ssimbad.pairing.settings import SETTINGS
 from ssimbad.runtime.job import Job
 
 
@@ -28,14 +29,13 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
         UserError: the archive's ids are not the manifest's test ids, or an image has another size.
     """
     ids = manifest.ids(inputs["manifest"], "test")
-    answers = job.setting in ("cross-true", "cross-other")
-    path = inputs["true" if answers else "test"]
-    targets = at_size(path, params.data.size, ids)
+    setting = SETTINGS[job.setting]
+    targets = at_size(inputs[setting.target or "test"], params.data.size, ids)
     images = by_id(inputs["images"], ids, params.data.size)
     networks = measure.load_networks(inputs, job.threads)
     values = measure.per_image(images, targets, networks)
     metrics = measure.summarise(values, params.data.size, networks, params.evaluation)
-    if not answers:
+    if setting.sets:
         metrics |= measure.distribution(images, targets, networks, params.evaluation.seed)
     write_values(outputs["images"], ids, values)
     summary = {"method": job.method, "stage": job.of, "seed": job.seed, "setting": job.setting}

@@ -28,11 +28,3 @@ def split(samples: Sequence[np.ndarray], targets: np.ndarray) -> tuple[np.ndarra
         error[i] = np.square(answers - target).mean()
         spread[i] = answers.var(axis=0, ddof=1).mean()
     return error, spread
-
-
-def mean_image(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """(N, H, W, 3) uint8: the mean of the samples, taken in float64 and rounded once, so that every metric takes it.
-
-    The rounding adds a twelfth of a squared level to the squared error: 0.001 dB at 40 dB.
-    """
-    return np.stack([np.rint(np.mean(answers, axis=0)).astype(np.uint8) for answers in zip(*samples, strict=True)])

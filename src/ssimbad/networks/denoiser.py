@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,14 @@ def preconditioning(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, T
 class Denoiser(nn.Module):
     """D(x; sigma) = c_skip·x + c_out·F([c_in·x, sketch, reference], c_noise(sigma)); the conditions are not scaled.
 
-    `embed`: (B,) sigma → (B,) c_noise.
+    `embed`: (B,) sigma → (B,) c_noise. `levels`: the noise levels at which it is trained and sampled.
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float, embed: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, network: nn.Module, sigma_data: float, embed: Callable[[Tensor], Tensor], levels: Any = None
+    ) -> None:
         super().__init__()
-        self.network, self.sigma_data, self.embed = network, sigma_data, embed
+        self.network, self.sigma_data, self.embed, self.levels = network, sigma_data, embed, levels
 
     def forward(self, x: Tensor, sigma: Tensor, sketch: Tensor, reference: Tensor) -> Tensor:
         """(B, 3, H, W) noisy image, (B,) sigma, (B, 1, H, W), (B, 3, H, W) → (B, 3, H, W) float32 denoised."""
@@ -38,11 +41,12 @@ class NoisePredictor(nn.Module):
     D(x; sigma) = x - sigma·eps (DDPM eq. 4; Song et al. 2021, eq. 9).
 
     `sigmas`: (T,) float64, rising, of the timesteps 0 … T-1. Between two of them t is interpolated in ln sigma.
+    `as_published`: chains and inversions as in the public code of AnimeDiffusion.
     """
 
-    def __init__(self, network: nn.Module, sigmas: Tensor) -> None:
+    def __init__(self, network: nn.Module, sigmas: Tensor, as_published: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.as_published = network, as_published
         self.register_buffer("sigmas", sigmas, persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, sketch: Tensor, reference: Tensor, timed: bool = True) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -38,6 +38,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Above0 = Annotated[float, Field(gt=0)]
 MOST_STEPS = 1000  # of a sampler: as many timesteps as DDPM has; a slip of the pen would take all memory
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+
+
+SLOTS = ("encoder", "pretrain", "finetune")
+"""The trainings that a method can have, in the order of tables; each is a stage of that name."""
+
+ROWS = ("pretrain", "finetune")
+"""Those of them whose weights can colour."""
 
 
 class Strict(BaseModel):
@@ -98,9 +105,7 @@ class Churn(Strict):
 class Solver(Strict):
     """A sampler, whatever its number of steps."""
 
-    name: Literal["euler", "heun", "phi2", "log2", "dpmpp_2m", "ddim"] = Field(
-        description="function in src/ssimbad/samplers.py"
-    )
+    name: str = Field(description="one of those that the method's kind has")
     eta: Fraction = Field(default=0.0, description="ddim: share of the noise that is renewed; 1 is DDPM's own sampling")
     churn: Churn | None = Field(default=None, description="heun: stochastic sampling")
 
@@ -120,8 +125,26 @@ class Solver(Strict):
 
 
 class Sampler(Solver):
-    """How a row of the table colours."""
+    """A sampler on so many steps."""
 
     steps: Steps = Field(
         description="noise levels of the method's grid; NFE is steps, or 2 steps - 1 for heun, phi2, log2"
     )
+
+
+class Colour(Strict):
+    """How weights are used to colour: a row of the tables. A change of it trains nothing anew."""
+
+    sampler: Sampler | None = Field(default=None, description="null for a method that answers in one pass")
+    samples: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=1, description="the answer is the mean, pixel by pixel, of so many samples from different noise"
+    )
+    options: Any = Field(default_factory=dict, description="of the kind")
+
+    @property
+    def words(self) -> str:
+        """For logs and notes: `by ddim, eta 1 in 50 steps, the mean of 4 samples`."""
+        how = f"by {self.sampler.label} in {self.sampler.steps} steps" if self.sampler else "in one pass"
+        options = self.options if isinstance(self.options, dict) else self.options.model_dump()
+        chosen = [f"{key} {value}" for key, value in options.items()]
+        return ", ".join([how, *chosen, *([f"the mean of {self.samples} samples"] if self.samples > 1 else [])])

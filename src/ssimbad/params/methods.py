@@ -1,37 +1,106 @@
-"""A block of `methods`: its trainings and rows."""
+"""A block of `methods`: what is trained, and the rows that colour with it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, model_validator
 
-from ssimbad.params.base import Above0, Positive, Sampler, Strict
+from ssimbad.methods import registry
+from ssimbad.params.base import SLOTS, Above0, Colour, Positive, Strict
+
+TrainingName = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9-]*/({'|'.join(SLOTS)})$")]
+"""`<method>/<slot>`"""
+
+
+class Validation(Strict):
+    """Choosing the best weights on the validation split."""
+
+    every: Positive = Field(description="images between two validations; the last weights are judged in any case")
+    colour: Colour | None = Field(
+        default=None, description="how the validation faces are coloured; null for a training that is no row"
+    )
 
 
 class Train(Strict):
-    """One training stage of one method."""
+    """One training of one method."""
 
-    start: str | None = Field(default=None, description="method whose pretrained weights it starts from (finetune)")
+    start: TrainingName | None = Field(
+        default=None, description="training whose weights it starts from, `<method>/<stage>`; null: from nothing"
+    )
     objective: str = Field(description="one of the objectives of the method's kind")
-    options: dict[str, Any] = Field(default_factory=dict, description="of the objective")
+    options: Any = Field(default_factory=dict, description="of the objective")
     images: Positive = Field(description="images seen in all")
     batch: Positive = Field(description="global batch, images per optimiser step")
     learning_rate: Above0 = Field(description="of AdamW, after the warm-up")
     warmup_images: Annotated[int, Field(ge=0)] = Field(description="linear warm-up, images; then a cosine")
-    validate_images: Annotated[int, Field(ge=0)] = Field(
-        description="choose the best weights on the validation split every so many images; 0: keep the last"
-    )
-    sampler: Sampler | None = Field(
-        default=None, description="with which this row colours; null for a method that answers in one pass"
+    validation: Validation | None = Field(
+        default=None, description="how the best weights are chosen; null: the last are kept"
     )
 
 
 class Method(Strict):
-    """One method: rows of the main table."""
+    """One method: its trainings, and the rows that colour with them or with another method's weights."""
 
     kind: str = Field(description="file in src/ssimbad/methods")
     label: str = Field(description="name in tables and figures")
-    config: dict[str, Any] = Field(default_factory=dict, description="of the kind")
-    pretrain: Train | None = Field(default=None, description="null: the method has no such stage")
-    finetune: Train | None = Field(default=None, description="null: the method has no such stage")
+    config: Any = Field(default_factory=dict, description="of the kind; that of the weights where they are borrowed")
+    weights: TrainingName | None = Field(
+        default=None, description="training whose weights the row borrows, `<method>/<stage>`; then nothing is trained"
+    )
+    encoder: Train | None = Field(default=None, description="of a part that the others build on; never a row")
+    pretrain: Train | None = Field(default=None, description="null: the method has no such training")
+    finetune: Train | None = Field(default=None, description="null: the method has no such training")
+    colour: dict[str, Colour] = Field(
+        default_factory=dict, description="the rows: for each training that is one, how its weights colour"
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _typed(cls, block: Any, handler: ModelWrapValidatorHandler[Method]) -> Method:
+        """Config and options become the models of the kind, once and for all."""
+        if not isinstance(block, dict):
+            return handler(block)
+        model = handler(registry.typed(block))
+        _forget(model, block)
+        return model
+
+    @property
+    def trainings(self) -> Mapping[str, Train]:
+        """By slot, those that there are."""
+        return {slot: train for slot in SLOTS if (train := getattr(self, slot))}
+
+
+def _forget(model: BaseModel, given: Mapping[str, Any]) -> None:
+    """Keys that were filled in do not count as given: DVC looks for those in the file."""
+    model.model_fields_set.intersection_update(given)
+    for key, value in given.items():
+        inner = getattr(model, key, None)
+        for part, raw in [(inner, value)] if isinstance(inner, BaseModel) else _pairs(inner, value):
+            if isinstance(part, BaseModel) and isinstance(raw, dict):
+                _forget(part, raw)
+
+
+def _pairs(models: Any, given: Any) -> list[tuple[Any, Any]]:
+    return [(models[key], given[key]) for key in models] if isinstance(models, dict) else []
+
+
+def training(methods: Mapping[str, Method], name: str) -> Train | None:
+    """The training `<method>/<slot>`, None where there is none."""
+    method, _, slot = name.partition("/")
+    return methods[method].trainings.get(slot) if method in methods else None
+
+
+def lender(methods: Mapping[str, Method], name: str) -> str:
+    """The method with whose weights a block colours: itself, unless it borrows."""
+    return (methods[name].weights or name).partition("/")[0]
+
+
+def needs(methods: Mapping[str, Method], name: str, slot: str) -> dict[str, str]:
+    """What a training is made from besides data: {name: `phi`, or a training `<method>/<slot>`}; `start` among them."""
+    block = methods[name]
+    found = registry.get(block.kind).needs(block.config, slot)
+    full = {part: f"{name}/{what}" if what in SLOTS else what for part, what in found.items()}
+    start = block.trainings[slot].start
+    return full | ({"start": start} if start else {})

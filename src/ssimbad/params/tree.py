@@ -14,8 +14,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ssimbad import strict_yaml
 from ssimbad.errors import ParameterError
-from ssimbad.params.base import Above0, Fraction, Network, Noise, OwnPath, Positive, Size, Solver, Steps, Strict
-from ssimbad.params.methods import Method
+from ssimbad.methods import registry
+from ssimbad.params.base import ROWS, Above0, Fraction, Network, Noise, OwnPath, Positive, Size, Solver, Steps, Strict
+from ssimbad.params.methods import Method, Train, needs, training
 
 
 class Data(Strict):
@@ -212,23 +213,70 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:
-        from ssimbad.methods import registry
-
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: each seed once")
         if self.schedule.images > (self.data.train or self.schedule.images):
             raise ValueError("schedule.images: more than data.train")
         if self.data.native_size % self.schedule.size:
             raise ValueError(f"schedule.size: {self.schedule.size} does not divide data.native_size")
-        self.network.require_size(self.data.size)
+        shared = {"network": self.network, "noise": self.noise, "schedule.saturation": self.schedule.saturation}
         for name, method in self.methods.items():
-            registry.check(name, method, self.data.size)
-            if method.pretrain is None and method.finetune is None:
-                raise ValueError(f"methods.{name}: neither pretrain nor finetune; give one or remove the method")
-            self._check_stages(name, method)
+            registry.check(name, method, self.data.size, shared)
+            self._check_block(name, method)
+            for slot, train in method.trainings.items():
+                self._check_training(f"methods.{name}.{slot}", train)
+                self._check_sources(name, slot)
         self._check_ladder()
         self._check_chain_steps()
         return self
+
+    def _check_block(self, name: str, method: Method) -> None:
+        key = f"methods.{name}"
+        if method.weights is None and not method.trainings:
+            raise ValueError(f"{key}: no training; give one, or the weights of another method, or remove the method")
+        if method.weights is not None:
+            if method.trainings:
+                raise ValueError(f"{key}.weights: a method that trains does not borrow; remove it or the trainings")
+            lender = method.weights.partition("/")[0]
+            if training(self.methods, method.weights) is None:
+                raise ValueError(f"{key}.weights: {method.weights} is no training of these parameters")
+            if self.methods[lender].kind != method.kind:
+                raise ValueError(f"{key}.kind: the weights {method.weights} are of kind {self.methods[lender].kind}")
+        known = [method.weights.partition("/")[2]] if method.weights else [s for s in method.trainings if s in ROWS]
+        for stage in method.colour:
+            if stage not in known:
+                raise ValueError(f"{key}.colour: no weights of stage {stage!r} that could be a row; there are {known}")
+        if method.weights and not method.colour:
+            raise ValueError(f"{key}.colour: missing; say how {method.weights} colours here")
+
+    def _check_training(self, key: str, train: Train) -> None:
+        self._check_features(key, train)
+        if train.images % train.batch:
+            raise ValueError(f"{key}.images: {train.images} is no multiple of {key}.batch {train.batch}")
+        if train.batch % self.training.threads:
+            raise ValueError(f"training.threads: {self.training.threads} does not divide {key}.batch {train.batch}")
+        if train.validation and not self.data.val:
+            raise ValueError(f"{key}.validation: there is no validation split; set data.val, or this to null")
+        if self.training.state_images % train.batch:
+            raise ValueError(f"training.state_images: no multiple of {key}.batch {train.batch}")
+
+    def _check_sources(self, method: str, slot: str) -> None:
+        """What a training starts from or needs is there, fits, and does not come from itself."""
+        key, start = f"methods.{method}.{slot}", self.methods[method].trainings[slot].start
+        for name, what in needs(self.methods, method, slot).items():
+            place = f"{key}.start" if name == "start" else key
+            if what != "phi" and training(self.methods, what) is None:
+                raise ValueError(f"{place}: {what} is no training of these parameters")
+        if start and self.methods[start.partition("/")[0]].kind != self.methods[method].kind:
+            raise ValueError(f"{key}.start: {start} is of another kind")
+        behind, waiting = set(), [f"{method}/{slot}"]
+        while waiting:
+            sources = needs(self.methods, *waiting.pop().split("/")).values()
+            found = {what for what in sources if training(self.methods, what)}
+            waiting += found - behind
+            behind |= found
+        if f"{method}/{slot}" in behind:
+            raise ValueError(f"{key}: it would be made from itself; let one of {sorted(behind)} start from nothing")
 
     def _check_chain_steps(self) -> None:
         for name in self.report.chain_steps:
@@ -239,8 +287,8 @@ class Params(Strict):
     def _check_ladder(self) -> None:
         rungs = self.report.ladder
         for name in rungs:
-            if name not in self.methods or self.methods[name].pretrain is None:
-                raise ValueError(f"report.ladder: {name!r} is no method with a pretrain stage")
+            if name not in self.methods or "pretrain" not in self.methods[name].colour:
+                raise ValueError(f"report.ladder: {name!r} is no method with a pretrain stage that is a row")
             if self.methods[name].pretrain != self.methods[rungs[0]].pretrain:
                 raise ValueError(
                     f"report.ladder: methods.{name}.pretrain differs from that of {rungs[0]}; make it equal"
@@ -248,32 +296,9 @@ class Params(Strict):
         if len(rungs) == 1 or len(set(rungs)) != len(rungs):
             raise ValueError("report.ladder: two methods or more, each once; or []")
 
-    def _check_stages(self, name: str, method: Method) -> None:
-        if method.pretrain and method.pretrain.start:
-            raise ValueError(f"methods.{name}.pretrain.start: pretraining starts from nothing; use finetune")
-        if method.finetune:
-            start = method.finetune.start
-            if start not in self.methods or self.methods[start].pretrain is None:
-                raise ValueError(f"methods.{name}.finetune.start: {start!r} is no method with a pretrain stage")
-            if self.methods[start].kind != method.kind:
-                raise ValueError(f"methods.{name}.finetune.start: {start} is of another kind")
-        for stage, train in (("pretrain", method.pretrain), ("finetune", method.finetune)):
-            key = f"methods.{name}.{stage}"
-            self._check_features(key, method, stage)
-            if train and train.images % train.batch:
-                raise ValueError(f"{key}.images: {train.images} is no multiple of {key}.batch {train.batch}")
-            if train and train.batch % self.training.threads:
-                raise ValueError(f"training.threads: {self.training.threads} does not divide {key}.batch {train.batch}")
-            if train and train.validate_images and not self.data.val:
-                raise ValueError(f"{key}.validate_images: there is no validation split; set data.val or this to 0")
-            if train and self.training.state_images % train.batch:
-                raise ValueError(f"training.state_images: no multiple of {key}.batch {train.batch}")
-
-    def _check_features(self, key: str, method: Method, stage: str) -> None:
-        from ssimbad.methods import registry
-
-        features = registry.features(method, stage)
-        if features and not self.weights.enabled and registry.needs_features(method, stage):
+    def _check_features(self, key: str, train: Train) -> None:
+        features = registry.features(train)
+        if features and not self.weights.enabled and registry.needs_features(train):
             raise ValueError(f"{key}.options: the loss needs weights.{features}; set weights.enabled to true")
         if features and self.weights.enabled and getattr(self.weights, features) is None:
             raise ValueError(f"weights.{features}: missing; {key}.options need it (url, sha256, path)")
@@ -298,7 +323,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
 def _one_line(source: str, error: ValidationError) -> str:
     # A misspelt key is missing and unknown at once; the unknown one tells more.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join([*map(str, first["loc"]), *filter(None, [first.get("ctx", {}).get("below")])])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{source}: unknown key {where}; {_nearest(str(first['loc'][-1]), _known_keys(first['loc']))}{more}"

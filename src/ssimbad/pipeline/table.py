@@ -10,6 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ssimbad.methods import registry
+from ssimbad.methods.contract import PHI, Method
+from ssimbad.pairing import settings
+from ssimbad.params.base import SLOTS
+from ssimbad.params.methods import needs
 from ssimbad.params.tree import Params
 
 Files = dict[str, str | list[str]]
@@ -21,9 +25,6 @@ ANSWERS = "data/raw/cross_true.zip"
 MANIFEST = "data/faces/manifest.csv"
 TRUE = "data/references/cross_true.npy"
 PHI_STAR = "reports/schedule/phi_star.json"
-
-# What `colorize` is given as reference for each evaluated setting.
-SHOWN = {"same": "same", "cross": "cross", "cross-true": "cross", "cross-other": "other"}
 
 
 @dataclass(frozen=True)
@@ -85,25 +86,47 @@ class Instance:
         return [p for v in self.inputs.values() for p in ([v] if isinstance(v, str) else v)]
 
 
-def trained(p: Params) -> list[Wildcards]:
-    """(method, stage, seed) of every row that the parameters ask for."""
+def trained(p: Params, slot: str | None = None) -> list[Wildcards]:
+    """(method, stage, seed) of every training that the parameters ask for, or of those of one slot."""
     return [
         {"method": name, "stage": stage, "seed": seed}
         for name, method in p.methods.items()
-        for stage in ("pretrain", "finetune")
-        if getattr(method, stage)
+        for stage in method.trainings
+        if slot in (None, stage)
         for seed in p.seeds
     ]
 
 
-def shown(p: Params) -> list[str]:
-    """Reference settings in which the test set is coloured."""
-    return ["same", "cross", "other"] if p.data.source == "embedded" else ["same", "cross"]
+def rows(p: Params) -> list[Wildcards]:
+    """(method, stage, seed) of every row of the tables: whatever colours, with weights of its own or borrowed ones."""
+    return [
+        {"method": name, "stage": stage, "seed": seed}
+        for name, method in p.methods.items()
+        for stage in SLOTS
+        if stage in method.colour
+        for seed in p.seeds
+    ]
 
 
-def judged(p: Params) -> list[str]:
-    """Settings in which the coloured test set is evaluated."""
-    return list(SHOWN) if p.data.source == "embedded" else ["same", "cross"]
+def kind(p: Params, w: Wildcards) -> Method:
+    """What the method of an instance can do."""
+    return registry.get(p.methods[w["method"]].kind)
+
+
+def has_answers(p: Params) -> bool:
+    """Whether the true answer to a cross reference is known, as of rendered faces."""
+    return p.data.source == "embedded"
+
+
+def coloured_rows(p: Params) -> list[Wildcards]:
+    """Every archive of answers: rows in each setting in which something else is shown."""
+    return [{**w, "setting": s} for w in rows(p) for s in settings.coloured(kind(p, w).inputs, has_answers(p))]
+
+
+def judged_rows(p: Params, chosen: list[Wildcards] | None = None) -> list[Wildcards]:
+    """Every evaluation: rows, or the chosen ones of them, in each of their settings."""
+    of = rows(p) if chosen is None else chosen
+    return [{**w, "setting": s.name} for w in of for s in settings.judged(kind(p, w).inputs, has_answers(p))]
 
 
 def source(p: Params) -> str:
@@ -111,12 +134,25 @@ def source(p: Params) -> str:
     return EMBEDDED if p.data.source == "embedded" else str(p.data.path)
 
 
-def model(w: Wildcards, ending: str = "safetensors") -> str:
-    return f"models/{w['method']}/{w['stage']}/seed-{w['seed']}.{ending}"
+def model(training: str, seed: int, ending: str = "safetensors") -> str:
+    """Of the training `<method>/<stage>`."""
+    return f"models/{training}/seed-{seed}.{ending}"
+
+
+def made(w: Wildcards, ending: str = "safetensors") -> str:
+    """What a training makes."""
+    return model(f"{w['method']}/{w['stage']}", w["seed"], ending)
+
+
+def weights(p: Params, w: Wildcards, ending: str = "safetensors") -> str:
+    """Of the weights with which a row colours, its own or borrowed."""
+    return model(p.methods[w["method"]].weights or f"{w['method']}/{w['stage']}", w["seed"], ending)
 
 
 def coloured(w: Wildcards) -> str:
-    return f"outputs/{w['method']}/{w['stage']}/seed-{w['seed']}/{SHOWN.get(w['setting'], w['setting'])}.zip"
+    """The answers of a row, by the setting in which they are made or judged."""
+    archive = settings.SETTINGS[w["setting"]].archive if w["setting"] in settings.SETTINGS else w["setting"]
+    return f"outputs/{w['method']}/{w['stage']}/seed-{w['seed']}/{archive}.zip"
 
 
 def metrics(w: Wildcards, ending: str) -> str:
@@ -131,9 +167,26 @@ def spread_values(w: Wildcards) -> str:
     return f"reports/spread/{w['method']}/{w['stage']}/seed-{w['seed']}.csv"
 
 
-def sampled(p: Params) -> list[Wildcards]:
-    """Rows that colour by a sampler."""
-    return [w for w in trained(p) if registry.module(p.methods[w["method"]].kind).SAMPLED]
+def swept(p: Params) -> list[Wildcards]:
+    """Rows that colour by a sampler on a sketch, each with one sample: of these the spread is told."""
+
+    def single(w: Wildcards) -> bool:
+        return p.methods[w["method"]].colour[w["stage"]].samples == 1
+
+    return [w for w in rows(p) if kind(p, w).samplers and "sketch" in kind(p, w).inputs and single(w)]
+
+
+def curves(p: Params) -> list[Wildcards]:
+    """Of `swept`, those whose samplers are compared: rows that differ in their samplers alone are one."""
+    found: dict[str, Wildcards] = {}
+    for w in swept(p):
+        found.setdefault(f"{weights(p, w)} {p.methods[w['method']].colour[w['stage']].options}", w)
+    return list(found.values())
+
+
+def how(w: Wildcards) -> str:
+    """The parameters by which a row colours."""
+    return f"methods.{w['method']}.colour.{w['stage']}"
 
 
 def rungs(p: Params) -> list[Wildcards]:
@@ -167,8 +220,8 @@ def feature_file(name: str) -> str:
 
 def loss_features(p: Params) -> list[str]:
     """Feature networks that the training losses look through."""
-    stages = [(m, s) for m in p.methods.values() for s in ("pretrain", "finetune")]
-    return sorted({f for m, s in stages if (f := registry.features(m, s))} if p.weights.enabled else ())
+    trainings = [train for method in p.methods.values() for train in method.trainings.values()]
+    return sorted({f for train in trainings if (f := registry.features(train))} if p.weights.enabled else ())
 
 
 def _feature_weights(p: Params) -> dict[str, str]:
@@ -179,46 +232,87 @@ def _labels(p: Params) -> list[str]:
     return [f"methods.{name}.label" for name in p.methods]
 
 
-def _needs_phi(p: Params, method: str) -> bool:
-    return p.methods[method].config.get("phi") == "selected"
+def _rows(p: Params) -> list[str]:
+    """What tables say of their rows."""
+    return [f"methods.{name}.{key}" for name in p.methods for key in ("label", "weights", "colour")]
 
 
-def _training_inputs(p: Params, w: Wildcards, stage: str) -> Files:
-    method = p.methods[w["method"]]
-    train = getattr(method, stage)
-    faces = {**_split("faces")}
-    sketches = {f"{k}_sketches": v for k, v in _split("sketches").items()}
-    files: Files = {
-        "train": faces["train"],
-        "train_sketches": sketches["train_sketches"],
-        "manifest": MANIFEST,
-    }
-    if train.validate_images:
-        files |= {"val": faces["val"], "val_sketches": sketches["val_sketches"]}
-    if _needs_phi(p, w["method"]):
-        files["phi_star"] = PHI_STAR
-    if train.start:
-        files["start"] = model({"method": train.start, "stage": "pretrain", "seed": w["seed"]})
-    if p.weights.enabled and (features := registry.features(method, stage)):
+def _training_inputs(p: Params, w: Wildcards, slot: str) -> Files:
+    method, train = p.methods[w["method"]], p.methods[w["method"]].trainings[slot]
+    takes = registry.get(method.kind).inputs
+    splits = ["train", *(["val"] if train.validation else [])]
+    files: Files = {split: f"data/faces/{split}.npy" for split in splits} | {"manifest": MANIFEST}
+    if "sketch" in takes:
+        files |= {f"{split}_sketches": f"data/sketches/{split}.npy" for split in splits}
+    for name, what in needs(p.methods, w["method"], slot).items():
+        if what == PHI:
+            files["phi_star"] = PHI_STAR
+        else:
+            files[name] = model(what, w["seed"])
+            files |= {} if name == "start" else {f"{name}_made": model(what, w["seed"], "json")}
+    if p.weights.enabled and (features := registry.features(train)):
         files[features] = feature_file(features)
     return files
 
 
-def _training_outputs(w: Wildcards, stage: str) -> dict[str, str]:
-    row = {**w, "stage": stage}
-    return {"weights": model(row), "made": model(row, "json"), "curve": model(row, "csv")}
-
-
-def _training_params(w: Wildcards, stage: str) -> tuple[str, ...]:
-    method = f"methods.{w['method']}"
+def _training_params(p: Params, w: Wildcards, slot: str) -> tuple[str, ...]:
+    """What a training reads: of its own block, of what all trainings share, and of what its kind says that it reads."""
+    method, kind = f"methods.{w['method']}", registry.get(p.methods[w["method"]].kind)
+    references = ("references",) if "reference" in kind.inputs else ("references.seed",)
     return (
-        "data.size", "noise", "network", "training", "schedule.saturation", "references",
-        f"{method}.kind", f"{method}.config", f"{method}.{stage}",
+        "data.size", "training", *references, *kind.reads,
+        f"{method}.kind", f"{method}.config", f"{method}.{slot}",
     )  # fmt: skip
 
 
-def _training_each(p: Params, stage: str) -> list[Wildcards]:
-    return [{"method": w["method"], "seed": w["seed"]} for w in trained(p) if w["stage"] == stage]
+def _training(slot: str) -> Stage:
+    """The stage that trains one slot of every method that has it."""
+    return Stage(
+        name=slot,
+        run="ssimbad.training.stage:run",
+        each=lambda p: [{"method": w["method"], "seed": w["seed"]} for w in trained(p, slot)],
+        inputs=lambda p, w: _training_inputs(p, w, slot),
+        outputs=lambda p, w: {
+            name: made({**w, "stage": slot}, ending)
+            for name, ending in (("weights", "safetensors"), ("made", "json"), ("curve", "csv"))
+        },
+        params=lambda p, w: _training_params(p, w, slot),
+        expensive=True,
+        batch=lambda p, w: p.methods[w["method"]].trainings[slot].batch,
+    )
+
+
+def _colouring_params(w: Wildcards) -> tuple[str, ...]:
+    return ("colorize", "data.size", "training.precision", "training.channels_last", how(w))
+
+
+def _shown(p: Params, w: Wildcards) -> Files:
+    """What a row is given in the setting of an archive."""
+    takes, setting = kind(p, w).inputs, settings.ARCHIVES[w["setting"]]
+    files: Files = {"sketches": "data/sketches/test.npy"} if "sketch" in takes else {}
+    if "reference" in takes and setting.reference:
+        files["references"] = f"data/references/{setting.reference}.npy"
+    return files
+
+
+def _judged_by(p: Params, w: Wildcards) -> Files:
+    """What the answers of a setting are judged against."""
+    return {"test": "data/faces/test.npy"} | (
+        {"true": TRUE} if settings.SETTINGS[w["setting"]].target == "true" else {}
+    )
+
+
+def _evaluations(p: Params, chosen: list[Wildcards] | None = None) -> Files:
+    found = judged_rows(p, chosen)
+    return {"summaries": [metrics(w, "json") for w in found], "images": [metrics(w, "csv") for w in found]}
+
+
+def _sampled_inputs(p: Params, w: Wildcards) -> Files:
+    """Of the stages that colour the test set in other ways than the row does."""
+    return {
+        "weights": weights(p, w), "made": weights(p, w, "json"), **_shown(p, {**w, "setting": "same"}),
+        "test": "data/faces/test.npy", "manifest": MANIFEST,
+    }  # fmt: skip
 
 
 STAGES: tuple[Stage, ...] = (
@@ -303,53 +397,29 @@ STAGES: tuple[Stage, ...] = (
         },
         params=lambda p, w: ("schedule", "noise"),
     ),
-    Stage(
-        name="pretrain",
-        run="ssimbad.training.stage:run",
-        each=lambda p: _training_each(p, "pretrain"),
-        inputs=lambda p, w: _training_inputs(p, w, "pretrain"),
-        outputs=lambda p, w: _training_outputs(w, "pretrain"),
-        params=lambda p, w: _training_params(w, "pretrain"),
-        expensive=True,
-        batch=lambda p, w: p.methods[w["method"]].pretrain.batch,
-    ),
-    Stage(
-        name="finetune",
-        run="ssimbad.training.stage:run",
-        each=lambda p: _training_each(p, "finetune"),
-        inputs=lambda p, w: _training_inputs(p, w, "finetune"),
-        outputs=lambda p, w: _training_outputs(w, "finetune"),
-        params=lambda p, w: _training_params(w, "finetune"),
-        expensive=True,
-        batch=lambda p, w: p.methods[w["method"]].finetune.batch,
-    ),
+    *map(_training, SLOTS),
     Stage(
         name="colorize",
         run="ssimbad.colorize.stage:run",
-        each=lambda p: [{**w, "setting": s} for w in trained(p) for s in shown(p)],
+        each=coloured_rows,
         inputs=lambda p, w: {
-            "weights": model(w),
-            "made": model(w, "json"),
-            "sketches": "data/sketches/test.npy",
-            "references": f"data/references/{w['setting']}.npy",
+            "weights": weights(p, w),
+            "made": weights(p, w, "json"),
+            **_shown(p, w),
             "manifest": MANIFEST,
         },
         outputs=lambda p, w: {"images": coloured(w)},
-        params=lambda p, w: (
-            "colorize", "data.size", "training.precision", "training.channels_last",
-            f"methods.{w['method']}.{w['stage']}.sampler",
-        ),
+        params=lambda p, w: _colouring_params(w),
         expensive=True,
     ),
     Stage(
         name="evaluate",
         run="ssimbad.metrics.evaluate:run",
-        each=lambda p: [{**w, "setting": s} for w in trained(p) for s in judged(p)],
+        each=judged_rows,
         inputs=lambda p, w: {
             "images": coloured(w),
-            "test": "data/faces/test.npy",
+            **_judged_by(p, w),
             "manifest": MANIFEST,
-            **({"true": TRUE} if w["setting"] in ("cross-true", "cross-other") else {}),
             **_feature_weights(p),
         },
         outputs=lambda p, w: {"images": metrics(w, "csv"), "summary": metrics(w, "json")},
@@ -374,18 +444,17 @@ STAGES: tuple[Stage, ...] = (
         name="tables",
         run="ssimbad.reporting.tables:run",
         inputs=lambda p, w: {
-            "summaries": [metrics({**t, "setting": s}, "json") for t in trained(p) for s in judged(p)],
-            "images": [metrics({**t, "setting": s}, "csv") for t in trained(p) for s in judged(p)],
+            **_evaluations(p),
             "baselines": "reports/metrics/baselines.json",
             "r2": "reports/tables/r2.csv",
-            "made": [model(t, "json") for t in trained(p)],
+            "made": [made(t, "json") for t in trained(p)],
         },
         outputs=lambda p, w: {
             **_table("main", "reference_use", "differences"),
             "r2_md": "reports/tables/r2.md",
             "r2_tex": "reports/tables/r2.tex",
         },
-        params=lambda p, w: ("evaluation", "preset", "seeds", "schedule.confidence", *_labels(p)),
+        params=lambda p, w: ("evaluation", "preset", "seeds", "schedule.confidence", *_rows(p)),
     ),
     Stage(
         name="figures",
@@ -398,8 +467,8 @@ STAGES: tuple[Stage, ...] = (
             **_embedded(p, {"true": TRUE}),
             "manifest": MANIFEST,
             "pairing": "data/references/pairing.csv",
-            "images": [coloured({**t, "setting": s}) for t in trained(p) for s in ("same", "cross")],
-            "curves": [model(t, "csv") for t in trained(p)],
+            "images": [coloured(w) for w in coloured_rows(p) if w["setting"] in ("same", "cross")],
+            "curves": [made(t, "csv") for t in trained(p)],
         },
         outputs=lambda p, w: _figure("qualitative_same", "qualitative_cross", "training_curves"),
         params=lambda p, w: ("report.grid_images", "data.size", "data.source", "preset", *_labels(p)),
@@ -408,10 +477,7 @@ STAGES: tuple[Stage, ...] = (
         name="ladder",
         run="ssimbad.reporting.ladder:run",
         each=lambda p: [{}] if p.report.ladder else [],
-        inputs=lambda p, w: {
-            "summaries": [metrics({**t, "setting": s}, "json") for t in rungs(p) for s in judged(p)],
-            "images": [metrics({**t, "setting": s}, "csv") for t in rungs(p) for s in judged(p)],
-        },
+        inputs=lambda p, w: _evaluations(p, rungs(p)),
         outputs=lambda p, w: _table("ladder"),
         params=lambda p, w: (
             "evaluation", "preset", "report.ladder",
@@ -421,10 +487,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="compute",
         run="ssimbad.reporting.compute:run",
-        inputs=lambda p, w: {
-            "summaries": [metrics({**t, "setting": s}, "json") for t in trained(p) for s in judged(p)],
-            "images": [metrics({**t, "setting": s}, "csv") for t in trained(p) for s in judged(p)],
-        },
+        inputs=lambda p, w: _evaluations(p),
         outputs=lambda p, w: _table("compute"),
         params=lambda p, w: (
             "evaluation.confidence", "preset", "methods", "network", "noise", "schedule.saturation", "data.size",
@@ -442,18 +505,12 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="nfe",
         run="ssimbad.colorize.nfe:run",
-        each=lambda p: sampled(p) if p.report.nfe else [],
-        inputs=lambda p, w: {
-            "weights": model(w),
-            "made": model(w, "json"),
-            "sketches": "data/sketches/test.npy",
-            "references": "data/references/same.npy",
-            "test": "data/faces/test.npy",
-            "manifest": MANIFEST,
-        },
+        each=lambda p: curves(p) if p.report.nfe else [],
+        inputs=_sampled_inputs,
         outputs=lambda p, w: {"values": nfe_values(w)},
         params=lambda p, w: (
-            "colorize", "data.size", "evaluation", "training.precision", "training.channels_last", "report.nfe",
+            "colorize", "data.size", "training.precision", "training.channels_last", f"{how(w)}.options",
+            "evaluation", "report.nfe",
         ),
         expensive=True,
     ),
@@ -461,27 +518,18 @@ STAGES: tuple[Stage, ...] = (
         name="nfe_figure",
         run="ssimbad.reporting.nfe:run",
         each=lambda p: [{}] if p.report.nfe else [],
-        inputs=lambda p, w: {"values": [nfe_values(t) for t in sampled(p)]},
+        inputs=lambda p, w: {"values": [nfe_values(t) for t in curves(p)]},
         outputs=lambda p, w: {**_table("nfe"), **_figure("nfe")},
         params=lambda p, w: ("report.nfe", "data.size", "preset", *_labels(p)),
     ),
     Stage(
         name="spread",
         run="ssimbad.colorize.spread:run",
-        each=lambda p: sampled(p) if p.report.spread else [],
-        inputs=lambda p, w: {
-            "weights": model(w),
-            "made": model(w, "json"),
-            "images": coloured({**w, "setting": "same"}),
-            "sketches": "data/sketches/test.npy",
-            "references": "data/references/same.npy",
-            "test": "data/faces/test.npy",
-            "manifest": MANIFEST,
-        },
+        each=lambda p: swept(p) if p.report.spread else [],
+        inputs=lambda p, w: {**_sampled_inputs(p, w), "images": coloured({**w, "setting": "same"})},
         outputs=lambda p, w: {"values": spread_values(w)},
         params=lambda p, w: (
-            "colorize", "data.size", "evaluation", "training.precision", "training.channels_last", "report.spread",
-            f"methods.{w['method']}.{w['stage']}.sampler",
+            *_colouring_params(w), "evaluation", "report.spread",
         ),
         expensive=True,
     ),
@@ -489,7 +537,7 @@ STAGES: tuple[Stage, ...] = (
         name="spread_table",
         run="ssimbad.reporting.spread:run",
         each=lambda p: [{}] if p.report.spread else [],
-        inputs=lambda p, w: {"values": [spread_values(t) for t in sampled(p)]},
+        inputs=lambda p, w: {"values": [spread_values(t) for t in swept(p)]},
         outputs=lambda p, w: _table("spread"),
         params=lambda p, w: ("evaluation", "report.spread", "data.size", "preset", *_labels(p)),
     ),
@@ -498,15 +546,22 @@ STAGES: tuple[Stage, ...] = (
 
 def instances(p: Params) -> list[Instance]:
     """Every stage instance of these parameters, upstream before downstream."""
-    made: dict[str, str] = {}
-    found = []
-    for stage in STAGES:
-        for w in stage.each(p):
-            instance = Instance(stage, w, stage.inputs(p, w), stage.outputs(p, w), stage.params(p, w))
-            upstream = sorted({made[f] for f in instance.files if f in made})
-            found.append(replace(instance, upstream=tuple(upstream)))
-            made |= dict.fromkeys(instance.outputs.values(), instance.name)
-    return found
+    found = [Instance(s, w, s.inputs(p, w), s.outputs(p, w), s.params(p, w)) for s in STAGES for w in s.each(p)]
+    makers = {file: i.name for i in found for file in i.outputs.values()}
+    upstream = {i.name: tuple(sorted({makers[f] for f in i.files if f in makers})) for i in found}
+    # A training may start from one of any slot, so that the order of the stages alone would not do.
+    placed: dict[str, Instance] = {}
+
+    def place(instance: Instance) -> None:
+        if instance.name not in placed:
+            for name in upstream[instance.name]:
+                place(by_name[name])
+            placed[instance.name] = replace(instance, upstream=upstream[instance.name])
+
+    by_name = {i.name: i for i in found}
+    for instance in found:
+        place(instance)
+    return list(placed.values())
 
 
 def by_stage(found: list[Instance]) -> Iterator[tuple[str, list[Instance]]]:

@@ -118,8 +118,8 @@ def _defaults() -> Iterator[tuple[str, Any]]:
     """(`edm.Config.rho`, 7.0) for every parameter that can be left out: what is left out is in no record."""
     yield from _of_model("params", Params)
     for kind in registry.kinds():
-        module = registry.module(kind)
-        for model in (module.Config, *module.OBJECTIVES.values()):
+        method = registry.get(kind)
+        for model in (method.Config, method.ColourOptions, *method.objectives.values()):
             yield from _of_model(kind, model)
 
 

@@ -40,9 +40,9 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
     counts = (data.train, data.val, data.test)
     faces = None if data.train is None else sum(c or 0 for c in counts)
     note = "" if faces else "data.train: null takes all images that are left"
-    settings = len(table.shown(p))
+    archives = len(table.coloured_rows(p))
     weights = sum(w.parameters for w in work.values()) * FLOAT * seeds
-    images = round(len(work) * seeds * settings * data.test * _PNG_ROW * data.size * (3 * data.size + 1))
+    images = round(archives * data.test * _PNG_ROW * data.size * (3 * data.size + 1))
     references = (3 + (data.source == "embedded")) * data.test * 3 * pixels
     states = {key: STATES * _state(p, key, w) for key, w in work.items()}
     return [
@@ -52,7 +52,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
         Line("data/sketches", faces and pixels * faces, note),
         Line("data/references", references),
         Line("models", weights, f"{len(work)} trainings × {seeds} seeds"),
-        Line("outputs", images, f"{len(work) * seeds * settings} archives of {data.test} PNGs", most=True),
+        Line("outputs", images, f"{archives} archives of {data.test} PNGs", most=True),
         Line("work: kept results", weights + images, "models and outputs once more, by fingerprint", most=True),
         Line(
             "work: states", max(states.values(), default=0), "of the largest training; gone when it ends", passing=True
@@ -65,7 +65,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
 
 def _state(p: Params, key: tuple[str, str], work: Work) -> int:
     """Weights and two moments of all players, the averaged model, and the best one where it is chosen on validation."""
-    chosen = bool(getattr(p.methods[key[0]], key[1]).validate_images)
+    chosen = p.methods[key[0]].trainings[key[1]].validation is not None
     return FLOAT * (3 * work.trained + (1 + chosen) * work.parameters)
 
 

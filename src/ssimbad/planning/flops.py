@@ -6,9 +6,10 @@ and attention; elementwise operations are left out.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from types import ModuleType
+from operator import attrgetter
 from typing import Any
 from unittest import mock
 
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ssimbad.methods import contract, registry
-from ssimbad.methods.contract import Batch, Plan, Setup
+from ssimbad.methods import registry
+from ssimbad.methods.contract import PHI, Batch, Method, Part, Plan, Setup
 from ssimbad.pairing import tps
-from ssimbad.params.base import Sampler
-from ssimbad.params.methods import Method, Train
+from ssimbad.params.base import Colour, Sampler
+from ssimbad.params.methods import lender, needs
 from ssimbad.params.tree import Params
 
 _META = torch.device("meta")
@@ -31,17 +32,15 @@ _ANY_PHI = {"form": "rational", "c": 0.3}  # which one is selected does not chan
 
 @dataclass(frozen=True)
 class Work:
-    """Of one image. `train`: one step with its gradients, all players; `colour`: the whole chain of the row's sampler.
+    """Of one image in a training: `train`, one step with its gradients, all players, the whole chain if there is one.
 
-    `parameters`: of the model; `trained`: of all players; `chain`: whether training goes through the sampling chain.
+    `parameters`: of the model; `trained`: of all players; `chain`: steps of the sampler through which it trains, or 1.
     """
 
     train: int
-    colour: int
-    call: int
     parameters: int
     trained: int
-    chain: bool
+    chain: int
 
 
 class _Counter(TorchDispatchMode):
@@ -66,73 +65,95 @@ class _Draws:
         return torch.empty(1, *shape, dtype=torch.float64, device=_META)
 
 
-def count(p: Params, method: Method, train: Train) -> Work:
-    """The work of one image in one training stage of a method, and to colour one image with its weights.
+def training(p: Params, name: str, slot: str) -> Work:
+    """The work of one image in one training of a method.
 
     Feature networks of losses are left out: their weights are not there before the run.
     """
-    model = _model(p, method)
-    trained = contract.players(registry.module(method.kind), model, _plan(method, train, train.sampler), None)
-    networks = [player.network.to(_META) for player in trained]
-    rows = [_once(p, method, train, model, steps) for steps in ((1, 2) if train.sampler else (1,))]
+    method, train = registry.get(p.methods[name].kind), p.methods[name].trainings[slot]
+    model, sampler = _model(p, name, slot), getattr(train.options, "sampler", None)
+
+    def once(steps: int) -> int:
+        options = train.options
+        if sampler:
+            options = options.model_copy(update={"sampler": sampler.model_copy(update={"steps": steps})})
+        return _trained(method, model, Plan(train.objective, options), _batch(p, method))
+
+    parties = method.parties(model, Plan(train.objective, train.options), None)
     return Work(
-        train=_at(chain(method, train), *(r[0] for r in rows)),
-        colour=_at(train.sampler.steps if train.sampler else 1, *(r[1] for r in rows)),
-        call=rows[0][1],
+        train=_along(once, sampler),
         parameters=_size(model),
-        trained=sum(map(_size, networks)),
-        chain=len(rows) > 1 and rows[0][0] != rows[1][0],
+        trained=sum(_size(player.network) for player in parties),
+        chain=sampler.steps if sampler else 1,
     )
 
 
-def _model(p: Params, method: Method) -> nn.Module:
-    config = registry.config(method)
-    phi = getattr(config, "phi", None)
-    setup = Setup(
-        method.kind, config, p.network, p.noise, p.schedule.saturation, _ANY_PHI if phi == "selected" else phi
-    )
-    return registry.module(method.kind).build(setup).to(_META)
+def colouring(p: Params, name: str, colour: Colour, stage: str) -> int:
+    """Operations to colour one image once, with weights of that stage of a method."""
+    owner = lender(p.methods, name)
+    method, model = registry.get(p.methods[owner].kind), _model(p, owner, stage)
+
+    def once(steps: int) -> int:
+        how = colour
+        if colour.sampler:
+            how = colour.model_copy(update={"sampler": colour.sampler.model_copy(update={"steps": steps})})
+        batch = _batch(p, method)
+        with _counting() as counted, torch.no_grad():
+            method.colorize(model, batch, lambda *shape: torch.empty(1, *shape, device=_META), how, None)
+        return counted.total
+
+    return _along(once, colour.sampler)
 
 
-def _plan(method: Method, train: Train, sampler: Sampler | None) -> Plan:
-    return Plan(train.objective, registry.options(method.kind, train.objective, train.options), sampler)
+def _along(once: Callable[[int], int], sampler: Sampler | None) -> int:
+    """The work of a sampler's steps, which grows in a straight line with them."""
+    if sampler is None:
+        return once(1)
+    first = once(1)
+    return first + (sampler.steps - 1) * (once(2) - first) if sampler.steps > 1 else first
 
 
-def chain(method: Method, train: Train) -> int:
-    """Steps of the sampler through which the stage trains, where it does."""
-    own = getattr(registry.options(method.kind, train.objective, train.options), "sampler", None)
-    sampler = own or train.sampler
-    return sampler.steps if sampler else 1
+def _model(p: Params, name: str, slot: str) -> nn.Module:
+    return registry.built(_setup(p, name, slot)).to(_META)
 
 
-def _once(p: Params, method: Method, train: Train, model: nn.Module, steps: int) -> tuple[int, int]:
-    """(training, colouring) with a chain of so many steps; the work grows in a straight line with them."""
-    sampler = train.sampler and train.sampler.model_copy(update={"steps": steps})
-    options = registry.options(method.kind, train.objective, train.options)
-    if getattr(options, "sampler", None):
-        options = options.model_copy(update={"sampler": options.sampler.model_copy(update={"steps": steps})})
-    module, size = registry.module(method.kind), p.data.size
-    law = tps.Law(p.references.low, p.references.high, p.references.shift, p.references.decimals)
+def _setup(p: Params, name: str, slot: str) -> Setup:
+    block = p.methods[name]
+    shared = {key: attrgetter(key)(p) for key in registry.get(block.kind).reads}
+    needed: dict[str, Any] = {}
+    for part, what in needs(p.methods, name, slot).items():
+        if what == PHI:
+            needed[part] = _ANY_PHI
+        elif part != "start":
+            needed[part] = Part("", "", registry.described(_setup(p, *what.split("/"))))
+    return Setup(block.kind, block.config, p.data.size, shared, needed)
+
+
+def _batch(p: Params, method: Method) -> Batch:
+    """One image of a training, without data."""
+    size, asked = p.data.size, p.references
+    law = tps.Law(asked.low, asked.high, asked.shift, asked.decimals)
     image, sketch = torch.empty(1, 3, size, size, device=_META), torch.empty(1, 1, size, size, device=_META)
-    batch = Batch(image, sketch, image, tps.Warp.random(np.random.default_rng(0), 1, law))
+    given = {"sketch": sketch, "reference": image}
+    warp = tps.Warp.random(np.random.default_rng(0), 1, law)
+    return Batch(target=image, warp=warp, **{name: given[name] for name in method.inputs})
+
+
+@contextmanager
+def _counting() -> Iterator[_Counter]:
     # Tensors without data know no autocast; it changes no count.
-    with mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()):
-        return _run(module, model, Plan(train.objective, options, sampler), batch)
+    with mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()), _Counter() as counted:
+        yield counted
 
 
-def _run(module: ModuleType, model: nn.Module, plan: Plan, batch: Batch) -> tuple[int, int]:
-    with _Counter() as training:
-        for player in contract.players(module, model, plan, None):
+def _trained(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:
+    with _counting() as counted:
+        for player in method.parties(model, plan, None):
             network = player.network.to(_META)
             losses = player.step(batch, _Draws())
-            torch.autograd.grad(losses.loss, list(network.parameters()), materialize_grads=True)
-    with _Counter() as colouring, torch.no_grad():
-        module.colorize(model, batch.sketch, batch.target, lambda: torch.empty_like(batch.target), plan.sampler)
-    return training.total, colouring.total
-
-
-def _at(steps: int, first: int, second: int | None = None) -> int:
-    return first if second is None else first + (steps - 1) * (second - first)
+            wanted = [p for p in network.parameters() if p.requires_grad]
+            torch.autograd.grad(losses.loss, wanted, materialize_grads=True)
+    return counted.total
 
 
 def _size(network: nn.Module) -> int:

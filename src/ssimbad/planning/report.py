@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from ssimbad.params.base import Sampler
-from ssimbad.params.methods import Method, Train
+from ssimbad.methods import registry
+from ssimbad.pairing import settings
+from ssimbad.params.base import Colour, Sampler
+from ssimbad.params.methods import Method, Train, lender
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import table
 from ssimbad.planning import disk, flops, rates
 from ssimbad.planning.flops import Work
 from ssimbad.planning.rates import Rates
-from ssimbad.samplers import most_steps, nfe
 
 PACKAGES = "packages: several GB; 6.4 GB once installed (requirements.lock, Linux on x86-64, CUDA build of PyTorch)"
 
@@ -57,51 +58,72 @@ def show(p: Params, device: str | None, images_per_second: float | None) -> None
 
 
 def _counted(p: Params) -> tuple[dict[tuple[str, str], Work], list[str]]:
-    """{(method, stage): its work}, and those whose networks cannot run without data."""
+    """{(method, slot): the work of its training}, and those whose networks cannot run without data."""
     work, lacking = {}, []
-    for w in table.trained(p):
-        name, stage = w["method"], w["stage"]
-        if w["seed"] != p.seeds[0]:
-            continue
-        try:
-            work[name, stage] = flops.count(p, p.methods[name], getattr(p.methods[name], stage))
-        except Exception as error:  # whatever a new method may do to tensors without data
-            lacking.append(
-                f"{name} {stage} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-            )
+    for name, method in p.methods.items():
+        for slot in method.trainings:
+            try:
+                work[name, slot] = flops.training(p, name, slot)
+            except Exception as error:  # whatever a new method may do to tensors without data
+                lacking.append(
+                    f"{name} {slot} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+                )
     return work, lacking
 
 
 def _reference(p: Params) -> Work:
     """The network and the objective that benchmarks/gpu.py measures, in the size of these parameters."""
-    train = Train(
-        objective="denoising", images=1, batch=1, learning_rate=1.0, warmup_images=0, validate_images=0,
-        sampler=Sampler(name="euler", steps=1),
-    )  # fmt: skip
-    return flops.count(p, Method(kind="edm", label="", pretrain=train), train)
+    train = Train(objective="denoising", images=1, batch=1, learning_rate=1.0, warmup_images=0)
+    block = Method(kind="edm", label="", pretrain=train.model_dump())
+    return flops.training(p.model_copy(update={"methods": {"reference": block}}), "reference", "pretrain")
 
 
 def tasks(p: Params, work: dict[tuple[str, str], Work], reference: Work) -> Iterator[Task]:
     """What runs on a GPU."""
-    seeds, settings = len(p.seeds), len(table.shown(p))
-    for (name, stage), w in work.items():
-        train, same = getattr(p.methods[name], stage), w.parameters == reference.parameters
-        row = f"{name} {stage}"
-        steps = (train.options.get("sampler") or train.sampler.model_dump())["steps"] if w.chain else 1
-        yield Task(f"{row}: train", "refine" if w.chain else "train", seeds, train.images, steps, w.train, same)
-        calls = nfe(train.sampler.name, train.sampler.steps) if train.sampler else 1
-        if train.validate_images:
-            judged = -(-train.images // train.validate_images) * p.data.val
-            yield Task(f"{row}: validate", "sample", seeds, judged, calls, w.colour, same)
-        yield Task(f"{row}: colorize", "sample", seeds * settings, p.data.test, calls, w.colour, same)
-        if p.report.nfe and train.sampler:
-            asked = p.report.nfe
-            each = sum(nfe(s.name, most_steps(s.name, c)) for s in asked.samplers for c in asked.calls)
-            yield Task(f"{row}: nfe-figure", "sample", seeds, min(asked.images, p.data.test), each, each * w.call, same)
-        if p.report.spread and train.sampler:
-            asked = p.report.spread
-            each = nfe(train.sampler.name, 1) + (asked.samples - 1) * calls
-            yield Task(f"{row}: spread", "sample", seeds, min(asked.images, p.data.test), each, each * w.call, same)
+    seeds = len(p.seeds)
+    for (name, slot), w in work.items():
+        train, same = p.methods[name].trainings[slot], w.parameters == reference.parameters
+        row = f"{name} {slot}"
+        kind = "refine" if w.chain > 1 else "train"
+        yield Task(f"{row}: train", kind, seeds, train.images, w.chain, w.train, same)
+        if train.validation and train.validation.colour:
+            judged = -(-train.images // train.validation.every) * p.data.val
+            yield _sampling(p, f"{row}: validate", name, slot, train.validation.colour, (seeds, judged), same)
+    for w in [w for w in table.rows(p) if w["seed"] == p.seeds[0]]:
+        yield from _of_row(p, w, work.get((lender(p.methods, w["method"]), w["stage"])), reference)
+
+
+def _of_row(p: Params, w: table.Wildcards, trained: Work | None, reference: Work) -> Iterator[Task]:
+    if trained is None:
+        return
+    name, stage, seeds = w["method"], w["stage"], len(p.seeds)
+    colour, row = p.methods[name].colour[stage], f"{name} {stage}"
+    same = trained.parameters == reference.parameters
+    shown = len(settings.coloured(table.kind(p, w).inputs, table.has_answers(p)))
+    yield _sampling(p, f"{row}: colorize", name, stage, colour, (seeds * shown, p.data.test), same)
+    if p.report.nfe and w in table.curves(p):
+        asked, known = p.report.nfe, table.kind(p, w).samplers
+        each = sum(known[s.name].of(known[s.name].most_steps(c)) for s in asked.samplers for c in asked.calls)
+        yield _several(p, f"{row}: nfe-figure", w, asked.images, each, same)
+    if p.report.spread and w in table.swept(p):
+        asked, one = p.report.spread, colour.sampler.model_copy(update={"steps": 1})
+        each = registry.nfe(p.methods[name].kind, colour.model_copy(update={"sampler": one}))
+        each += (asked.samples - 1) * registry.nfe(p.methods[name].kind, colour)
+        yield _several(p, f"{row}: spread", w, asked.images, each, same)
+
+
+def _sampling(p: Params, what: str, name: str, stage: str, colour: Colour, runs: tuple[int, int], same: bool) -> Task:
+    calls = registry.nfe(p.methods[name].kind, colour)
+    operations = flops.colouring(p, name, colour, stage) * colour.samples
+    return Task(what, "sample", *runs, calls, operations, same)
+
+
+def _several(p: Params, what: str, w: table.Wildcards, images: int, calls: int, same: bool) -> Task:
+    """So many network calls, whatever the sampler."""
+    colour = p.methods[w["method"]].colour[w["stage"]]
+    single = colour.model_copy(update={"sampler": Sampler(name="euler", steps=1)})
+    operations = calls * flops.colouring(p, w["method"], single, w["stage"])
+    return Task(what, "sample", len(p.seeds), min(images, p.data.test), calls, operations, same)
 
 
 def hours(task: Task, speed: Rates, reference: Work) -> float | None:

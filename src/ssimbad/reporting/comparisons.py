@@ -12,9 +12,10 @@ import pandas as pd
 
 from ssimbad.errors import UserError
 from ssimbad.metrics import bootstrap
+from ssimbad.pairing.settings import LISTED
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import Table
-from ssimbad.reporting.results import METRICS, SETTINGS, Result
+from ssimbad.reporting.results import METRICS, Result
 
 USE_COLUMNS = ["method", "stage", "metric", "right", "other", "difference", "ci_low", "ci_high", "n", "seeds"]
 PAIR_COLUMNS = [
@@ -39,7 +40,7 @@ def reference_use(results: list[Result], evaluation: Any) -> list[dict[str, Any]
 def differences(results: list[Result], evaluation: Any) -> list[dict[str, Any]]:
     """Lines (`PAIR_COLUMNS`): for each setting and pair of rows, the later row's mean minus the earlier's."""
     lines = []
-    for setting in SETTINGS:
+    for setting in LISTED:
         for earlier, later in combinations(res.rows(results), 2):
             a, b = (_images(results, row, setting) for row in (later, earlier))
             for metric in _shared(a, b):
@@ -119,7 +120,7 @@ def use_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], note: str
 def differences_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], note: str, confidence: float) -> Table:
     """`differences` for print, grouped by setting."""
     rows: list[list[str] | str] = []
-    for setting, words in SETTINGS.items():
+    for setting, words in LISTED.items():
         here = [line for line in lines if line["setting"] == setting]
         rows += [words[0].upper() + words[1:]] if here else []
         rows += [

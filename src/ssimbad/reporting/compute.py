@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ssimbad import artifacts
-from ssimbad.params.base import Sampler
+from ssimbad.methods import registry
+from ssimbad.methods.contract import PHI
+from ssimbad.pairing.settings import LISTED
+from ssimbad.params.methods import Method, lender, needs
 from ssimbad.planning import flops
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import METRICS, SETTINGS, Result
+from ssimbad.reporting.results import METRICS, Result
 from ssimbad.runtime.job import Job
-from ssimbad.samplers import nfe
 
 COLUMNS = [
     *("method", "stage", "pflop", "images", "chain", "nfe"),
@@ -44,7 +46,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     res.write_csv(outputs["compute"], COLUMNS, lines)
     names = res.labels(work, params.methods)
     note = res.scale_note(params.preset, found[0].size, found[0].n)
-    settings = [s for s in SETTINGS if any(line["setting"] == s for line in lines)]
+    settings = [s for s in LISTED if any(line["setting"] == s for line in lines)]
     tables = [_layout(lines, names, s, note, params.evaluation.confidence) for s in settings]
     artifacts.write_text(outputs["compute_md"], markdown(tables))
     artifacts.write_text(outputs["compute_tex"], latex(tables))
@@ -52,27 +54,32 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
 
 
 def _work(params: Any, method: str, stage: str) -> dict[str, Any]:
-    """pflop, images, chain and nfe of a row."""
-    block = params.methods[method]
-    train = getattr(block, stage)
-    own = flops.count(params, block, train)
-    total, images = own.train * train.images, train.images
-    if train.start:
-        before = params.methods[train.start]
-        total += flops.count(params, before, before.pretrain).train * before.pretrain.images
-        images += before.pretrain.images
-    sampler: Sampler | None = train.sampler
+    """pflop, images, chain and nfe of a row: of the training of its weights and of all that it was made from."""
+    lent = lender(params.methods, method)
+    own, *before = _trainings(params.methods, lent, stage)
+    work = {training: flops.training(params, *training) for training in (own, *before)}
+    images = {(name, slot): params.methods[name].trainings[slot].images for name, slot in work}
+    total = sum(work[training].train * images[training] for training in work)
     return {
         "pflop": float(f"{total / 1e15:.4g}"),
-        "images": images,
-        "chain": flops.chain(block, train) if own.chain else 1,
-        "nfe": nfe(sampler.name, sampler.steps) if sampler else 1,
+        "images": sum(images.values()),
+        "chain": work[own].chain,
+        "nfe": registry.nfe(params.methods[method].kind, params.methods[method].colour[stage]),
     }
+
+
+def _trainings(methods: Mapping[str, Method], name: str, slot: str) -> list[tuple[str, str]]:
+    """(method, slot) of a training and of those that it needs, each once."""
+    found = {(name, slot): None}
+    for what in needs(methods, name, slot).values():
+        if what != PHI:
+            found |= dict.fromkeys(_trainings(methods, *what.split("/")))
+    return list(found)
 
 
 def _lines(found: list[Result], row: res.Row, work: dict[str, Any], confidence: float) -> list[dict[str, Any]]:
     lines = []
-    for setting in SETTINGS:
+    for setting in LISTED:
         seeds = [r for r in found if r.row == row and r.setting == setting]
         for metric in [m for m in METRICS if seeds and m in seeds[0].metrics]:
             entry = res.over_seeds(seeds, metric, confidence)
@@ -102,7 +109,7 @@ def _layout(
     ]
     columns = ["Method", "Images seen", "Calls per image, training", "Calls per image, colouring"]
     columns += [" ".join(METRICS[m][::2]) for m in metrics]
-    return Table(f"Training compute, {SETTINGS[setting]} — {note}", f"compute-{setting}", columns, rows, notes, words=1)
+    return Table(f"Training compute, {LISTED[setting]} — {note}", f"compute-{setting}", columns, rows, notes, words=1)
 
 
 def groups(work: Mapping[res.Row, float]) -> list[list[res.Row]]:

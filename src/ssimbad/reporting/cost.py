@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
+from ssimbad.params.base import SLOTS
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import STAGES, demo_scale, write_csv
+from ssimbad.reporting.results import demo_scale, write_csv
 
 MEASURED = [
     *["method", "stage", "seed", "phase", "setting", "device", "parameters", "images", "seconds", "images_per_second"],
@@ -90,7 +91,7 @@ def _order(line: dict[str, Any]) -> tuple[str, int, int, str, str]:
         return known.index(value) if value in known else len(known)
 
     method, stage, phase = (str(line[key]) for key in ("method", "stage", "phase"))
-    return method, place(stage, STAGES), place(phase, PHASES), str(line["seed"]), str(line["setting"])
+    return method, place(stage, SLOTS), place(phase, PHASES), str(line["seed"]), str(line["setting"])
 
 
 def _layout(lines: list[dict[str, Any]], labels: Mapping[str, str], preset: str) -> Table:

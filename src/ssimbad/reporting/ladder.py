@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ssimbad import artifacts
-from ssimbad.methods import registry
+from ssimbad.pairing.settings import LISTED
 from ssimbad.reporting import comparisons
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import METRICS, SETTINGS, Result, write_csv
+from ssimbad.reporting.results import METRICS, Result, write_csv
 from ssimbad.runtime.job import Job
 
 VALUES = ["method", "stage", "setting", "metric", "value", "ci_low", "ci_high", "seeds", "n"]
@@ -29,7 +29,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     rungs = [(name, "pretrain") for name in params.report.ladder]
     found = res.load(inputs["summaries"], inputs["images"])
     switches = _switches({name: params.methods[name] for name in params.report.ladder})
-    lines = [line for setting in SETTINGS for line in _lines(found, rungs, setting, params.evaluation)]
+    lines = [line for setting in LISTED for line in _lines(found, rungs, setting, params.evaluation)]
     lines = [line | switches[line["method"]] for line in lines]
     columns = [*VALUES, *DIFFERENCES, *next(iter(switches.values()))]
     write_csv(outputs["ladder"], columns, lines)
@@ -38,7 +38,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     note = res.scale_note(params.preset, found[0].size, found[0].n)
     tables = [
         _layout(lines, rungs, labels, switches, setting, note, images, params.evaluation.confidence)
-        for setting in SETTINGS
+        for setting in LISTED
         if any(line["setting"] == setting for line in lines)
     ]
     artifacts.write_text(outputs["ladder_md"], markdown(tables))
@@ -48,10 +48,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
 
 def _switches(methods: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The options in which the rungs' configurations differ, per rung."""
-    configs = {
-        name: registry.module(m.kind).Config.model_validate(m.config).model_dump(mode="json")
-        for name, m in methods.items()
-    }
+    configs = {name: method.config.model_dump(mode="json") for name, method in methods.items()}
     first, *others = configs.values()
     keys = [key for key in first if all(key in other for other in others)]
     differing = [key for key in keys if any(other[key] != first[key] for other in others)]
@@ -108,7 +105,7 @@ def _layout(
         comparisons.interval_note(confidence, here),
     ]
     columns = ["Rung", *named, "Mean", "To the rung above", "To the first rung"]
-    title = f"Ladder, {SETTINGS[setting]} — {note}"
+    title = f"Ladder, {LISTED[setting]} — {note}"
     return Table(title, f"ladder-{setting}", columns, rows, notes, words=1 + len(named))
 
 

@@ -1,12 +1,13 @@
 """The main table: published beside reproduced, per setting."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from ssimbad.params.base import Sampler
+from ssimbad.pairing.settings import LISTED
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Footnotes, Table
 from ssimbad.reporting.published import FACES, SIZE, published
-from ssimbad.reporting.results import METRICS, SETTINGS, Result
+from ssimbad.reporting.results import METRICS, Result
 
 COLUMNS = ["method", "stage", "setting", "seed", "metric", "value", "ci_low", "ci_high", "n", "published"]
 
@@ -21,10 +22,10 @@ def long_form(results: list[Result], confidence: float) -> list[dict[str, Any]]:
     """
     lines = []
     for result in results:
-        if result.setting in SETTINGS:
+        if result.setting in LISTED:
             lines += [_line(result, metric, result.seed, result.metrics[metric]) for metric in _metrics([result])]
     for row in res.rows(results):
-        for setting in SETTINGS:
+        for setting in LISTED:
             seeds = _of(results, row, setting)
             if len(seeds) > 1:
                 lines += [
@@ -55,17 +56,18 @@ def layout(
     preset: str,
     confidence: float,
     made: list[dict[str, Any]],
+    methods: Mapping[str, Any],
 ) -> list[Table]:
     """One table per setting: per row reproduced with interval, and where one exists published; the difference of both
     only where they were measured on images of one kind and size.
 
-    Below a rule: what no method at all scores (from the stage baselines). `made`: how the weights were made; the
-    remarks of a training become footnotes of its row.
+    Below a rule: what no method at all scores (from the stage baselines). `made`: how all weights were made; the
+    remarks of a training become footnotes of its row. `methods`: of the parameters (weights, colour).
     """
     embedded = any(result.setting == "cross-true" for result in results)
     alike = not (embedded or res.demo_scale(preset) or any(result.size != SIZE for result in results))
     tables = []
-    for setting, words in SETTINGS.items():
+    for setting, words in LISTED.items():
         here = [result for result in results if result.setting == setting]
         if not here:
             continue
@@ -73,12 +75,14 @@ def layout(
         notes = Footnotes()
         rows: list[list[str] | str] = []
         for row in res.rows(here):
-            said = _remarks(row, made)
+            said = _remarks(row, made, methods)
             label = " ".join([labels[row], *(notes.mark(text) for text in said)])
             rows += _method_rows(row, _of(here, row, setting), metrics, label, confidence, notes, alike)
         rows.append("Without any method")
         for name, label in BASELINES.items():
-            entries = baselines["rows"][name][setting]
+            entries = baselines["rows"][name].get(setting)
+            if entries is None:
+                continue
             rows.append([label, "measured", *(_cell(entries[metric], metric, notes) for metric in metrics), DASH])
         title = f"Main table, {words} — {res.scale_note(preset, here[0].size, here[0].n)}"
         footnotes = [*notes.lines(), *_notes(here, confidence, embedded, alike), *_budgets(made)]
@@ -108,20 +112,16 @@ def _method_rows(
     return lines
 
 
-def _remarks(row: res.Row, made: list[dict[str, Any]]) -> list[str]:
-    """How a row was sampled; what is to be said about its trainings, and about the one its finetuning started from."""
-    mine = [m for m in made if (m["method"], m["stage"]) == row]
-    starts = {m["train"]["start"] for m in mine}
-    before = [m for m in made if m["stage"] == "pretrain" and m["method"] in starts]
-    sampled = [_sampled(m["train"]["sampler"]) for m in mine]
-    return list(dict.fromkeys([*sampled, *(text for m in [*mine, *before] for text in m["remarks"])]))
-
-
-def _sampled(sampler: dict[str, Any] | None) -> str:
-    if sampler is None:
-        return "Coloured in one pass."
-    typed = Sampler.model_validate(sampler)
-    return f"Coloured by {typed.label} in {typed.steps} steps."
+def _remarks(row: res.Row, made: list[dict[str, Any]], methods: Mapping[str, Any]) -> list[str]:
+    """How a row colours, with whose weights, and what is to be said of their training and the one it started from."""
+    method, stage = row
+    block = methods[method]
+    owner = block.weights or f"{method}/{stage}"
+    of = {f"{m['method']}/{m['stage']}": m for m in made if m["seed"] == made[0]["seed"]}
+    said = [f"Coloured {block.colour[stage].words}." + (f" Weights of {owner}." if block.weights else "")]
+    start = of[owner]["train"]["start"] if owner in of else None
+    trainings = [of[name] for name in (owner, start) if name in of]
+    return list(dict.fromkeys([*said, *(text for m in trainings for text in m["remarks"])]))
 
 
 def _budgets(made: list[dict[str, Any]]) -> list[str]:

@@ -12,6 +12,8 @@ from scipy.special import stdtrit
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
+from ssimbad.pairing import settings
+from ssimbad.params.base import SLOTS
 
 METRICS = {
     "psnr": ("PSNR (dB)", 2, "↑"),
@@ -22,12 +24,6 @@ METRICS = {
 }
 """metric: name, decimals shown, direction of better."""
 
-SETTINGS = {
-    "same": "same reference",
-    "cross": "cross reference against the sketch's own face, the published protocol",
-    "cross-true": "cross reference against the true answer, the sketch's shape in the reference's colours",
-}
-STAGES = ("pretrain", "finetune")
 SETTLED = 0.5
 """dB of PSNR below which two trainings, one of each method, do not tell the methods from seeds and rounding."""
 ONE_SEED = (
@@ -36,6 +32,8 @@ ONE_SEED = (
     f" {SETTLED} dB of PSNR nothing is claimed without several seeds, and for other metrics no such limit is known."
 )
 """What the intervals leave out, for the notes of every table with rows of one seed."""
+
+_LACKING = {"value": None, "ci_low": None, "ci_high": None, "reason": "not measured of this row"}
 
 Row = tuple[str, str]
 """(method, stage): one row of the table."""
@@ -75,10 +73,10 @@ def load(summaries: Iterable[Path], images: Iterable[Path]) -> list[Result]:
         frame = pd.read_csv(values[path.with_suffix("")], dtype={"id": str}).set_index("id")
         results.append(Result(**artifacts.read_json(path), images=frame))
     methods = list(dict.fromkeys(result.method for result in results))
-    settings = [*SETTINGS, "cross-other"]
+    order = list(settings.SETTINGS)
     return sorted(
         results,
-        key=lambda r: (methods.index(r.method), STAGES.index(r.stage), r.seed, settings.index(r.setting)),
+        key=lambda r: (methods.index(r.method), SLOTS.index(r.stage), r.seed, order.index(r.setting)),
     )
 
 
@@ -90,7 +88,7 @@ def read_rows(paths: Iterable[Path], stage: str) -> pd.DataFrame:
     """
     frames = []
     for path in paths:
-        match = re.search(r"([^/]+)/(pretrain|finetune)/seed-(\d+)\.csv$", path.as_posix())
+        match = re.search(rf"([^/]+)/({'|'.join(SLOTS)})/seed-(\d+)\.csv$", path.as_posix())
         if not match:
             raise UserError(f"{path}: not of the form <method>/<stage>/seed-<n>.csv; name it so")
         try:
@@ -118,7 +116,7 @@ def over_seeds(results: list[Result], metric: str, confidence: float) -> dict[st
     With one seed it is that seed's entry, its interval over test images. With more, value is the mean over
     seeds, the interval is Student's t over seeds, and n counts the seeds.
     """
-    entries = [result.metrics[metric] for result in results]
+    entries = [result.metrics.get(metric, _LACKING | {"n": result.n}) for result in results]
     values = np.array([entry["value"] for entry in entries if entry["value"] is not None], dtype=np.float64)
     if len(entries) == 1 or len(values) < len(entries):
         absent = [entry for entry in entries if entry["value"] is None]
@@ -136,8 +134,8 @@ def students_t(values: np.ndarray, confidence: float) -> dict[str, float]:
 def labels(present: Iterable[Row], methods: Any) -> dict[Row, str]:
     """Printed name per row: the method's label from the parameters, with the stage where it has both."""
     present = list(present)
-    both = {method for method, stage in present if all((method, s) in present for s in STAGES)}
-    words = {"pretrain": "pretrained", "finetune": "finetuned"}
+    both = {method for method, _ in present if len({s for m, s in present if m == method}) > 1}
+    words = {"encoder": "encoder", "pretrain": "pretrained", "finetune": "finetuned"}
     return {
         (method, stage): methods[method].label + (f", {words[stage]}" if method in both else "")
         for method, stage in present

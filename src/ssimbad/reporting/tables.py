@@ -29,7 +29,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     results.write_csv(outputs["main"], main_table.COLUMNS, main_table.long_form(found, confidence))
     baselines = artifacts.read_json(inputs["baselines"])
     made = [artifacts.read_json(path) for path in inputs["made"]]
-    _print(outputs, "main", main_table.layout(found, baselines, names, params.preset, confidence, made))
+    _print(outputs, "main", main_table.layout(found, baselines, names, params.preset, confidence, made, params.methods))
 
     use = comparisons.reference_use(found, params.evaluation)
     results.write_csv(outputs["reference_use"], comparisons.USE_COLUMNS, use)

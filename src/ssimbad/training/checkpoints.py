@@ -59,10 +59,11 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def load_into(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Fill a model with weights. Raises UserError when they are of another architecture."""
+def load_into(model: nn.Module, weights: dict[str, Tensor], path: Path, but: tuple[str, ...] = ()) -> None:
+    """Fill a model with weights, `but` for tensors with such prefixes. Raises UserError when they do not fit it."""
+    rest = {name: tensor for name, tensor in model.state_dict().items() if but and name.startswith(but)}
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(rest | weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{path}: weights of another network ({reason}); check `network` in params.yaml") from None

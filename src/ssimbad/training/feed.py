@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,16 +49,17 @@ class Feed:
 
     Args:
         faces: (N, S, S, 3) uint8, S = native size; memory-mapped arrays stay on disk.
-        sketches: (N, S, S) uint8.
+        sketches: (N, S, S) uint8; None for a method that takes none.
+        warp_config: of the warps that make references; None for a method that takes none.
         size: training size; faces and sketches reach it by area resizing, references after their warp.
     """
 
     def __init__(
         self,
         faces: np.ndarray,
-        sketches: np.ndarray,
+        sketches: np.ndarray | None,
         size: int,
-        warp_config: tps.Law,
+        warp_config: tps.Law | None,
         seed: int,
         device: torch.device,
         channels_last: bool,
@@ -65,7 +67,7 @@ class Feed:
         self._faces, self._size, self._warp_config, self._seed, self._device = faces, size, warp_config, seed, device
         shrink = faces.shape[1] != size
         self._targets = resize.area(faces, size) if shrink else faces
-        self._sketches = resize.area(sketches, size) if shrink else sketches
+        self._sketches = resize.area(sketches, size) if shrink and sketches is not None else sketches
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
@@ -81,17 +83,22 @@ class Feed:
 
     def batch(self, seen: int, size: int, shard: Shard) -> Batch:
         """The shard of the global batch that follows `seen` images."""
-        rows = self.order(seen, size)
-        generator = np.random.default_rng(derive(self._seed, "warp", seen))
-        warps = tps.Warp.random(generator, size, self._warp_config)
         mine = shard.rows(size)
-        rows = rows[mine]
+        rows = self.order(seen, size)[mine]
         target = self._unit(self._targets[rows])
-        native = target if self._size == self._faces.shape[1] else self._unit(self._faces[rows])
-        reference = shrink(tps.warp(native, warps[mine]), self._size)
-        sketch = self._unit(self._sketches[rows])
-        images = (t.contiguous(memory_format=self._format) for t in (target, sketch, reference))
-        return Batch(*images, warps[mine], self._faces.shape[1])
+        given: dict[str, Any] = {}
+        if self._warp_config is not None:
+            rng = np.random.default_rng(derive(self._seed, "warp", seen))
+            warps = tps.Warp.random(rng, size, self._warp_config)[mine]
+            native = target if self._size == self._faces.shape[1] else self._unit(self._faces[rows])
+            reference = shrink(tps.warp(native, warps), self._size)
+            given = {"reference": self._placed(reference), "warp": warps, "native": self._faces.shape[1]}
+        if self._sketches is not None:
+            given["sketch"] = self._placed(self._unit(self._sketches[rows]))
+        return Batch(target=self._placed(target), **given)
+
+    def _placed(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=self._format)
 
     def _unit(self, images: np.ndarray) -> Tensor:
         return resize.to_unit(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))

@@ -154,7 +154,8 @@ class TrainState:
     def validation_due(self) -> bool:
         """Whether a validation is due here and has not been made yet."""
         train = self.train
-        due = _due(self.seen, train.validate_images, train.batch) or self.seen >= train.images
+        every = train.validation.every if train.validation else 0
+        due = _due(self.seen, every, train.batch) or self.seen >= train.images
         return bool(self.seen and due and (self.seen, "val") not in {(seen, split) for seen, split, *_ in self.rows})
 
     def record_validation(self, psnr: float) -> None:

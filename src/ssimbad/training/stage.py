@@ -1,21 +1,22 @@
-"""Stages pretrain and finetune: faces and sketches (and phi) → weights, how they were made, and the training curve."""
+"""The stages that train: faces and what belongs to them → weights, how they were made, and the training curve."""
 
 from __future__ import annotations
 
 import csv
 import io
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ssimbad import artifacts
-from ssimbad.colorize import chunks
+from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
 from ssimbad.methods import registry
-from ssimbad.methods.contract import Plan, Player, Setup, players
+from ssimbad.methods.contract import PHI, Batch, Method, Plan, Player, Setup
 from ssimbad.metrics.psnr import psnr
 from ssimbad.pairing import resize, tps
 from ssimbad.params.methods import Train
@@ -30,20 +31,20 @@ Paths = dict[str, Path]
 
 
 def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
-    """Train one method's stage and write the weights with which it colours."""
+    """Train one slot of a method and write its weights."""
     device = job.group.device or devices.pick()
-    method = params.methods[job.method]
-    train: Train = method[job.stage]
-    setup = _setup(params, method, inputs)
+    block = params.methods[job.method]
+    train: Train = block[job.stage]
+    method = registry.get(block.kind)
+    setup = _setup(params, block, method, inputs, job.stage)
     # Not by the method's name: rows of one seed share first weights, order and noise, and so compare in pairs.
     seed = derive(job.seed, job.stage)
-    model, plan = _model(setup, train, inputs, seed, device, params)
-    warp_config = tps.Law(
-        params.references.low, params.references.high, params.references.shift, params.references.decimals
-    )
+    model = _model(setup, inputs, seed, device, params)
+    plan = Plan(train.objective, train.options)
+    warp_config = _warp_config(params) if "reference" in method.inputs else None
     feed = Feed(
         artifacts.read_array(inputs["train"]),
-        artifacts.read_array(inputs["train_sketches"]),
+        artifacts.read_array(inputs["train_sketches"]) if "train_sketches" in inputs else None,
         params.data.size,
         warp_config,
         seed,
@@ -51,100 +52,135 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         params.training.channels_last,
     )
     feature_network = features.load(inputs, device)
-    trained = _players(setup, model, plan, feature_network, seed)
-    validate = _validator(params, inputs, setup, train, warp_config, job, device) if train.validate_images else None
+    trained = _players(method, model, plan, feature_network, seed)
+    validate = _validator(params, inputs, setup, train, warp_config, job, device) if train.validation else None
     state = loop.TrainState(model, trained, train, params.training, job.name)
     seconds, images = loop.fit(state, feed, validate, seed, job, key=job.scratch.name)
     if not job.group.is_leader:
         return
-    remarks = registry.remarks(setup.kind, setup.config, plan.options, feature_network is not None)
-    _write(state, setup, train, params.data.size, remarks, outputs, job)
-    parameters = sum(p.numel() for p in model.parameters())
-    _note_cost(job, seconds, images, parameters, devices.name(device))
+    remarks = method.remarks(setup.config, plan.options, feature_network is not None)
+    _write(state, setup, train, remarks, outputs, job)
+    _note_cost(job, seconds, images, _count(model), devices.name(device))
     job.say(f"{job.name}: {train.images} images -> {outputs['weights']}")
 
 
-def _players(setup: Setup, model: nn.Module, plan: Plan, feature_network: Any, seed: int) -> list[Player]:
+def _warp_config(params: View) -> tps.Law:
+    asked = params.references
+    return tps.Law(asked.low, asked.high, asked.shift, asked.decimals)
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _players(method: Method, model: nn.Module, plan: Plan, feature_network: Any, seed: int) -> list[Player]:
     """The model and, where the method has them, its opponents: freshly initialised, where the model is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "opponents"))
-        trained = players(registry.module(setup.kind), model, plan, feature_network)
+        trained = method.parties(model, plan, feature_network)
     device = next(model.parameters()).device
     for player in trained:
         player.network.to(device)
     return trained
 
 
-def _setup(params: View, method: View, inputs: Paths) -> Setup:
-    config = registry.module(method.kind).Config.model_validate(method.config)
-    phi = getattr(config, "phi", None)
-    if phi == "selected":
-        phi = artifacts.read_json(inputs["phi_star"])["phi"]
-    return Setup(method.kind, config, params.network, params.noise, params.schedule.saturation, phi)
+def _setup(params: View, block: View, method: Method, inputs: Paths, slot: str) -> Setup:
+    shared = {key: _read(params, key) for key in method.reads}
+    needed = {
+        name: artifacts.read_json(inputs["phi_star"])["phi"]
+        if what == PHI
+        else load.part(inputs[name], inputs[f"{name}_made"])
+        for name, what in method.needs(block.config, slot).items()
+    }
+    return Setup(block.kind, block.config, params.data.size, shared, needed)
 
 
-def _model(
-    setup: Setup, train: Train, inputs: Paths, seed: int, device: torch.device, params: View
-) -> tuple[nn.Module, Plan]:
-    module = registry.module(setup.kind)
+def _read(params: View, key: str) -> Any:
+    value: Any = params
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _model(setup: Setup, inputs: Paths, seed: int, device: torch.device, params: View) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
-        model = module.build(setup)
+        model = registry.built(setup)
     if "start" in inputs:
         weights, _ = checkpoints.read_tensors(inputs["start"])
-        checkpoints.load_into(model, weights, inputs["start"])
+        checkpoints.load_into(model, weights, inputs["start"], load.parts(setup))
+    load.fill(model, setup)
     memory = torch.channels_last if params.training.channels_last else torch.contiguous_format
-    options = registry.options(setup.kind, train.objective, train.options)
-    return model.to(device, memory_format=memory), Plan(train.objective, options, train.sampler)
+    return model.to(device, memory_format=memory)
 
 
 def _validator(
-    params: View, inputs: Paths, setup: Setup, train: Train, warp_config: tps.Law, job: Job, device: torch.device
-) -> Any:
-    """A function weights → mean PSNR of the validation faces, coloured from their own warps by the row's sampler."""
+    params: View, inputs: Paths, setup: Setup, train: Train, warp_config: tps.Law | None, job: Job, device: torch.device
+) -> Callable[[dict[str, Tensor]], float]:
+    """A function weights → mean value of the validation faces: what the method scores, else the PSNR of its answers."""
     ids = manifest.ids(inputs["manifest"], "val")
-    faces = manifest.images(inputs["val"], ids)
-    # In float64, as the stage references warps, and through bytes: what the test set will look like.
-    warped = tps.warp(resize.to_unit(faces).double(), tps.draw(params.references.seed, ids, warp_config))
-    references = resize.to_unit(resize.area(resize.to_bytes(warped), params.data.size))
-    sketches = resize.to_unit(resize.area(artifacts.read_array(inputs["val_sketches"]), params.data.size))
-    target = resize.area(faces, params.data.size)
-    module = registry.module(setup.kind)
-    network = module.build(setup).to(device)
+    faces, size = manifest.images(inputs["val"], ids), params.data.size
+    given: dict[str, Tensor] = {}
+    if warp_config is not None:
+        # In float64, as the stage references warps, and through bytes: what the test set will look like.
+        warped = tps.warp(resize.to_unit(faces).double(), tps.draw(params.references.seed, ids, warp_config))
+        given["reference"] = resize.to_unit(resize.area(resize.to_bytes(warped), size))
+    if "val_sketches" in inputs:
+        given["sketch"] = resize.to_unit(resize.area(artifacts.read_array(inputs["val_sketches"]), size))
+    target = resize.area(faces, size)
+    method, network, parts = registry.get(setup.kind), registry.built(setup), load.parts(setup)
+    load.fill(network, setup)
+    network.to(device)
 
     # An equal number of rows on each device, the last ones repeated.
     share = -(-len(ids) // job.group.world_size)
     mine = [min(i, len(ids) - 1) for i in range(job.group.rank * share, (job.group.rank + 1) * share)]
+    given = {name: images[mine] for name, images in given.items()}
 
-    def validate(weights: dict[str, Tensor]) -> float:
-        network.load_state_dict(weights)
+    def coloured() -> np.ndarray:
         images = chunks.colour(
-            partial(module.colorize, network), sketches[mine], references[mine], [ids[i] for i in mine], train.sampler,
+            chunks.bound(method, network), given, [ids[i] for i in mine], train.validation.colour,
             chunk=train.batch, seed=params.references.seed, device=device, threads=params.training.threads,
             precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
-        values = job.group.all_gather(torch.from_numpy(psnr(images, target[mine])))
-        return float(values.numpy()[: len(ids)].mean())
+        return psnr(images, target[mine])
+
+    def validate(weights: dict[str, Tensor]) -> float:
+        checkpoints.load_into(network, weights, inputs["val"], parts)
+        values = coloured() if train.validation.colour else _scores(method, network, given, target[mine], train, device)
+        return float(job.group.all_gather(torch.from_numpy(values)).numpy()[: len(ids)].mean())
 
     return validate
 
 
-def _write(
-    state: loop.TrainState, setup: Setup, train: Train, size: int, remarks: list[str], outputs: Paths, job: Job
-) -> None:
-    weights = state.best or state.ema
+@torch.inference_mode()
+def _scores(
+    method: Method, model: nn.Module, given: dict[str, Tensor], target: np.ndarray, train: Train, device: torch.device
+) -> np.ndarray:
+    """(N,) float64 of the method's own measure, a batch at a time."""
+    images = {**given, "target": resize.to_unit(target)}
+    values = []
+    for start in range(0, len(target), train.batch):
+        part = {name: x[start : start + train.batch].to(device) for name, x in images.items()}
+        values.append(method.score(model, Batch(**part)).double().cpu())
+    return torch.cat(values).numpy()
+
+
+def _write(state: loop.TrainState, setup: Setup, train: Train, remarks: list[str], outputs: Paths, job: Job) -> None:
+    others = load.parts(setup)
+    weights = {k: v for k, v in (state.best or state.ema).items() if not (others and k.startswith(others))}
     checkpoints.write_weights(outputs["weights"], weights)
     made = {
-        "setup": setup.to_json(),
+        "setup": registry.described(setup),
         "method": job.method,
         "stage": job.stage,
         "seed": job.seed,
         "train": train.model_dump(mode="json"),
-        "parameters": sum(p.numel() for p in state.model.parameters()),
+        "colour": registry.colour_of(setup.kind, setup.config, train).model_dump(mode="json"),
+        "parameters": _count(state.model),
         "images": state.seen,
         "remarks": remarks,
-        "size": size,
-        "validation_psnr": state.best_psnr if state.best else None,
+        "validation": state.best_psnr if state.best else None,
     }
     artifacts.write_json(outputs["made"], made)
     text = io.StringIO()

@@ -30,6 +30,8 @@ from ssimbad.noise.transforms import make as make_phi
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Sampler = Callable[[Denoiser, Tensor, Tensor], Tensor]
 Fresh = Callable[[], Tensor]
+Watch = Callable[[float, Tensor], object]
+"""Told after each network call: sigma, and the image (B, C, H, W) as it is denoised from there, unclipped."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,6 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "dpmpp_2m": dpmpp_2m,
     "ddim": ddim,
 }
-_TWO_CALLS = {"heun", "phi2", "log2"}  # per step, but for the one to zero
 
 
 def make(name: str, fresh: Fresh, phi: Phi, eta: float = 0.0, churn: Churn | None = None) -> Sampler:
@@ -184,11 +185,14 @@ def make(name: str, fresh: Fresh, phi: Phi, eta: float = 0.0, churn: Churn | Non
     return partial(SAMPLERS[name], **own.get(name, {}))
 
 
-def most_steps(name: str, calls: int) -> int:
-    """The largest N of a sampler with at most `calls` network calls; 0 where there is none."""
-    return (calls + 1) // 2 if name in _TWO_CALLS else calls
+def watched(denoise: Denoiser, watch: Watch | None) -> Denoiser:
+    """The same denoiser, which tells `watch` of every network call: for progress, and for pictures in between."""
+    if watch is None:
+        return denoise
 
+    def told(x: Tensor, sigma: Tensor) -> Tensor:
+        denoised = denoise(x, sigma)
+        watch(float(sigma[0]), denoised)
+        return denoised
 
-def nfe(name: str, steps: int) -> int:
-    """Network calls per image of a sampler on N = `steps` levels."""
-    return 2 * steps - 1 if name in _TWO_CALLS else steps
+    return told

@@ -1,0 +1,86 @@
+"""The settings in which answers are made and judged: what is shown, what it is judged against, and who can have it.
+
+Everything that depends on a setting reads this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to show and to judge."""
+
+    name: str
+    words: str
+    """For titles of tables."""
+    archive: str
+    """Name of the answers' archive; settings that show the same share one."""
+    reference: str | None
+    """Which stored references are shown; None: none is."""
+    target: str | None
+    """Which stored images the answers are judged against: `test` (the sketch's own face), `true` (the sketch's shape in
+    the reference's colours), or None where single answers have no target and only sets can be compared."""
+    sets: bool
+    """Whether the set of answers is compared with the set of test faces (FID, KID)."""
+    takes: tuple[str, ...] = ()
+    """Inputs of a method without which it cannot be had."""
+    without: tuple[str, ...] = ()
+    """Inputs of a method with which it makes no sense."""
+    listed: bool = True
+    """Whether the main tables have it; the others are controls."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it needs the true answers, which only rendered faces have."""
+        return self.target == "true"
+
+
+_ALL = (
+    Setting("same", "same reference", "same", "same", "test", True, ("sketch",)),
+    Setting(
+        "cross",
+        "cross reference against the sketch's own face, the published protocol",
+        "cross", "cross", "test", True, ("sketch", "reference"),
+    ),
+    Setting(
+        "cross-true",
+        "cross reference against the true answer, the sketch's shape in the reference's colours",
+        "cross", "cross", "true", False, ("sketch", "reference"),
+    ),
+    Setting(
+        "cross-other",
+        "somebody else's reference against the true answer of the right one",
+        "other", "other", "true", False, ("sketch", "reference"), listed=False,
+    ),
+    Setting("free", "without a sketch: faces of its own", "free", None, None, True, without=("sketch",)),
+)  # fmt: skip
+SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _ALL}
+LISTED: dict[str, str] = {setting.name: setting.words for setting in _ALL if setting.listed}
+"""Of the main tables, with their words."""
+ARCHIVES: dict[str, Setting] = {setting.archive: setting for setting in reversed(_ALL)}
+"""By the name of the archive, one of the settings that share it."""
+
+
+def judged(inputs: Sequence[str], answers: bool) -> list[Setting]:
+    """Settings in which a method with these inputs is judged; `answers`: whether there are true ones."""
+    return [
+        setting
+        for setting in _ALL
+        if set(setting.takes) <= set(inputs)
+        and not set(setting.without) & set(inputs)
+        and (answers or not setting.answers)
+    ]
+
+
+def coloured(inputs: Sequence[str], answers: bool) -> list[str]:
+    """Archives that have to be made for `judged`, each once."""
+    return list(dict.fromkeys(setting.archive for setting in judged(inputs, answers)))
+
+
+def order(names: Iterable[str]) -> list[str]:
+    """Names of settings in the table's order."""
+    known = list(SETTINGS)
+    return sorted(names, key=known.index)
