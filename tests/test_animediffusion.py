@@ -1,23 +1,24 @@
 """AnimeDiffusion: the DDPM behind a denoiser's face, DDIM and its inversion, two finetunings, and that it learns."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from ssimbad.methods import animediffusion, registry
-from ssimbad.methods.contract import Plan, Setup
+from ssimbad.methods import animediffusion, chain
+from ssimbad.methods.contract import Plan
 from ssimbad.noise import ddpm
-from ssimbad.params.base import Sampler
+from ssimbad.params.base import Colour, Sampler
 
-from .test_methods import NETWORK, NOISE, batch, draws, losses_of_training, refines_from_pure_noise
+from . import small
+from .small import batch, by, draws, losses_of_training, refines_from_pure_noise, same
 
+METHOD = animediffusion.METHOD
 SAMPLER = Sampler(name="ddim", steps=4)
 ALPHA_BAR = ddpm.alpha_bar(1000, 1e-6, 1e-2)
 
 
-def build(**config):
-    torch.manual_seed(0)
-    typed = animediffusion.Config.model_validate(config)
-    return animediffusion.build(Setup("animediffusion", typed, NETWORK, NOISE, 1e-6, None))
+build = partial(small.build, "animediffusion")
 
 
 def oracle(model, image, given):
@@ -66,7 +67,7 @@ def test_timesteps_lie_between_their_neighbours_and_inside_the_schedule():
 
 
 def test_training_noise_is_that_of_ddpm():
-    model, plan = build(), Plan("noise", animediffusion.Noise(), SAMPLER)
+    model, plan = build(), Plan("noise", animediffusion.Noise())
     losses = animediffusion.training_step(model, batch(), plan, draws())
     assert losses.loss.item() == pytest.approx(losses.per_image.mean().item())
     assert losses.loss.item() == pytest.approx(1.0, abs=0.5)  # an untrained network predicts next to nothing
@@ -76,7 +77,7 @@ def test_training_noise_is_that_of_ddpm():
 
 
 def test_training_covers_all_timesteps():
-    model, plan = build(), Plan("noise", animediffusion.Noise(), SAMPLER)
+    model, plan = build(), Plan("noise", animediffusion.Noise())
     model.noise = lambda x, *_: torch.zeros_like(x)
     steps = [animediffusion.training_step(model, batch(), plan, draws(seed)).sigma for seed in range(250)]
     t = model.timestep(torch.cat(steps)).round()
@@ -86,9 +87,9 @@ def test_training_covers_all_timesteps():
 
 def test_trajectory_refinement_starts_from_pure_noise():
     """x_T / sqrt(alpha_bar_T) with x_T ~ N(0, 1)."""
-    plan = Plan("trajectory", animediffusion.OBJECTIVES["trajectory"](save_memory=False), SAMPLER)
+    plan = Plan("trajectory", chain.Trajectory(save_memory=False, sampler=SAMPLER))
     scale = float(1 / ALPHA_BAR[999].sqrt())
-    refines_from_pure_noise(animediffusion, build(), plan, float(((1 - ALPHA_BAR[999]) / ALPHA_BAR[999]).sqrt()), scale)
+    refines_from_pure_noise(METHOD, build(), plan, float(((1 - ALPHA_BAR[999]) / ALPHA_BAR[999]).sqrt()), scale)
 
 
 def test_grid_covers_the_schedule_unless_as_published():
@@ -108,7 +109,7 @@ def test_inversion_followed_by_ddim_returns_the_image():
     start = animediffusion.inverted(model, given, noise, grid)
     assert torch.allclose(start, given.target + float(grid[0]) * noise, atol=1e-3)
     assert [sigma for sigma, _ in seen] == pytest.approx(grid[1:-1].flip(0).tolist(), rel=1e-5)
-    back = animediffusion.chain.make(SAMPLER, None, animediffusion.axis(model))(
+    back = chain.make(SAMPLER, None, animediffusion.axis(model))(
         lambda x, sigma: model(x, sigma, given.sketch, given.reference), start, grid
     )
     assert torch.allclose(back, given.target, atol=1e-4)
@@ -121,7 +122,7 @@ def test_inversion_of_a_linear_flow_is_undone_by_ddim():
     grid = animediffusion.levels(model, 500)
     start = animediffusion.inverted(model, given, torch.zeros_like(given.target), grid)
     assert start.std() > 5 * given.target.std()
-    back = animediffusion.chain.make(SAMPLER, None, animediffusion.axis(model))(
+    back = chain.make(SAMPLER, None, animediffusion.axis(model))(
         lambda x, sigma: model(x, sigma, given.sketch, given.reference), start, grid
     )
     assert torch.allclose(back, given.target, atol=0.05)
@@ -131,13 +132,13 @@ def test_inversion_of_a_linear_flow_is_undone_by_ddim():
 def test_the_timestep_is_forgotten_in_the_inversion_as_published_only(as_published):
     model, given = build(as_published=as_published), batch()
     asked = oracle(model, given.target, given)
-    plan = Plan("inversion", animediffusion.Inversion(save_memory=False), SAMPLER)
+    plan = Plan("inversion", animediffusion.Inversion(save_memory=False, sampler=SAMPLER))
     animediffusion.training_step(model, given, plan, draws())
     inversion, back = asked[:3], asked[3:]
     assert len(back) == 4
     assert all(timed != as_published for _, timed in inversion)
     assert all(timed for _, timed in back)
-    said = registry.remarks("animediffusion", model.config, plan.options, False)
+    said = METHOD.remarks(small.setup("animediffusion", as_published=as_published).config, plan.options, False)
     assert bool(said) == as_published
 
 
@@ -155,29 +156,30 @@ def test_test_and_training_walk_the_same_steps():
     inner = model.forward
     model.forward = lambda x, sigma, *rest: (walked.append(sigma[0].item()), inner(x, sigma, *rest))[1]
     noise = torch.randn(given.target.shape)
-    plan = Plan("trajectory", animediffusion.OBJECTIVES["trajectory"](save_memory=False), SAMPLER)
+    plan = Plan("trajectory", chain.Trajectory(save_memory=False, sampler=SAMPLER))
     animediffusion.training_step(model, given, plan, draws())
     trained, walked[:] = list(walked), []
-    animediffusion.colorize(model, given.sketch, given.reference, lambda: noise, SAMPLER)
+    animediffusion.colorize(model, given, same(noise), Colour(sampler=SAMPLER), None)
     assert trained == walked and len(walked) == 4
 
 
 @pytest.mark.parametrize(("objective", "share"), [("noise", 0.8), ("inversion", 0.6), ("trajectory", 0.6)])
 def test_a_few_steps_lower_the_loss(objective, share):
     model = build()
-    plan = Plan(objective, animediffusion.OBJECTIVES[objective](), Sampler(name="ddim", steps=2))
-    losses = losses_of_training(animediffusion, model, plan, steps=40, clip=1.0)
+    own = {} if objective == "noise" else {"sampler": Sampler(name="ddim", steps=2)}
+    plan = Plan(objective, METHOD.objectives[objective](**own))
+    losses = losses_of_training(METHOD, model, plan, steps=40, clip=1.0)
     assert losses[-1] < share * losses[0]
 
 
 def test_fresh_noise_of_eta_comes_from_the_stream():
     model, given, calls = build(), batch(), []
 
-    def fresh():
+    def fresh(*shape):
         calls.append(1)
-        return torch.zeros_like(given.target)
+        return torch.zeros(4, *shape)
 
     for eta, expected in ((0.0, 1), (1.0, 4)):  # the start, and the renewed noise of all steps but the last
         calls.clear()
-        animediffusion.colorize(model, given.sketch, given.reference, fresh, Sampler(name="ddim", steps=4, eta=eta))
+        animediffusion.colorize(model, given, fresh, by("ddim", 4, eta=eta), None)
         assert len(calls) == expected

@@ -1,13 +1,14 @@
 """Back-propagation through the whole chain."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ssimbad import refinement
-from ssimbad.methods import edm
-from ssimbad.samplers import SAMPLERS
+from ssimbad.samplers.ode import SAMPLERS
 
-from .test_methods import batch, build
+from .small import batch, build
 
 
 def chain(model, given, steps, save_memory):
@@ -16,7 +17,7 @@ def chain(model, given, steps, save_memory):
         lambda x, sigma: model(x, sigma, given.sketch, given.reference),
         SAMPLERS["euler"],
         start,
-        edm.levels(model, steps),
+        model.levels.grid(steps),
         save_memory,
     )
 
@@ -36,14 +37,14 @@ def test_checkpointed_gradient_is_the_plain_one():
 def test_gradient_reaches_through_every_step():
     """Against finite differences: a chain cut anywhere would give another directional derivative."""
     model, given = build().double(), batch()
-    given = type(given)(given.target.double(), given.sketch.double(), given.reference.double())
+    given = replace(given, **{name: getattr(given, name).double() for name in ("target", "sketch", "reference")})
     model.embed = lambda sigma: sigma.double()
     weight = model.network.stem.weight
     direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
     def loss():
         noise = torch.randn(given.target.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-        levels = edm.levels(model, 4)
+        levels = model.levels.grid(4)
         net = model.network
 
         def denoise(x, sigma):

@@ -1,58 +1,56 @@
 """Regression: one call from sketch and reference to the image; and the presets that set it beside refinement."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
 
 from ssimbad.errors import ParameterError
 from ssimbad.methods import registry, regression
-from ssimbad.methods.contract import Plan, Setup
+from ssimbad.methods.contract import Plan
 from ssimbad.params import tree as params
-from ssimbad.params.base import Network, Noise
+from ssimbad.params.base import Colour, Network
 from ssimbad.planning import flops
 from ssimbad.reporting import compute
 
 from .conftest import ROOT, miniature
-from .test_methods import batch, draws, losses_of_training
+from .small import batch, build, draws, losses_of_training, setup
 
-SMALL = {"base": 8, "multipliers": [1, 2], "blocks": 1, "heads": 2, "embedding": 8, "groups": 4}
 PAPER = {"base": 64, "multipliers": [1, 2, 4, 8], "blocks": 2, "heads": 4, "embedding": 64, "groups": 32}
-
-
-def build(network: dict = SMALL) -> torch.nn.Module:
-    noise = Noise(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
-    torch.manual_seed(0)
-    return regression.build(Setup("regression", regression.Config(), Network(**network), noise, 1e-6, None))
 
 
 def test_it_is_the_shared_network_with_three_channels_less():
     with torch.device("meta"):
-        count = sum(p.numel() for p in build(PAPER).parameters())
+        papers = replace(setup("regression"), shared={"network": Network(**PAPER)})
+        count = sum(p.numel() for p in registry.built(papers).parameters())
     assert count == 52_301_251 - 3 * 64
 
 
 def test_its_answer_needs_no_noise_and_both_conditions():
-    model, given = build(), batch()
+    model, given = build("regression"), batch()
 
-    def none():
+    def none(*shape):
         raise AssertionError("asked for noise")
 
-    image = regression.colorize(model, given.sketch, given.reference, none, None)
-    assert image.shape == given.target.shape and image.abs().max() <= 1
-    assert not torch.equal(image, regression.colorize(model, -given.sketch, given.reference, none, None))
-    assert not torch.equal(image, regression.colorize(model, given.sketch, -given.reference, none, None))
+    def image(given):
+        return regression.colorize(model, given, none, Colour(), None)
+
+    assert image(given).shape == given.target.shape and image(given).abs().max() <= 1
+    assert not torch.equal(image(given), image(replace(given, sketch=-given.sketch)))
+    assert not torch.equal(image(given), image(replace(given, reference=-given.reference)))
 
 
 @pytest.mark.parametrize("loss", ["mse", "ssim+l1"])
 def test_a_few_steps_lower_the_loss(loss):
-    plan = Plan("direct", regression.Direct(loss=loss), None)
-    losses = losses_of_training(regression, build(), plan, steps=30)
+    plan = Plan("direct", regression.Direct(loss=loss))
+    losses = losses_of_training(regression.METHOD, build("regression"), plan, steps=30)
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_every_weight_is_used():
-    model = build()
-    plan = Plan("direct", regression.Direct(), None)
+    model = build("regression")
+    plan = Plan("direct", regression.Direct())
     regression.training_step(model, batch(), plan, draws()).loss.backward()
     assert all(p.grad is not None for p in model.parameters())
 
@@ -63,13 +61,24 @@ def test_lpips_asks_for_its_network_and_a_sampler_is_refused():
     with pytest.raises(ParameterError, match=r"weights\.alexnet"):
         params.parse(yaml.safe_dump(tree))
     tree = miniature()
-    tree["methods"]["regression"]["pretrain"]["sampler"] = {"name": "euler", "steps": 1}
-    with pytest.raises(ParameterError, match="one pass"):
+    tree["methods"]["regression"]["colour"]["pretrain"]["sampler"] = {"name": "euler", "steps": 1}
+    with pytest.raises(ParameterError, match=r"methods\.regression\.colour\.pretrain\.sampler.*one pass"):
+        params.parse(yaml.safe_dump(tree))
+    tree = miniature()
+    tree["methods"]["regression"]["pretrain"]["options"] = {"sampler": {"name": "euler", "steps": 1}}
+    with pytest.raises(ParameterError, match=r"methods\.regression\.pretrain\.options\.sampler: unknown key"):
+        params.parse(yaml.safe_dump(tree))
+
+
+def test_one_answer_has_no_mean_of_several():
+    tree = miniature()
+    tree["methods"]["regression"]["colour"]["pretrain"]["samples"] = 4
+    with pytest.raises(ParameterError, match=r"methods\.regression\.colour\.pretrain\.samples.*one answer"):
         params.parse(yaml.safe_dump(tree))
 
 
 def work(p: params.Params) -> dict[tuple[str, str], float]:
-    rows = [(m, s) for m, block in p.methods.items() for s in ("pretrain", "finetune") if getattr(block, s)]
+    rows = [(m, s) for m, block in p.methods.items() for s in ("pretrain", "finetune") if s in block.colour]
     return {row: compute._work(p, *row)["pflop"] for row in rows}
 
 
@@ -93,7 +102,7 @@ def test_chains_of_all_lengths_take_equal_work():
     found = work(p)
     alike = {(name, "finetune") for name in p.report.chain_steps} | {("regression", "pretrain")}
     assert [set(group) for group in compute.groups(found)] == [{("ssimbad", "pretrain")}, alike]
-    lengths = [flops.chain(p.methods[n], p.methods[n].finetune) for n in p.report.chain_steps]
+    lengths = [flops.training(p, n, "finetune").chain for n in p.report.chain_steps]
     assert lengths == [1, 2, 4, 8, 16]
     assert len(p.seeds) == 3
 
