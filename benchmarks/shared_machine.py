@@ -42,7 +42,7 @@ from ssimbad.params.base import Network, Sampler
 from ssimbad.params.tree import Params
 from ssimbad.runtime import cores
 from ssimbad.training import loop
-from ssimbad.training.feed import Feed, Shard, StepDraws
+from ssimbad.training.feed import BatchRng, Feed, Shard
 
 CPU = torch.device("cpu")
 CORES = 2
@@ -75,17 +75,17 @@ class Bench:
     def training(self, plan: Plan, way: str, stack: ExitStack) -> Work:
         """Steps of batch 8 in two shares; in the old way the main thread's operations use both cores."""
         model, batch = self.model(), self.method.pretrain.batch
-        run = loop.Run(model, players(edm, model, None, None), self.method.pretrain, self.p.training)
+        run = loop.TrainState(model, players(edm, model, None, None), self.method.pretrain, self.p.training)
         feed = Feed(self.faces, self.faces[..., 0], self.size, Law(0.3, 0.7, 0.25, 2), 0, CPU, True)
-        crew = stack.enter_context(loop.workers(CORES))
+        parallel = stack.enter_context(loop.data_parallel(CORES))
 
         def share(shard: Shard) -> Losses:
-            draws = StepDraws(run.seen, batch, shard, CPU)
+            draws = BatchRng(run.seen, batch, shard, CPU)
             return edm.training_step(model, feed.batch(run.seen, batch, shard), plan, draws)
 
         def step() -> int:
             torch.set_num_threads(1 if way == NOW else CORES)
-            run.advance(lambda player: crew.gradients(player.network, share))
+            run.advance(lambda player: parallel.gradients(player.network, share))
             return batch
 
         return step

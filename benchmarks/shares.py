@@ -18,24 +18,24 @@ from ssimbad.pairing.tps import Law
 from ssimbad.params import tree as params
 from ssimbad.params.base import Sampler
 from ssimbad.training import loop
-from ssimbad.training.feed import Feed, Shard, StepDraws
+from ssimbad.training.feed import BatchRng, Feed, Shard
 
 CPU = torch.device("cpu")
 PHI = {"form": "rational", "c": 0.2}
 
 
-def speed(run: loop.Run, feed: Feed, plan: Plan, batch: int, shares: int, threads: int, steps: int) -> float:
+def speed(run: loop.TrainState, feed: Feed, plan: Plan, batch: int, shares: int, threads: int, steps: int) -> float:
     """Images per second of the fastest step."""
 
     def work(shard: Shard) -> Losses:
-        return edm.training_step(run.model, feed.batch(0, batch, shard), plan, StepDraws(0, batch, shard, CPU))
+        return edm.training_step(run.model, feed.batch(0, batch, shard), plan, BatchRng(0, batch, shard, CPU))
 
     best = float("inf")
-    with loop.workers(shares) as crew:
+    with loop.data_parallel(shares) as parallel:
         torch.set_num_threads(threads)
         for _ in range(steps):
             started = time.perf_counter()
-            run.advance(lambda player: crew.gradients(player.network, work))
+            run.advance(lambda player: parallel.gradients(player.network, work))
             best = min(best, time.perf_counter() - started)
     return batch / best
 
@@ -51,7 +51,7 @@ def main() -> None:
     faces = np.random.default_rng(0).integers(0, 256, (64, p.data.native_size, p.data.native_size, 3), dtype=np.uint8)
     feed = Feed(faces, faces[..., 0], p.data.size, Law(0.3, 0.7, 0.25, 2), 0, CPU, True)
     model = model.to(memory_format=torch.channels_last)
-    run = loop.Run(model, players(edm, model, None, None), method.pretrain, p.training)
+    run = loop.TrainState(model, players(edm, model, None, None), method.pretrain, p.training)
     sampler = Sampler(name="euler", steps=8)
     denoising = Plan("denoising", edm.Denoising(), sampler)
     refinement = Plan("trajectory", chain.Trajectory(save_memory=False), sampler)

@@ -106,7 +106,7 @@ def test_lpips_feeds_minus_one_to_one(random_alexnet):
 
 
 def test_lpips_is_bit_equal_on_any_number_of_devices_or_cores(random_alexnet):
-    """Random weights: only the dealing is looked at."""
+    """Random weights: only the order is looked at."""
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     copies = [lpips.load_network(random_alexnet) for _ in range(3)]
     alone = lpips.lpips(images, images[::-1], copies[0])

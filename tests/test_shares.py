@@ -18,7 +18,7 @@ from ssimbad.networks.vgg import VGG19
 from ssimbad.pairing.tps import Law
 from ssimbad.params.tree import Params
 from ssimbad.training import loop
-from ssimbad.training.feed import Feed, StepDraws
+from ssimbad.training.feed import BatchRng, Feed
 
 from .conftest import miniature
 from .small import CPU
@@ -103,9 +103,9 @@ def gradients(player, shares):
     data = feed()
 
     def work(shard):
-        return player.step(data.batch(0, BATCH, shard), StepDraws(1, BATCH, shard, CPU))
+        return player.step(data.batch(0, BATCH, shard), BatchRng(1, BATCH, shard, CPU))
 
-    with loop.workers(shares) as crew:
+    with loop.data_parallel(shares) as crew:
         crew.gradients(player.network, work)
     return torch.cat([p.grad.double().flatten() for p in player.network.parameters()])
 

@@ -21,7 +21,7 @@ from ssimbad.methods.contract import Losses, Player
 from ssimbad.networks.patch_gan import PatchGAN
 from ssimbad.training import checkpoints, loop
 from ssimbad.training import feed as feeding
-from ssimbad.training.feed import Shard, StepDraws
+from ssimbad.training.feed import BatchRng, Shard
 
 from .small import COMMON, CPU, TRAIN, alone, build, feed, job, step, trained, validated
 
@@ -29,7 +29,7 @@ from .small import COMMON, CPU, TRAIN, alone, build, feed, job, step, trained, v
 def optimise(run, loss):
     """One step on a given loss."""
     given = Losses(loss, torch.zeros(8), None)
-    run.advance(lambda player: loop.Workers(1, None).gradients(player.network, lambda shard: given))
+    run.advance(lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: given))
 
 
 def test_learning_rate_rises_then_falls_once():
@@ -93,15 +93,15 @@ def test_shards_are_the_rows_of_the_global_batch():
     parts = [feed().batch(8, 8, Shard(rank, 2)) for rank in (0, 1)]
     for name in ("target", "sketch", "reference"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(p, name) for p in parts]))
-    whole_noise = StepDraws(1, 8, Shard(), CPU).normal(3, 4, 4)
-    assert torch.equal(whole_noise[4:], StepDraws(1, 8, Shard(1, 2), CPU).normal(3, 4, 4))
+    whole_noise = BatchRng(1, 8, Shard(), CPU).normal(3, 4, 4)
+    assert torch.equal(whole_noise[4:], BatchRng(1, 8, Shard(1, 2), CPU).normal(3, 4, 4))
 
 
 def test_gradient_is_clipped_by_its_true_norm():
     """D8: the published code clips gradients scaled by 65536."""
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.ones_(model.weight)
-    run = loop.Run(model, alone(model), TRAIN, COMMON)
+    run = loop.TrainState(model, alone(model), TRAIN, COMMON)
     seen = {}
     run.optimisers[0].step = lambda: seen.update(norm=model.weight.grad.abs().item())
     optimise(run, (1000 * model.weight).sum())
@@ -114,7 +114,7 @@ def test_gradient_is_clipped_by_its_true_norm():
 
 def test_a_loss_that_is_not_finite_stops_with_a_remedy():
     model = torch.nn.Linear(1, 1)
-    run = loop.Run(model, alone(model), TRAIN, COMMON)
+    run = loop.TrainState(model, alone(model), TRAIN, COMMON)
     with pytest.raises(UserError, match="learning_rate"):
         run.advance(lambda player: Losses(torch.tensor(float("nan")), torch.zeros(8), None))
 
@@ -143,7 +143,7 @@ def test_a_gradient_that_is_not_finite_stops_before_a_weight_moves(tmp_path, val
         losses = step(model, batch, draws)
         return Losses(losses.loss + Overflowing.apply(parameter, value), losses.per_image, losses.sigma)
 
-    run = loop.Run(model, alone(model, poisoned), TRAIN, COMMON, "pretrain-x")
+    run = loop.TrainState(model, alone(model, poisoned), TRAIN, COMMON, "pretrain-x")
     with pytest.raises(UserError, match=r"^pretrain-x: the gradient is not finite after 0 images; lower the"):
         loop.fit(run, feed(), None, 5, job(tmp_path), "key")
     assert all(torch.equal(first[name], weight) for name, weight in model.state_dict().items())
@@ -160,7 +160,7 @@ def groups(run):
 @pytest.mark.parametrize("number", range(4))
 def test_nothing_that_is_not_finite_is_saved(tmp_path, number, value):
     run = trained(tmp_path / "whole")
-    run.judge(1.0)
+    run.record_validation(1.0)
     tensor = next(iter(list(groups(run))[number].values()))
     tensor.view(-1)[-1] = value
     with pytest.raises(UserError, match=r"state-0+64\.safetensors: not written, .* not finite; lower the"):
@@ -207,7 +207,7 @@ def test_each_weight_follows_its_own_gradient_however_both_lie_in_memory(network
     torch.manual_seed(0)
     model, plain = network().to(memory_format=weights), network()
     plain.load_state_dict(model.state_dict())
-    run = loop.Run(model, alone(model, step), TRAIN, COMMON)
+    run = loop.TrainState(model, alone(model, step), TRAIN, COMMON)
     optimiser = torch.optim.AdamW(plain.parameters(), weight_decay=COMMON.weight_decay, foreach=False, fused=False)
     generator = torch.Generator().manual_seed(1)
 
@@ -241,9 +241,11 @@ def test_a_discriminator_trains_alike_whatever_the_layout_of_its_pictures():
             loss = critic.layers(seen).square().mean()
             return Losses(loss, torch.zeros(8), None)
 
-        run = loop.Run(critic, alone(critic, judge), TRAIN, COMMON)
+        run = loop.TrainState(critic, alone(critic, judge), TRAIN, COMMON)
         for _ in range(3):
-            run.advance(lambda player: loop.Workers(1, None).gradients(player.network, lambda shard: player.step(0, 0)))
+            run.advance(
+                lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: player.step(0, 0))
+            )
         ends.append(critic.state_dict())
     for name in first:
         assert torch.allclose(ends[0][name], ends[1][name], atol=1e-5), name
@@ -254,11 +256,11 @@ def test_shares_of_a_batch_make_the_gradient_of_the_whole(tmp_path):
     data = feed()
 
     def work(shard):
-        return step(model, data.batch(8, 8, shard), StepDraws(1, 8, shard, CPU))
+        return step(model, data.batch(8, 8, shard), BatchRng(1, 8, shard, CPU))
 
-    whole = loop.Workers(1, None).gradients(model, work)
+    whole = loop.DataParallel(1, None).gradients(model, work)
     plain = [p.grad.clone() for p in model.parameters()]
-    with loop.workers(2) as crew:
+    with loop.data_parallel(2) as crew:
         halves = crew.gradients(model, work)
     assert halves.loss.item() == pytest.approx(whole.loss.item(), rel=1e-6)
     assert torch.equal(halves.sigma, whole.sigma)
@@ -379,7 +381,7 @@ def test_no_state_is_saved_once_an_input_was_touched(tmp_path):
             raise UserError("an input changed")
 
     model = build()
-    run = loop.Run(model, alone(model), TRAIN, COMMON)
+    run = loop.TrainState(model, alone(model), TRAIN, COMMON)
     with pytest.raises(UserError, match="an input changed"):
         loop.fit(run, feed(), None, 5, replace(job(tmp_path), confirm=confirm), "key")
     assert asked == [0, 1, 2], "asked before each state"
@@ -466,7 +468,7 @@ def test_one_player_trains_as_a_plain_loop_would(tmp_path):
     for seen in range(0, 64, 8):
         optimiser.zero_grad()
         step(
-            model, data.batch(seen, 8, Shard()), StepDraws(loop.derive(5, "noise", seen), 8, Shard(), CPU)
+            model, data.batch(seen, 8, Shard()), BatchRng(loop.derive(5, "noise", seen), 8, Shard(), CPU)
         ).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), COMMON.clip)
         optimiser.param_groups[0]["lr"] = loop.learning_rate(seen + 8, TRAIN, COMMON.minimum_rate)
@@ -488,7 +490,7 @@ class Duel:
             Player(self.opponent, self.away, name="opponent", rate=2.0, betas=(0.5, 0.999), weight_decay=0.0),
             Player(self.model, self.after),
         ]
-        self.run = loop.Run(self.model, parties, TRAIN, common)
+        self.run = loop.TrainState(self.model, parties, TRAIN, common)
 
     def gap(self, draws):
         return (self.model.weight - self.opponent.weight + 0.1 * draws.normal(1)).square().mean(dim=1)

@@ -16,7 +16,7 @@ from ssimbad.metrics import measure
 from ssimbad.metrics.test_set import at_size
 from ssimbad.params.base import Colour, Sampler
 from ssimbad.params.view import View
-from ssimbad.runtime import dealing, devices
+from ssimbad.runtime import devices, pool
 from ssimbad.runtime.job import Job
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
         )  # fmt: skip
 
     # The plans are dealt, and not the chunks of each: a plan has few chunks, often one.
-    done = dealing.deal(coloured, plans, devices.workers([device], job.threads))
+    done = pool.ordered_map(coloured, plans, devices.workers([device], job.threads))
     with job.progress(sum(known[solver.name].of(steps) for solver, _, steps in plans), "network calls") as bar:
         for (solver, calls, steps), images in zip(plans, done, strict=True):
             how = {"sampler": solver.label, "calls": calls, "steps": steps, "nfe": known[solver.name].of(steps)}

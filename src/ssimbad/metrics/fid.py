@@ -13,7 +13,7 @@ from pytorch_fid import fid_score, inception
 from torch import nn
 
 from ssimbad.errors import UserError
-from ssimbad.runtime import dealing, devices
+from ssimbad.runtime import devices, pool
 from ssimbad.seeding import derive
 
 FEATURES = 2048
@@ -57,7 +57,7 @@ def features(images: np.ndarray, *copies: nn.Module) -> np.ndarray:
     """(N, H, W, 3) uint8 → (N, 2048) float64: pool3 features; the network resizes the images to 299².
 
     Args:
-        copies: the network, once per worker; batches are dealt to them and are the same for any number.
+        copies: the network, once per worker; they take the batches, which are the same for any number.
     """
 
     @torch.inference_mode()
@@ -66,7 +66,7 @@ def features(images: np.ndarray, *copies: nn.Module) -> np.ndarray:
         return network(batch.permute(0, 3, 1, 2).float() / 255)[0].flatten(1).cpu()
 
     with devices.exact():
-        return torch.cat(list(dealing.deal(one, range(0, len(images), BATCH), copies))).double().numpy()
+        return torch.cat(list(pool.ordered_map(one, range(0, len(images), BATCH), copies))).double().numpy()
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 from ssimbad.errors import UserError
 from ssimbad.metrics.fid import read_state
 from ssimbad.pairing.resize import to_unit
-from ssimbad.runtime import dealing, devices
+from ssimbad.runtime import devices, pool
 
 
 def load_network(path: Path) -> nn.Module:
@@ -41,7 +41,7 @@ def lpips(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.nda
 
     Args:
         images, targets: (N, H, W, 3) uint8, paired by position; the network is fed [-1, 1], as it expects.
-        copies: the network from `load_network`, once per worker; the images are dealt to them one by one.
+        copies: the network from `load_network`, once per worker; they take the images one by one.
 
     Returns:
         (N,) float64, 0 for identical images.
@@ -58,4 +58,4 @@ def lpips(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.nda
         return network(*pair).item()
 
     with devices.exact():
-        return np.array(list(dealing.deal(one, range(len(images)), copies)), dtype=np.float64)
+        return np.array(list(pool.ordered_map(one, range(len(images)), copies)), dtype=np.float64)

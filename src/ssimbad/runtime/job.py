@@ -13,7 +13,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from ssimbad import artifacts
-from ssimbad.runtime.distributed import ALONE, Team
+from ssimbad.runtime.distributed import ALONE, ProcessGroup
 from ssimbad.tracking.spool import Spool
 
 COST = Path("work/cost")
@@ -25,7 +25,7 @@ class Job:
     """One stage instance at work.
 
     `scratch` is a folder of its own that survives kills and is no output; `threads` is the number of cores granted;
-    `team` are the processes that share a training, of which only the first speaks; `confirm()` is to be called before
+    `group` are the processes that share a training, of which only the leader speaks; `confirm()` is to be called before
     something is saved in `scratch`: it raises UserError when an input was touched since the stage began; `costs` is the
     folder in which costs are noted.
     """
@@ -38,7 +38,7 @@ class Job:
     seed: int | None = None
     setting: str | None = None
     log: Spool | None = None
-    team: Team = ALONE
+    group: ProcessGroup = ALONE
     confirm: Callable[[], None] = lambda: None
     costs: Path = COST
 
@@ -50,7 +50,7 @@ class Job:
 
     def say(self, text: str) -> None:
         """One line in the log."""
-        if self.team.leads:
+        if self.group.is_leader:
             _write(sys.stdout, text)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -88,7 +88,7 @@ class Job:
             bar_format=None if terminal else _LINE,
             file=sys.stderr if terminal else _LineEnds(),
             leave=True,
-            disable=not self.team.leads,
+            disable=not self.group.is_leader,
         ) as bar:
             yield bar
 

@@ -23,11 +23,11 @@ from ssimbad.methods.contract import Losses, Player
 from ssimbad.params.methods import Train
 from ssimbad.params.tree import Training
 from ssimbad.runtime import cores, interrupt
-from ssimbad.runtime.distributed import ALONE, Team
+from ssimbad.runtime.distributed import ALONE, ProcessGroup
 from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
 from ssimbad.training import checkpoints
-from ssimbad.training.feed import Feed, Shard, StepDraws
+from ssimbad.training.feed import BatchRng, Feed, Shard
 
 Row = tuple[int, str, str, float]
 STATE_SECONDS = 900.0  # a state at least so often, however slow the images
@@ -76,7 +76,7 @@ class Window:
         return [(seen, "train", name, value) for name, value in {**means, "learning_rate": rate}.items()]
 
 
-class Run:
+class TrainState:
     """A training under way: the players with their optimisers, the EMA of the model, curve, best weights.
 
     `name`: of its stage instance, for messages.
@@ -118,14 +118,14 @@ class Run:
         done = {}
         for player, optimiser in zip(self.players, self.optimisers, strict=True):
             done[player.name] = gradients(player)
-            self._move(player, optimiser, done[player.name], rate)
+            self._step(player, optimiser, done[player.name], rate)
         self.seen += self.train.batch
-        self._follow()
+        self._update_ema()
         if self.seen % self.common.log_images < self.train.batch or self.seen >= self.train.images:
             self.rows += self.window.rows(self.seen, rate)
         return done
 
-    def _move(self, player: Player, optimiser: torch.optim.Optimizer, losses: Losses, rate: float) -> None:
+    def _step(self, player: Player, optimiser: torch.optim.Optimizer, losses: Losses, rate: float) -> None:
         """One AdamW step on the true gradient in `.grad`, clipped by its norm.
 
         Raises:
@@ -144,21 +144,21 @@ class Run:
         optimiser.step()
         self.window.add(player.name, losses, float(norm))
 
-    def _follow(self) -> None:
+    def _update_ema(self) -> None:
         decay = ema_decay(self.seen, self.train.batch, self.common.ema)
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 self.ema[name].lerp_(value, 1 - decay)
 
     @property
-    def unjudged(self) -> bool:
+    def validation_due(self) -> bool:
         """Whether a validation is due here and has not been made yet."""
         train = self.train
         every = train.validation.every if train.validation else 0
         due = _due(self.seen, every, train.batch) or self.seen >= train.images
         return bool(self.seen and due and (self.seen, "val") not in {(seen, split) for seen, split, *_ in self.rows})
 
-    def judge(self, psnr: float) -> None:
+    def record_validation(self, psnr: float) -> None:
         """Remember the averaged weights if they colour the validation split best so far."""
         self.rows.append((self.seen, "val", "psnr", psnr))
         if psnr > self.best_psnr:
@@ -210,16 +210,16 @@ def _steps(tensor: Tensor) -> list[int]:
     return [stride for stride, length in zip(tensor.stride(), tensor.shape, strict=True) if length > 1]
 
 
-class Workers:
+class DataParallel:
     """Equal shares of every batch, computed side by side: threads on a CPU, one process per GPU.
 
     A CPU thread computes with one core, so that the sums, and the last bits of the weights, depend on the number of
     shares alone and not on the machine's cores; it is also faster than sharing each operation of a small batch.
     """
 
-    def __init__(self, count: int, pool: ThreadPoolExecutor, team: Team = ALONE) -> None:
-        self._shards = [Shard(team.rank * count + i, team.world * count) for i in range(count)]
-        self._map, self._team = pool.map if count > 1 else map, team
+    def __init__(self, count: int, pool: ThreadPoolExecutor, group: ProcessGroup = ALONE) -> None:
+        self._shards = [Shard(group.rank * count + i, group.world_size * count) for i in range(count)]
+        self._map, self._group = pool.map if count > 1 else map, group
 
     def gradients(self, network: nn.Module, work: Callable[[Shard], Losses]) -> Losses:
         """Run `work` on every shard; leave the mean gradient in the network's `.grad`, return the joined losses.
@@ -235,39 +235,41 @@ class Workers:
         done = list(self._map(share, self._shards))
         for parameter, *parts in zip(parameters, *(gradients for _, gradients in done), strict=True):
             parameter.grad = sum(parts[1:], parts[0]) / len(parts)
-        self._team.mean_([p.grad for p in parameters])
-        return _everybodys(_joined([losses for losses, _ in done]), self._team)
+        self._group.all_reduce_mean_([p.grad for p in parameters])
+        return _global(_concatenated([losses for losses, _ in done]), self._group)
 
 
 @contextmanager
-def workers(count: int, team: Team = ALONE) -> Iterator[Workers]:
-    """`count` shares of every batch in each process of the team, for as long as the block lasts.
+def data_parallel(count: int, group: ProcessGroup = ALONE) -> Iterator[DataParallel]:
+    """`count` shares of every batch in each process of the group, for as long as the block lasts.
 
     The calling thread, which clips, steps and averages, computes with one core as well.
     """
     with cores.alone(), ThreadPoolExecutor(count, initializer=cores.one) as pool:
-        yield Workers(count, pool, team)
+        yield DataParallel(count, pool, group)
 
 
-def _joined(parts: list[Losses]) -> Losses:
+def _concatenated(parts: list[Losses]) -> Losses:
     loss = torch.stack([p.loss.detach() for p in parts]).mean()
     sigma = None if parts[0].sigma is None else torch.cat([p.sigma for p in parts])
     terms = {name: torch.stack([p.terms[name] for p in parts]).mean() for name in parts[0].terms}
     return Losses(loss, torch.cat([p.per_image for p in parts]), sigma, terms)
 
 
-def _everybodys(losses: Losses, team: Team) -> Losses:
+def _global(losses: Losses, group: ProcessGroup) -> Losses:
     """The losses of the global batch, from those of this process's rows."""
-    if team.world == 1:
+    if group.world_size == 1:
         return losses
     scalars = torch.stack([losses.loss, *losses.terms.values()])
-    team.mean_([scalars])
-    sigma = None if losses.sigma is None else team.gathered(losses.sigma)
-    return Losses(scalars[0], team.gathered(losses.per_image), sigma, dict(zip(losses.terms, scalars[1:], strict=True)))
+    group.all_reduce_mean_([scalars])
+    sigma = None if losses.sigma is None else group.all_gather(losses.sigma)
+    return Losses(
+        scalars[0], group.all_gather(losses.per_image), sigma, dict(zip(losses.terms, scalars[1:], strict=True))
+    )
 
 
 def fit(
-    run: Run,
+    state: TrainState,
     feed: Feed,
     validate: Callable[[dict[str, Tensor]], float] | None,
     seed: int,
@@ -275,72 +277,72 @@ def fit(
     key: str,
 ) -> tuple[float, int]:
     """Train until `train.images` are seen, saving state in `job.scratch`; returns (seconds, images) of this process."""
-    train, common, team = run.train, run.common, job.team
-    if run.resume(job.scratch, key):
-        job.say(f"{job.name}: resumed at {run.seen} of {train.images} images")
-        job.tags(resumed=run.seen)
-    _start_together(run, team)
-    device = next(run.model.parameters()).device
+    train, common, group = state.train, state.common, job.group
+    if state.resume(job.scratch, key):
+        job.say(f"{job.name}: resumed at {state.seen} of {train.images} images")
+        job.tags(resumed=state.seen)
+    _synchronise(state, group)
+    device = next(state.model.parameters()).device
 
-    def work(player: Player, shard: Shard) -> Losses:
-        batch = feed.batch(run.seen, train.batch, shard)
-        draws = StepDraws(derive(seed, "noise", run.seen), train.batch, shard, device)
+    def shard_losses(player: Player, shard: Shard) -> Losses:
+        batch = feed.batch(state.seen, train.batch, shard)
+        rng = BatchRng(derive(seed, "noise", state.seen), train.batch, shard, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=common.precision == "bf16"):
-            return player.step(batch, draws)
+            return player.step(batch, rng)
 
-    started, first, logged = time.perf_counter(), run.seen, len(run.rows)
+    started, first, logged = time.perf_counter(), state.seen, len(state.rows)
     saved = time.monotonic()
     with (
-        job.progress(train.images, "images", done=run.seen) as bar,
-        workers(common.threads if device.type == "cpu" else 1, team) as crew,
+        job.progress(train.images, "images", done=state.seen) as bar,
+        data_parallel(common.threads if device.type == "cpu" else 1, group) as parallel,
         interrupt.Watch() as watch,
     ):
         while True:
             # A state that is due comes before a validation, which may outlast the time that SIGTERM leaves.
-            if validate and run.unjudged:
-                run.judge(validate(run.ema))
-            if len(run.rows) > logged:
-                values = {f"{split}/{name}": v for _, split, name, v in run.rows[logged:]}
-                if run.seen > first:  # not before the first step, in a validation that was still due
-                    values["images_per_second"] = (run.seen - first) / (time.perf_counter() - started)
-                job.metrics(run.seen, values)
-                logged = len(run.rows)
-            if run.seen >= train.images:
+            if validate and state.validation_due:
+                state.record_validation(validate(state.ema))
+            if len(state.rows) > logged:
+                values = {f"{split}/{name}": v for _, split, name, v in state.rows[logged:]}
+                if state.seen > first:  # not before the first step, in a validation that was still due
+                    values["images_per_second"] = (state.seen - first) / (time.perf_counter() - started)
+                job.metrics(state.seen, values)
+                logged = len(state.rows)
+            if state.seen >= train.images:
                 break
-            losses = run.advance(lambda player: crew.gradients(player.network, partial(work, player)))
+            losses = state.advance(lambda player: parallel.gradients(player.network, partial(shard_losses, player)))
             bar.set_postfix(
                 {f"{name} loss".strip(): f"{float(v.loss):.4f}" for name, v in losses.items()}, refresh=False
             )
             bar.update(train.batch)
-            if run.seen >= train.images and not validate:
+            if state.seen >= train.images and not validate:
                 continue
             reason = watch.due
-            stop = team.any(reason is not None)
-            due = _due(run.seen, common.state_images, train.batch) or time.monotonic() - saved > STATE_SECONDS
-            if team.leads and (stop or due):
+            stop = group.any(reason is not None)
+            due = _due(state.seen, common.state_images, train.batch) or time.monotonic() - saved > STATE_SECONDS
+            if group.is_leader and (stop or due):
                 job.confirm()
-                run.save(job.scratch, key)
+                state.save(job.scratch, key)
                 saved = time.monotonic()
             if stop:
                 why = reason or "another process of this training was asked to stop"
-                job.say(f"{job.name}: {why}; {run.seen} of {train.images} images are saved, the same command goes on")
+                job.say(f"{job.name}: {why}; {state.seen} of {train.images} images are saved, the same command goes on")
                 sys.exit(interrupt.EXIT)
-    return time.perf_counter() - started, run.seen - first
+    return time.perf_counter() - started, state.seen - first
 
 
-def _start_together(run: Run, team: Team) -> None:
+def _synchronise(state: TrainState, group: ProcessGroup) -> None:
     """All processes at the same image with the same weights.
 
     Raises:
         UserError: they read different states.
     """
-    places = team.gathered(torch.tensor([run.seen])).tolist()
+    places = group.all_gather(torch.tensor([state.seen])).tolist()
     if len(set(places)) > 1:
         raise UserError(
             f"the processes of this training resume at {places} images; let all nodes see the same work/ and run again"
         )
     with torch.no_grad():
-        team.follow_([p for player in run.players for p in player.network.state_dict().values()])
+        group.broadcast_([p for player in state.players for p in player.network.state_dict().values()])
 
 
 def _due(seen: int, every: int, batch: int) -> bool:
