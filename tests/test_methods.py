@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ssimbad import refinement
 from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Batch, Plan, Setup
+from ssimbad.methods.losses import mse
 from ssimbad.params.base import Network, Noise, Sampler
 from ssimbad.params.methods import Method
 from ssimbad.training.feed import Shard, StepDraws
@@ -71,7 +71,7 @@ def refines_from_pure_noise(module, model, plan, sigma_max, scale):
     assert sigma.tolist() == pytest.approx([sigma_max] * 4, rel=1e-5)
     assert x.std().item() == pytest.approx(scale, rel=0.05) and x.mean().abs().item() < 0.1 * scale
     for found, target in ((losses, given.target), (losses_of_other, other.target)):
-        assert torch.allclose(found.per_image, refinement.mse(RAMP.expand_as(target), target))
+        assert torch.allclose(found.per_image, mse(RAMP.expand_as(target), target))
 
 
 @pytest.mark.parametrize("kind", ["ssimbad", "edm"])

@@ -16,8 +16,13 @@ from ssimbad.runtime.job import Job
 
 IDS = ["0007", "0001", "b"]
 PARAMS = SimpleNamespace(
-    data=SimpleNamespace(size=32), evaluation=SimpleNamespace(bootstrap=100, confidence=0.95, seed=0)
+    data=SimpleNamespace(size=32),
+    evaluation=SimpleNamespace(bootstrap=100, confidence=0.95, seed=0),
+    sketches=SimpleNamespace(sigmas=[0.3, 0.4, 0.5], k=3.5, p=10.0, epsilon=0.01, phi=1e9, seed=0),
 )
+PAIRED = {"psnr", "ms_ssim", "lpips", "ciede2000"}
+NETWORK = {"fid", "kid", "lpips"}
+ALL = PAIRED | NETWORK | {"line_fidelity", "palette_distance", "pixel_mmd"}
 
 
 def flat(*levels: int, size: int = 64) -> np.ndarray:
@@ -33,6 +38,8 @@ def files(tmp_path: Path) -> dict[str, Path]:
     artifacts.write_array(paths["train"], flat(0, 100, 0, 101))
     artifacts.write_array(paths["same"], flat(10, 20, 40))
     artifacts.write_array(paths["cross"], flat(20, 30, 10))
+    paths |= {"references": paths["same"], "sketches": tmp_path / "sketches.npy"}
+    artifacts.write_array(paths["sketches"], np.full((3, 64, 64), 255, np.uint8))
     paths["manifest"] = tmp_path / "manifest.csv"
     lines = ["id,split,source", "x,train,x.png", *(f"{i},test,{i}.png" for i in IDS)]
     paths["manifest"].write_text("\n".join(lines) + "\n")
@@ -73,11 +80,11 @@ def test_the_summary_has_the_promised_form(files, tmp_path):
         "n": 3,
         "size": 32,
     }
-    assert set(summary["metrics"]) == {"psnr", "ms_ssim", "fid", "kid", "lpips"}
+    assert set(summary["metrics"]) == ALL
     assert summary["metrics"]["ms_ssim"]["scales"] == 2
     for name, metric in summary["metrics"].items():
         assert metric["n"] == 3
-        assert (metric["value"] is None) == (name in ("fid", "kid", "lpips")) == ("reason" in metric)
+        assert (metric["value"] is None) == (name in NETWORK) == ("reason" in metric)
 
 
 @pytest.mark.parametrize("setting", ["cross-true", "cross-other"])
@@ -85,7 +92,7 @@ def test_the_true_answer_is_the_target_and_has_no_fid(files, tmp_path, setting):
     archive(files["images"], dict(zip(IDS, flat(110, 120, 130, size=32), strict=True)))
     summary, values = run(files, tmp_path, setting)
     assert (values["psnr"] == 80).all()
-    assert set(summary["metrics"]) == {"psnr", "ms_ssim", "lpips"}
+    assert set(summary["metrics"]) == PAIRED
 
 
 def test_same_and_cross_have_the_sketchs_own_face_as_target(files, tmp_path):

@@ -19,6 +19,7 @@ from ssimbad.cli import app
 from ssimbad.errors import ParameterError
 from ssimbad.methods import edm
 from ssimbad.methods.contract import Plan
+from ssimbad.methods.losses import LOSSES
 from ssimbad.params import tree as parameters
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import table
@@ -87,6 +88,18 @@ def test_work_grows_in_a_straight_line_with_the_steps_for_every_row_of_the_paper
                 assert three[i] - two[i] == two[i] - one[i], (name, stage)
             assert (one[0] != two[0]) == (train.objective in ("trajectory", "inversion")), (name, stage)
             assert one[1] != two[1]
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_a_row_is_counted_whatever_its_loss(tree, loss):
+    """Of a loss' feature network nothing is counted; SSIM is five filterings of each channel, forwards."""
+    p = small(tree)
+    plain, method = row(p, "ssimbad", "finetune"), p.methods["ssimbad"]
+    options = method.finetune.options | {"loss": loss}
+    train = method.finetune.model_copy(update={"options": options})
+    extra = flops.count(p, method, train).train - plain.train
+    filtered = 5 * 3 * (32 - 10) ** 2 * 2 * 11**2
+    assert (extra >= filtered) if loss == "ssim+l1" else (extra == 0)
 
 
 def test_an_opponent_is_counted(tree):

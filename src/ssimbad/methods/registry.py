@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 if TYPE_CHECKING:
     from ssimbad.params.methods import Method, Train
 
-_NOT_METHODS = {"registry", "contract", "chain"}
+_NOT_METHODS = {"registry", "contract", "chain", "losses"}
 
 
 def kinds() -> list[str]:

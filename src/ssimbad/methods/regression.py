@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ssimbad.methods import chain
+from ssimbad.methods import chain, losses
 from ssimbad.methods.contract import Batch, Draws, Features, Losses, Plan, Setup
 from ssimbad.params.base import Sampler, Strict
 
@@ -45,10 +45,8 @@ def _image(model: nn.Module, sketch: Tensor, reference: Tensor) -> Tensor:
 
 
 def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None = None) -> Losses:
-    from ssimbad import refinement
-
     image = _image(model, batch.sketch, batch.reference)
-    per_image = refinement.loss(plan.options.loss, features)(image, batch.target)
+    per_image = losses.make(plan.options.loss, features)(image, batch.target)
     return Losses(per_image.mean(), per_image.detach(), None)
 
 

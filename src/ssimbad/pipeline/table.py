@@ -232,7 +232,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="weights",
-        run="ssimbad.metrics.weights:run",
+        run="ssimbad.features.stage:run",
         each=lambda p: [{}] if p.weights.enabled else [],
         inputs=lambda p, w: {},
         outputs=lambda p, w: _feature_weights(p) | {n: feature_file(n) for n in loss_features(p)},
@@ -349,11 +349,15 @@ STAGES: tuple[Stage, ...] = (
             "images": coloured(w),
             "test": "data/faces/test.npy",
             "manifest": MANIFEST,
-            **({"true": TRUE} if w["setting"] in ("cross-true", "cross-other") else {}),
+            **(
+                {"true": TRUE}
+                if w["setting"] in ("cross-true", "cross-other")
+                else {"sketches": "data/sketches/test.npy", "references": f"data/references/{SHOWN[w['setting']]}.npy"}
+            ),
             **_feature_weights(p),
         },
         outputs=lambda p, w: {"images": metrics(w, "csv"), "summary": metrics(w, "json")},
-        params=lambda p, w: ("evaluation", "data.size", "weights.enabled"),
+        params=lambda p, w: ("evaluation", "data.size", "sketches", "weights.enabled"),
     ),
     Stage(
         name="baselines",
@@ -364,11 +368,12 @@ STAGES: tuple[Stage, ...] = (
             "manifest": MANIFEST,
             "same": "data/references/same.npy",
             "cross": "data/references/cross.npy",
+            "sketches": "data/sketches/test.npy",
             **_embedded(p, {"true": TRUE}),
             **_feature_weights(p),
         },
         outputs=lambda p, w: {"summary": "reports/metrics/baselines.json"},
-        params=lambda p, w: ("evaluation", "data.size"),
+        params=lambda p, w: ("evaluation", "data.size", "sketches"),
     ),
     Stage(
         name="tables",

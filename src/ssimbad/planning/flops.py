@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ssimbad.methods import contract, registry
+from ssimbad.methods.chain import ImageLoss
 from ssimbad.methods.contract import Batch, Plan, Setup
 from ssimbad.pairing import tps
 from ssimbad.params.base import Sampler
@@ -121,14 +122,21 @@ def _once(p: Params, method: Method, train: Train, model: nn.Module, steps: int)
 
 
 def _run(module: ModuleType, model: nn.Module, plan: Plan, batch: Batch) -> tuple[int, int]:
+    # The losses of an image cannot do without their network; other terms are left out with it.
+    looking = _distance if isinstance(plan.options, ImageLoss) else None
     with _Counter() as training:
-        for player in contract.players(module, model, plan, None):
+        for player in contract.players(module, model, plan, looking):
             network = player.network.to(_META)
             losses = player.step(batch, _Draws())
             torch.autograd.grad(losses.loss, list(network.parameters()), materialize_grads=True)
     with _Counter() as colouring, torch.no_grad():
         module.colorize(model, batch.sketch, batch.target, lambda: torch.empty_like(batch.target), plan.sampler)
     return training.total, colouring.total
+
+
+def _distance(image: Tensor, target: Tensor) -> Tensor:
+    """In place of the feature network of a loss: (B,), and nothing that counts."""
+    return (image - target).square().mean(dim=(1, 2, 3))
 
 
 def _at(steps: int, first: int, second: int | None = None) -> int:

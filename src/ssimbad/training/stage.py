@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ssimbad import artifacts
 from ssimbad.colorize import chunks
 from ssimbad.faces import manifest
+from ssimbad.features import registry as features
 from ssimbad.methods import registry
 from ssimbad.methods.contract import Plan, Player, Setup, players
 from ssimbad.metrics.psnr import psnr
@@ -23,7 +24,7 @@ from ssimbad.params.view import View
 from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
-from ssimbad.training import checkpoints, features, loop
+from ssimbad.training import checkpoints, loop
 from ssimbad.training.feed import Feed
 
 Paths = dict[str, Path]
@@ -48,7 +49,7 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         device,
         params.training.channels_last,
     )
-    looking = features.load(inputs, device)
+    looking = features.among(inputs, device)
     parties = _players(setup, model, plan, looking, seed)
     validate = _validator(params, inputs, setup, train, law, job, device) if train.validate_images else None
     going = loop.Run(model, parties, train, params.training, job.name)

@@ -1,0 +1,28 @@
+"""Metrics by name: a metric is a module in this package with a `METRIC` (metrics/contract.py).
+
+A metric's module is import-light: torch, feature networks and scikit-image are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from ssimbad import metrics as room
+from ssimbad.metrics.contract import Metric
+
+_NOT_METRICS = {
+    *("contract", "registry", "measure", "bootstrap", "mmd", "spread"),
+    *("evaluate", "baselines", "test_set", "folders"),
+}
+
+
+def names() -> list[str]:
+    """Names of all metric modules."""
+    return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if m.name not in _NOT_METRICS)
+
+
+def metrics() -> list[Metric]:
+    """All metrics, in the order of the tables."""
+    found = [importlib.import_module(f"{room.__name__}.{name}").METRIC for name in names()]
+    return sorted(found, key=lambda metric: (metric.place, metric.id))
