@@ -158,3 +158,47 @@ def test_baselines_without_true_answers_have_the_two_published_settings(files, t
     outputs = {"summary": tmp_path / "baselines.json"}
     baselines.run(PARAMS, files, outputs, Job("baselines", tmp_path))
     assert set(json.loads(outputs["summary"].read_text())["rows"]["reference"]) == {"same", "cross"}
+
+
+def measured(entries: dict) -> set[str]:
+    """Metrics with a number; the others have a reason."""
+    assert all((entry["value"] is None) == ("reason" in entry) for entry in entries.values())
+    return {name for name, entry in entries.items() if entry["value"] is not None}
+
+
+def test_the_right_answers_are_rows_and_nothing_is_compared_with_itself(files, tmp_path):
+    outputs = {"summary": tmp_path / "baselines.json"}
+    baselines.run(PARAMS, files, outputs, Job("baselines", tmp_path))
+    rows = json.loads(outputs["summary"].read_text())["rows"]
+    assert set(rows["ground_truth"]) == {"same", "cross"} and set(rows["true_answer"]) == {"cross"}
+    for entries in rows["ground_truth"].values():
+        assert set(entries) == ALL and measured(entries) == {"line_fidelity", "palette_distance"}
+        assert entries["psnr"]["reason"] == "the target itself"
+        assert entries["fid"]["reason"] == "the faces themselves"
+    assert measured(rows["true_answer"]["cross"]) == ALL - NETWORK
+    expected = psnr(flat(110, 120, 130), flat(10, 20, 30)).mean()
+    assert rows["true_answer"]["cross"]["psnr"]["value"] == pytest.approx(expected, abs=1e-4)
+    assert measured(rows["reference"]["same"]) == ALL - NETWORK - {"palette_distance"}
+    assert rows["reference"]["cross"]["palette_distance"]["reason"] == "the reference itself"
+    assert measured(rows["mean_color"]["cross-true"]) == PAIRED - NETWORK
+
+
+def test_without_true_answers_there_is_no_row_of_them(files, tmp_path):
+    del files["true"]
+    outputs = {"summary": tmp_path / "baselines.json"}
+    baselines.run(PARAMS, files, outputs, Job("baselines", tmp_path))
+    assert set(json.loads(outputs["summary"].read_text())["rows"]) == {"reference", "mean_color", "ground_truth"}
+
+
+def test_the_lines_are_those_of_the_sketches_and_the_colours_those_of_the_reference_shown(files, tmp_path):
+    """Flat answers in the references' colours, to sketches of which one has a line."""
+    archive(files["images"], dict(zip(IDS, flat(220, 200, 180, size=32), strict=True)))
+    sheets = np.full((3, 64, 64), 255, np.uint8)
+    sheets[1, 30:34] = 0
+    artifacts.write_array(files["sketches"], sheets)
+    artifacts.write_array(files["cross"], flat(220, 200, 180))
+    _, values = run(files | {"references": files["cross"]}, tmp_path, "cross")
+    assert values["line_fidelity"].tolist() == [1.0, 0.0, 1.0]
+    assert values["palette_distance"].tolist() == [0.0, 0.0, 0.0]
+    _, values = run(files | {"references": files["same"]}, tmp_path, "cross")
+    assert (values["palette_distance"] > 1).all()

@@ -51,5 +51,5 @@ def _measured(given: Given) -> np.ndarray:
 METRIC = Metric(
     id="line_fidelity", label="Line fidelity", decimals=4, better="↑", function=_measured, needs=("lines",), place=60,
     note="Line fidelity: ink of the answer, drawn from it as the sketches are from the faces, against ink of the given"
-    " sketch. The true answer's own value stands below the rule; a row above it has gained nothing.",
+    " sketch. The right answer's own value stands below the rule; a row above it has gained nothing.",
 )  # fmt: skip

@@ -13,7 +13,8 @@ SIDE = 16
 def thumbnails(images: np.ndarray) -> np.ndarray:
     """(N, H, W, 3) uint8 → (N, 768) float64 in [0, 1]: RGB means over 16×16 equal areas of each image."""
     rows, columns = (_means(side) for side in images.shape[1:3])
-    return np.stack([np.einsum("ih,hwc,jw->ijc", rows, x / 255.0, columns, optimize=True).ravel() for x in images])
+    narrow = (np.einsum("ih,hwc->iwc", rows, image / 255.0) for image in images)
+    return np.stack([np.einsum("jw,iwc->ijc", columns, part).ravel() for part in narrow])
 
 
 def _means(side: int) -> np.ndarray:

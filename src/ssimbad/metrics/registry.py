@@ -24,5 +24,11 @@ def names() -> list[str]:
 
 def metrics() -> list[Metric]:
     """All metrics, in the order of the tables."""
-    found = [importlib.import_module(f"{room.__name__}.{name}").METRIC for name in names()]
-    return sorted(found, key=lambda metric: (metric.place, metric.id))
+    return sorted(map(by_id, names()), key=lambda metric: (metric.place, metric.id))
+
+
+def by_id(name: str) -> Metric:
+    """The metric of that name. Raises ValueError naming the known ones."""
+    if name not in names():
+        raise ValueError(f"unknown metric {name!r}; known: {', '.join(names())}")
+    return importlib.import_module(f"{room.__name__}.{name}").METRIC
