@@ -27,15 +27,16 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
-import lpips
 import numpy as np
 import torch
 from tabulate import tabulate
 
 from ssimbad.colorize import chunks
+from ssimbad.features.alexnet import LPIPS
 from ssimbad.methods import chain, edm, registry
 from ssimbad.methods.contract import Losses, Plan, Setup, players
-from ssimbad.metrics import measure
+from ssimbad.metrics import lpips, measure, ms_ssim, psnr
+from ssimbad.metrics.contract import Given
 from ssimbad.pairing.tps import Law
 from ssimbad.params import tree as params
 from ssimbad.params.base import Network, Sampler
@@ -110,13 +111,14 @@ class Bench:
 
     def evaluation(self, way: str) -> Work:
         """PSNR, MS-SSIM and LPIPS with random weights, whose speed is that of the true ones."""
-        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-        networks = measure.Networks(alexnet=(network,) * (CORES if way == NOW else 1))
+        network = LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+        copies = (network,) * (CORES if way == NOW else 1)
         images = self.faces[:, : max(self.size, 32), : max(self.size, 32)]
 
         def work() -> int:
             with _shared(way):
-                measure.per_image(images, images[::-1], networks)
+                given = Given(images, images[::-1], networks={"alexnet": copies})
+                measure.per_image([psnr.METRIC, ms_ssim.METRIC, lpips.METRIC], given)
             return len(images)
 
         return work

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ssimbad.errors import UserError
+from ssimbad.features import registry as features
 from ssimbad.methods import registry, scft
 from ssimbad.methods.contract import Batch, Losses, Plan
 from ssimbad.networks.patch_gan import PatchGAN, SpectralConv2d
@@ -14,7 +15,6 @@ from ssimbad.networks.scft import Generator, Transfer
 from ssimbad.networks.vgg import VGG19
 from ssimbad.pairing import tps
 from ssimbad.params.methods import Method
-from ssimbad.training import features
 
 from .small import CPU, SHARED, draws, setup
 
@@ -335,7 +335,7 @@ def test_vgg19_comes_from_its_file_and_from_no_other(tmp_path):
     network = VGG19()
     state = {k: torch.randn(v.shape) / v[0].numel() ** 0.5 for k, v in network.state_dict().items() if "features" in k}
     torch.save({**state, "classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg19.pth")
-    looking = features.load({"vgg19": tmp_path / "vgg19.pth"}, CPU)
+    looking = features.among({"vgg19": tmp_path / "vgg19.pth"}, CPU)
     image = torch.rand(1, 3, 32, 32) * 2 - 1
     maps = looking(image)
     x = ((image + 1) / 2 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
@@ -350,8 +350,8 @@ def test_vgg19_comes_from_its_file_and_from_no_other(tmp_path):
     assert {"perceptual", "style"} <= set(losses.terms)
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="VGG-19"):
-        features.load({"vgg19": tmp_path / "other.pth"}, CPU)
-    assert features.load({}, CPU) is None
+        features.among({"vgg19": tmp_path / "other.pth"}, CPU)
+    assert features.among({}, CPU) is None
 
 
 def test_missing_terms_are_said():

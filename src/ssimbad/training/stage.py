@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
+from ssimbad.features import registry as features
 from ssimbad.methods import registry
 from ssimbad.methods.contract import PHI, Batch, Method, Plan, Player, Setup
 from ssimbad.metrics.psnr import psnr
@@ -24,7 +25,7 @@ from ssimbad.params.view import View
 from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
-from ssimbad.training import checkpoints, features, loop
+from ssimbad.training import checkpoints, loop
 from ssimbad.training.feed import Feed
 
 Paths = dict[str, Path]
@@ -51,7 +52,7 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         device,
         params.training.channels_last,
     )
-    feature_network = features.load(inputs, device)
+    feature_network = features.among(inputs, device)
     trained = _players(method, model, plan, feature_network, seed)
     validate = _validator(params, inputs, setup, train, warp_config, job, device) if train.validation else None
     state = loop.TrainState(model, trained, train, params.training, job.name)
