@@ -1,4 +1,4 @@
-"""A method from outside: faces of its own, drawn around the mean code of an autoencoder that is a training by itself."""
+"""A method from outside: faces of its own, drawn around the mean code of an autoencoder that is a training apart."""
 
 import torch
 from torch import nn
