@@ -33,7 +33,8 @@ def workshop(folder: Path, **train) -> Path:
     tree = miniature()
     method = tree["methods"]["ssimbad"]
     method["config"]["phi"] = {"form": "rational", "c": 0.3}
-    method["pretrain"] |= {"images": 64, "validate_images": 32} | train
+    validation = {"every": 32, "colour": {"sampler": {"name": "euler", "steps": 2}}}
+    method["pretrain"] |= {"images": 64, "validation": validation} | train
     tree["data"]["val"] = 5
     make_house(folder, tree)
     generator = np.random.default_rng(0)
@@ -265,7 +266,7 @@ def gone(pids: list[int], seconds: float = 20) -> bool:
     return not psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], timeout=seconds)[1]
 
 
-LONG = {"images": 480, "validate_images": 0}
+LONG = {"images": 480, "validation": None}
 
 
 @pytest.fixture(scope="module")

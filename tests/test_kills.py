@@ -22,7 +22,7 @@ def command(folder, *words):
 
 
 def house(folder):
-    tree = smallest(images=3200, validate_images=0)
+    tree = smallest(images=3200, validation=None)
     tree["methods"]["ssimbad"]["config"]["phi"] = {"form": "rational", "c": 0.3}
     tree["training"]["state_images"] = 32
     made = make_house(folder, tree)

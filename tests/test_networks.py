@@ -6,7 +6,9 @@ import torch
 from ssimbad.networks.denoiser import Denoiser, preconditioning
 from ssimbad.networks.unet import UNet, sinusoid
 
-SMALL = {"base": 8, "multipliers": [1, 2], "blocks": 1, "heads": 2, "embedding": 8, "groups": 4}
+from .small import NETWORK
+
+SMALL = NETWORK.model_dump()
 
 
 def test_paper_scale_has_the_published_number_of_parameters():

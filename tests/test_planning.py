@@ -17,17 +17,17 @@ from typer.testing import CliRunner
 from ssimbad import artifacts
 from ssimbad.cli import app
 from ssimbad.errors import ParameterError
-from ssimbad.methods import edm
+from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Plan
 from ssimbad.params import tree as parameters
+from ssimbad.params.base import Colour
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import table
 from ssimbad.planning import disk, flops, rates, report
 from ssimbad.training import checkpoints
 
 from .conftest import ROOT
-from .test_methods import batch, draws
-from .test_training import TRAIN, trained
+from .small import NETWORK, batch, build, by, draws, trained
 
 PAPER = parameters.parse((ROOT / "presets/paper.yaml").read_text())
 
@@ -45,27 +45,35 @@ def small(tree: dict, **network) -> Params:
 
 
 def row(p: Params, name: str, stage: str = "pretrain") -> flops.Work:
-    return flops.count(p, p.methods[name], getattr(p.methods[name], stage))
+    return flops.training(p, name, stage)
+
+
+def call(p: Params, name: str) -> int:
+    """Operations of one call of the network."""
+    return flops.colouring(p, name, by("euler", 1), "pretrain")
+
+
+def to_colour(p: Params, name: str) -> int:
+    """Operations of an image of the pretrained row."""
+    return flops.colouring(p, name, p.methods[name].colour["pretrain"], "pretrain")
 
 
 def test_the_papers_network_has_the_known_size_and_work():
     """The published network: 52,301,251 parameters, 273 GFLOP per forward at 256²."""
     work = row(PAPER, "ssimbad")
     assert work.parameters == work.trained == 52_301_251
-    assert work.call / 1e9 == pytest.approx(273, abs=0.5)
-    assert work.colour == 99 * work.call
-    assert work.train == pytest.approx(3 * work.call, rel=1e-3)
-    assert not work.chain
+    assert call(PAPER, "ssimbad") / 1e9 == pytest.approx(273, abs=0.5)
+    assert to_colour(PAPER, "ssimbad") == 99 * call(PAPER, "ssimbad")
+    assert work.train == pytest.approx(3 * call(PAPER, "ssimbad"), rel=1e-3)
+    assert work.chain == 1
 
 
 def test_counts_are_those_of_torchs_counter_on_real_tensors(tree):
-    from .test_methods import NETWORK, build
-
     tree["network"] = NETWORK.model_dump()
     p = Params.model_validate(tree)
     work, model = row(p, "ssimbad"), build()
     with FlopCounterMode(display=False) as counter:
-        losses = edm.training_step(model, batch(1), Plan("denoising", edm.Denoising(), TRAIN.sampler), draws(n=1))
+        losses = edm.training_step(model, batch(1), Plan("denoising", edm.Denoising()), draws(n=1))
         torch.autograd.grad(losses.loss, list(model.parameters()), materialize_grads=True)
     assert p.data.size == 16
     assert work.train == counter.get_total_flops()
@@ -75,30 +83,72 @@ def test_counts_are_those_of_torchs_counter_on_real_tensors(tree):
 @pytest.mark.slow
 def test_work_grows_in_a_straight_line_with_the_steps_for_every_row_of_the_paper(tree):
     p, seen = small(tree, multipliers=[1]), set()
-    for name, method in p.methods.items():
-        for stage in ("pretrain", "finetune"):
-            train = getattr(method, stage)
-            if train is None or train.sampler is None or (method.kind, train.objective) in seen:
+    for name, block in p.methods.items():
+        method = registry.get(block.kind)
+        for stage, train in block.trainings.items():
+            if not method.samplers or (block.kind, train.objective) in seen:
                 continue
-            seen.add((method.kind, train.objective))
-            model = flops._model(p, method)
-            one, two, three = (flops._once(p, method, train, model, n) for n in (1, 2, 3))
+            seen.add((block.kind, train.objective))
+            one, two, three = (counted(p, name, stage, steps) for steps in (1, 2, 3))
             for i in (0, 1):
                 assert three[i] - two[i] == two[i] - one[i], (name, stage)
             assert (one[0] != two[0]) == (train.objective in ("trajectory", "inversion")), (name, stage)
             assert one[1] != two[1]
+            if one[0] != two[0]:
+                longer = row(with_chain(p, name, stage, 3), name, stage)
+                assert (longer.train, longer.chain) == (three[0], 3)
+    assert len(seen) >= 7
+
+
+def counted(p: Params, name: str, stage: str, steps: int) -> tuple[int, int]:
+    """(training, colouring) by a sampler of so many steps, as it runs and not along the line."""
+    block = with_chain(p, name, stage, steps).methods[name]
+    method, train, model = registry.get(block.kind), block.trainings[stage], flops._model(p, name, stage)
+    how = block.colour[stage].model_copy(
+        update={"sampler": block.colour[stage].sampler.model_copy(update={"steps": steps})}
+    )
+    given = flops._batch(p, method)
+    plan = Plan(train.objective, train.options)
+    return flops._trained(method, model, plan, given), flops._coloured(method, model, how, given)
+
+
+def with_chain(p: Params, name: str, stage: str, steps: int) -> Params:
+    """The same parameters with so many steps in the chain through which a training goes, if it goes through one."""
+    train = p.methods[name].trainings[stage]
+    if not getattr(train.options, "sampler", None):
+        return p
+    sampler = train.options.sampler.model_copy(update={"steps": steps})
+    train = train.model_copy(update={"options": train.options.model_copy(update={"sampler": sampler})})
+    block = p.methods[name].model_copy(update={stage: train})
+    return p.model_copy(update={"methods": p.methods | {name: block}})
 
 
 def test_an_opponent_is_counted(tree):
     scft = row(small(tree), "scft")
     assert scft.trained > scft.parameters
-    assert scft.colour == scft.call
+    assert scft.chain == 1
+
+
+def test_a_row_in_one_pass_colours_by_one_call(tree):
+    """The mean of several answers costs as many times one of them."""
+    p = small(tree)
+    one = to_colour(p, "scft")
+    model, method = flops._model(p, "scft", "pretrain"), registry.get("scft")
+    assert one == flops._coloured(method, model, Colour(), flops._batch(p, method)) > 0
+    several = [by("euler", 3), by("euler", 3).model_copy(update={"samples": 4})]
+    blocks = [p.methods["ssimbad"].model_copy(update={"colour": {"pretrain": how}}) for how in several]
+    found = []
+    for block in blocks:
+        alone = p.model_copy(update={"methods": {"ssimbad": block.model_copy(update={"finetune": None})}})
+        work = {("ssimbad", "pretrain"): row(alone, "ssimbad")}
+        tasks = report.tasks(alone, work, report._reference(alone), [])
+        found.append(next(t for t in tasks if t.stage == "ssimbad pretrain: colorize"))
+    assert (found[0].calls, found[1].calls) == (3, 12)
+    assert found[1].operations == 4 * found[0].operations == 12 * call(p, "ssimbad")
 
 
 def test_states_take_the_bytes_that_are_foreseen(tmp_path, tree):
     """A real state file, of the network of these tests, against the arithmetic."""
-    from .test_methods import NETWORK
-
     tree["network"] = NETWORK.model_dump()
     p = Params.model_validate(tree)
     trained(tmp_path, stop_after=3)
@@ -177,7 +227,7 @@ def test_hours_come_from_the_measurement_of_the_same_kind(tmp_path, tree):
     reference = report._reference(p)
     rows = [("ssimbad", "pretrain"), ("ssimbad", "finetune"), ("scft", "pretrain")]
     work = {(name, stage): row(p, name, stage) for name, stage in rows}
-    found = {t.stage: report.hours(t, speed, reference) for t in report.tasks(p, work, reference)}
+    found = {t.stage: report.hours(t, speed, reference) for t in report.tasks(p, work, reference, [])}
     # Straight from the rates, since network and steps are those that were measured.
     assert found["ssimbad pretrain: train"] == pytest.approx(9358784 / 100 / 3600)
     assert found["ssimbad finetune: train"] == pytest.approx(311936 / 2 / 3600, rel=5e-3)
@@ -188,8 +238,10 @@ def test_hours_come_from_the_measurement_of_the_same_kind(tmp_path, tree):
     assert found["ssimbad pretrain: spread"] == pytest.approx(579 / 8 / 3600 * (1 + 3 * 99) / 50)
     assert found["scft pretrain: train"] is None and "scft pretrain: spread" not in found
     told = rates.find(p, None, 100.0, tmp_path)
-    assert report.hours(next(report.tasks(p, work, reference)), told, reference) == pytest.approx(9358784 / 100 / 3600)
-    assert all(report.hours(t, told, reference) for t in report.tasks(p, work, reference))
+    assert report.hours(next(report.tasks(p, work, reference, [])), told, reference) == pytest.approx(
+        9358784 / 100 / 3600
+    )
+    assert all(report.hours(t, told, reference) for t in report.tasks(p, work, reference, []))
 
 
 def test_nothing_measured_is_unknown(tmp_path, tree, monkeypatch):
@@ -210,19 +262,35 @@ def test_nothing_measured_is_unknown(tmp_path, tree, monkeypatch):
 def test_a_method_that_cannot_be_counted_is_named(house, monkeypatch):
     monkeypatch.setattr(rates, "_present", lambda: None)
 
-    counted = flops.count
+    whole = flops.training
 
-    def some(p, method, train):
-        if method.label == "SSIMBaD" and train.objective == "denoising":
+    def some(p, name, slot):
+        if (name, slot) == ("ssimbad", "pretrain"):
             raise NotImplementedError("no data\nhere")
-        return counted(p, method, train)
+        return whole(p, name, slot)
 
-    monkeypatch.setattr(flops, "count", some)
+    monkeypatch.setattr(flops, "training", some)
     done = CliRunner().invoke(app, ["plan"])
     assert done.exit_code == 0, done.output
     assert "Not counted, and missing above: ssimbad pretrain (NotImplementedError: no data)." in done.output
     assert "ssimbad finetune: train" in done.output
     assert "ssimbad pretrain: train" not in done.output
+
+
+def test_a_row_whose_colouring_cannot_be_counted_is_named_and_its_training_stands(house, monkeypatch):
+    monkeypatch.setattr(rates, "_present", lambda: None)
+    whole = flops.colouring
+
+    def some(p, name, colour, stage):
+        if (name, stage) == ("regression", "pretrain"):
+            raise RuntimeError("item() of no data")
+        return whole(p, name, colour, stage)
+
+    monkeypatch.setattr(flops, "colouring", some)
+    done = CliRunner().invoke(app, ["plan"])
+    assert done.exit_code == 0, done.output
+    assert "missing above: regression pretrain: colorize (RuntimeError: item() of no data)." in done.output
+    assert "regression pretrain: train" in done.output and "ssimbad pretrain: colorize" in done.output
 
 
 def test_the_command_prints_three_tables_and_writes_nothing(house, monkeypatch):

@@ -6,8 +6,9 @@ import torch
 from scipy.integrate import quad, solve_ivp
 
 from ssimbad.noise import ddpm, transforms
-from ssimbad.samplers import SAMPLERS, Churn, ddim, heun, inversion, most_steps, nfe, phi2
-from ssimbad.samplers import make as make_sampler
+from ssimbad.samplers.counts import ODE, Calls
+from ssimbad.samplers.ode import SAMPLERS, Churn, ddim, heun, inversion, phi2, watched
+from ssimbad.samplers.ode import make as make_sampler
 
 MEAN, STD = 0.3, 0.5
 RATIONAL = transforms.make({"form": "rational", "c": 0.3})
@@ -67,7 +68,7 @@ def test_number_of_network_calls(name, steps):
         return gaussian_denoiser(x, sigma)
 
     make(name)(counting, torch.randn(2, 3, 4, 4), grid(steps))
-    assert len(calls) == nfe(name, steps)
+    assert len(calls) == ODE[name].of(steps)
     assert min(calls) > 0
 
 
@@ -147,8 +148,37 @@ def test_inversion_is_the_way_back():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_most_steps_within_a_number_of_calls(name):
     for calls in (1, 2, 3, 4, 63, 64):
-        steps = most_steps(name, calls)
-        assert nfe(name, steps) <= calls < nfe(name, steps + 1)
+        steps = ODE[name].most_steps(calls)
+        assert ODE[name].of(steps) <= calls < ODE[name].of(steps + 1)
+
+
+def test_what_samplers_cost_is_known_of_each_of_them():
+    assert ODE.keys() == SAMPLERS.keys()
+
+
+@pytest.mark.parametrize("cost", [Calls(), Calls(2, 1), Calls(2), Calls(3, 2), Calls(5)], ids=str)
+def test_within_too_few_calls_there_is_no_step(cost):
+    for calls in range(1, 40):
+        steps = cost.most_steps(calls)
+        assert (cost.of(steps) <= calls if steps else cost.of(1) > calls) and cost.of(steps + 1) > calls
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_whoever_watches_sees_each_call_as_it_was_and_changes_no_bit(name):
+    start = 80 * stream()()
+    answers, told = [], []
+
+    def remembering(x, sigma):
+        answers.append((sigma[0].item(), gaussian_denoiser(x, sigma)))
+        return answers[-1][1]
+
+    plain = make(name)(gaussian_denoiser, start, grid(6))
+    assert watched(gaussian_denoiser, None) is gaussian_denoiser
+    seen = make(name)(watched(remembering, lambda *call: told.append(call)), start, grid(6))
+    assert torch.equal(plain, seen)
+    assert len(told) == len(answers) == ODE[name].of(6)
+    for (sigma, image), (asked, answer) in zip(told, answers, strict=True):
+        assert sigma == asked and torch.equal(image, answer)
 
 
 # A denoiser that differs at both ends of a step: the posterior mean of grey values around -0.6 and 0.9, in equal parts.

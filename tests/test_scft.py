@@ -8,19 +8,15 @@ import torch
 
 from ssimbad.errors import UserError
 from ssimbad.methods import registry, scft
-from ssimbad.methods.contract import Batch, Losses, Plan, Setup, players
+from ssimbad.methods.contract import Batch, Losses, Plan
 from ssimbad.networks.patch_gan import PatchGAN, SpectralConv2d
 from ssimbad.networks.scft import Generator, Transfer
 from ssimbad.networks.vgg import VGG19
 from ssimbad.pairing import tps
 from ssimbad.params.methods import Method
 from ssimbad.training import features
-from ssimbad.training.feed import BatchRng, Shard
 
-from .test_methods import NETWORK, NOISE
-
-CPU = torch.device("cpu")
-SMALL = {"base": 4, "levels": 3, "width": 8, "residuals": 1}
+from .small import CPU, SHARED, draws, setup
 
 
 def count(network):
@@ -32,27 +28,25 @@ def identity(count):
     return tps.Warp(np.tile([0.4, 0.6], (count, 1)), np.zeros((count, 2)))
 
 
-def draws(n=4, seed=0):
-    return BatchRng(seed, n, Shard(), CPU)
-
-
 def batch(n=4, size=32, warp=None):
     generator = torch.Generator().manual_seed(1)
     coarse = torch.rand(n, 3, 4, 4, generator=generator) * 2 - 1
     image = torch.nn.functional.interpolate(coarse, size=size, mode="nearest")
     warp = warp or tps.Warp.random(np.random.default_rng(2), n, tps.Law(0.3, 0.7, 0.25, 2))
-    return Batch(image, image.mean(1, keepdim=True).sign(), tps.warp(image, warp), warp)
+    sketch = image.mean(1, keepdim=True).sign()
+    return Batch(target=image, sketch=sketch, reference=tps.warp(image, warp), warp=warp)
 
 
-def setup():
-    return Setup("scft", scft.Config(**SMALL), NETWORK, NOISE, 1e-6, None)
+def build():
+    """Freshly initialised, from wherever torch's generator is."""
+    return scft.build(setup("scft"))
 
 
 def duel(**options):
     torch.manual_seed(0)
-    model = scft.build(setup())
-    plan = Plan("adversarial", scft.Adversarial(discriminator=[8, 16], **options), None)
-    critic, generator = players(scft, model, plan, None)
+    model = build()
+    plan = Plan("adversarial", scft.Adversarial(discriminator=[8, 16], **options))
+    critic, generator = scft.METHOD.parties(model, plan, None)
     return model, critic, generator
 
 
@@ -67,7 +61,7 @@ def test_number_of_parameters():
 
 
 def test_every_input_reaches_the_image_and_every_parameter_takes_part():
-    model, given = scft.build(setup()), batch()
+    model, given = build(), batch()
     image, logits = model(given.sketch, given.reference)
     assert image.shape == given.target.shape and image.abs().max() <= 1
     assert logits.shape == (4, 64, 64)
@@ -90,7 +84,7 @@ def test_the_reference_speaks_from_the_start():
 
 
 def test_an_image_does_not_depend_on_its_company():
-    model, given = scft.build(setup()).eval(), batch()
+    model, given = build().eval(), batch()
     whole, _ = model(given.sketch, given.reference)
     alone, _ = model(given.sketch[1:2], given.reference[1:2])
     assert torch.allclose(whole[1:2], alone, atol=1e-5)
@@ -141,16 +135,16 @@ def test_triplet_rewards_the_true_correspondence_and_nothing_else():
     source = tps.grid(identity(2), 32, 32)
     right = 40 * torch.eye(64).expand(2, 64, 64)
     indifferent = torch.zeros(2, 64, 64)
-    assert scft.triplet(right, source, 12.0, draws(2)).item() == 0
-    assert scft.triplet(indifferent, source, 12.0, draws(2)).item() == pytest.approx(12)
-    assert scft.triplet(-right, source, 12.0, draws(2)).item() == pytest.approx(12 + 40)
+    assert scft.triplet(right, source, 12.0, draws(n=2)).item() == 0
+    assert scft.triplet(indifferent, source, 12.0, draws(n=2)).item() == pytest.approx(12)
+    assert scft.triplet(-right, source, 12.0, draws(n=2)).item() == pytest.approx(12 + 40)
     shuffled = right.roll(27, dims=2)
-    assert scft.triplet(shuffled, source, 12.0, draws(2)).item() >= 12
+    assert scft.triplet(shuffled, source, 12.0, draws(n=2)).item() >= 12
 
 
 def test_triplet_pulls_the_positive_up_and_a_far_token_down():
     logits = torch.zeros(1, 64, 64, requires_grad=True)
-    scft.triplet(logits, tps.grid(identity(1), 32, 32), 12.0, draws(1)).backward()
+    scft.triplet(logits, tps.grid(identity(1), 32, 32), 12.0, draws(n=1)).backward()
     gradient = logits.grad[0] * 64
     assert torch.allclose(gradient.diagonal(), torch.full((64,), -1.0))
     at = scft.places(8, logits)
@@ -167,7 +161,7 @@ def test_where_a_place_is_shown_twice_neither_token_is_a_negative():
     source = torch.stack([torch.minimum(x, 31 - x) * 2 + 0.5, y], dim=-1)[None]
     logits = torch.zeros(1, 64, 64, requires_grad=True)
     for seed in range(20):
-        scft.triplet(logits, source, 12.0, draws(1, seed)).backward()
+        scft.triplet(logits, source, 12.0, draws(seed, n=1)).backward()
     rows, negatives = (logits.grad[0] > 0).nonzero(as_tuple=True)
     shown = torch.minimum(negatives % 8, 7 - negatives % 8) * 2 + 0.5  # column that the negative's token shows
     gap = torch.stack([rows % 8 - shown, (rows // 8 - negatives // 8).float()]).norm(dim=0)
@@ -180,7 +174,9 @@ def test_the_correspondence_is_that_of_the_size_at_which_the_warp_was_made():
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
     picture = torch.stack([x, y, x]).expand(4, 3, 64, 64).contiguous()
     shown = torch.nn.functional.avg_pool2d(tps.warp(picture, warp), 2)
-    read, inside = scft.read_by_reference(Batch(shown, shown[:, :1], shown, warp, native=64))
+    read, inside = scft.read_by_reference(
+        Batch(target=shown, sketch=shown[:, :1], reference=shown, warp=warp, native=64)
+    )
     expected = ((shown[:, :2].permute(0, 2, 3, 1) + 1) / 2 * 63 + 0.5) / 2 - 0.5
     whole = (inside[:, 0] == 1) & (read.amin(dim=-1) > 2) & (read.amax(dim=-1) < 29)
     assert whole.float().mean() > 0.5
@@ -189,12 +185,12 @@ def test_the_correspondence_is_that_of_the_size_at_which_the_warp_was_made():
 
 def test_tokens_that_the_reference_does_not_show_are_left_out():
     outside = torch.full((1, 32, 32, 2), -500.0)
-    assert scft.triplet(torch.zeros(1, 64, 64), outside, 12.0, draws(1)).item() == 0
+    assert scft.triplet(torch.zeros(1, 64, 64), outside, 12.0, draws(n=1)).item() == 0
 
 
 @pytest.mark.parametrize(("score", "judged", "coloured"), [(1.0, 0.5, 0.0), (0.0, 0.5, 1.0), (0.5, 0.25, 0.25)])
 def test_least_squares_gan_on_constant_scores(score, judged, coloured):
-    model, given = scft.build(setup()), batch()
+    model, given = build(), batch()
     options = scft.Adversarial(reconstruction=0.0, triplet=0.0)
 
     def critic(image, sketch):
@@ -224,7 +220,7 @@ def test_all_five_terms_are_weighted_and_reach_the_generator():
 
     def step(**options):
         torch.manual_seed(0)
-        model = scft.build(setup())
+        model = build()
         losses = scft.generator_step(
             model, PatchGAN([8]), scft.Adversarial(**options), feature_network, batch(), draws()
         )
@@ -312,7 +308,7 @@ def test_spectral_normalisation_is_exact():
 
 @pytest.mark.parametrize("part", ["logits", "score"])
 def test_under_autocast_what_must_be_exact_is(part):
-    model, given = scft.build(setup()), batch()
+    model, given = build(), batch()
     with torch.autocast("cpu", torch.bfloat16):
         if part == "logits":
             assert model(given.sketch, given.reference)[1].dtype == torch.float32
@@ -352,9 +348,7 @@ def test_vgg19_comes_from_its_file_and_from_no_other(tmp_path):
     assert torch.allclose(maps[0], x, atol=1e-4)
     assert [m.shape[1:] for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
     assert not any(p.requires_grad for p in feature_network.parameters())
-    losses = scft.generator_step(
-        scft.build(setup()), PatchGAN([8]), scft.Adversarial(), feature_network, batch(), draws()
-    )
+    losses = scft.generator_step(build(), PatchGAN([8]), scft.Adversarial(), feature_network, batch(), draws())
     assert {"perceptual", "style"} <= set(losses.terms)
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="VGG-19"):
@@ -365,17 +359,17 @@ def test_vgg19_comes_from_its_file_and_from_no_other(tmp_path):
 def test_missing_terms_are_said():
     options = scft.Adversarial()
     assert options.features == "vgg19"
-    assert "perceptual" in registry.remarks("scft", scft.Config(), options, False)[0]
-    assert registry.remarks("scft", scft.Config(), options, True) == []
+    assert "perceptual" in scft.METHOD.remarks(scft.Config(), options, False)[0]
+    assert scft.METHOD.remarks(scft.Config(), options, True) == []
     assert scft.Adversarial(perceptual=0.0, style=0.0).features is None
 
 
 def test_a_method_in_one_pass_takes_no_sampler():
     train = {"objective": "adversarial", "images": 8, "batch": 8, "learning_rate": 1e-3, "warmup_images": 0}
-    block = {"kind": "scft", "label": "SCFT", "pretrain": {**train, "validate_images": 0}}
-    registry.check("scft", Method.model_validate(block), 64)
+    block = {"kind": "scft", "label": "SCFT", "pretrain": train, "colour": {"pretrain": {}}}
+    registry.check("scft", Method.model_validate(block), 64, SHARED)
     with pytest.raises(ValueError, match=r"methods\.scft\.config\.levels: 5 leave no whole"):
-        registry.check("scft", Method.model_validate(block), 32)
-    block["pretrain"]["sampler"] = {"name": "euler", "steps": 2}
-    with pytest.raises(ValueError, match=r"methods\.scft\.pretrain\.sampler.*one pass"):
-        registry.check("scft", Method.model_validate(block), 64)
+        registry.check("scft", Method.model_validate(block), 32, SHARED)
+    block["colour"]["pretrain"]["sampler"] = {"name": "euler", "steps": 2}
+    with pytest.raises(ValueError, match=r"methods\.scft\.colour\.pretrain\.sampler.*one pass"):
+        registry.check("scft", Method.model_validate(block), 64, SHARED)

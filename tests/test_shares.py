@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from operator import attrgetter
 from typing import Literal, get_args, get_origin
 
 import lpips
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssimbad.methods import registry
-from ssimbad.methods.contract import Plan, Setup, players
+from ssimbad.methods import contract, registry
+from ssimbad.methods.contract import Plan, Setup
 from ssimbad.networks.vgg import VGG19
 from ssimbad.pairing.tps import Law
 from ssimbad.params.tree import Params
@@ -20,8 +21,8 @@ from ssimbad.training import loop
 from ssimbad.training.feed import BatchRng, Feed
 
 from .conftest import miniature
+from .small import CPU
 
-CPU = torch.device("cpu")
 BATCH, SIZE = 8, 32
 PHI = {"form": "rational", "c": 0.3}
 
@@ -45,7 +46,7 @@ def objectives():
     return [
         (kind, objective, choice)
         for kind in registry.kinds()
-        for objective, options in registry.module(kind).OBJECTIVES.items()
+        for objective, options in registry.get(kind).objectives.items()
         for choice in choices(options)
     ]
 
@@ -72,16 +73,22 @@ def trained(kind, objective, choice):
     """Who trains, from seeded weights."""
     assert kind in rows(), f"presets/demo-all.yaml has no row of kind {kind}"
     _, method = rows()[kind]
-    train = method.pretrain or method.finetune
-    config = registry.config(method)
     tree = Params.model_validate(miniature("demo-all"))
-    setup = Setup(kind, config, tree.network, tree.noise, tree.schedule.saturation, PHI)
-    values = (train.options if train.objective == objective else {}) | choice
-    options = registry.options(kind, objective, values)
+    own = registry.get(kind)
+    needed = {name: PHI for name, what in own.needs(method.config, "pretrain").items() if what == contract.PHI}
+    setup = Setup(kind, method.config, SIZE, {key: attrgetter(key)(tree) for key in own.reads}, needed)
+    options = options_of(kind, method, objective, choice)
     torch.manual_seed(0)
-    model = registry.module(kind).build(setup)
+    model = registry.built(setup)
     feature_network = seen_through(getattr(options, "features", None))
-    return players(registry.module(kind), model, Plan(objective, options, train.sampler), feature_network)
+    return own.parties(model, Plan(objective, options), feature_network)
+
+
+def options_of(kind, method, objective, choice):
+    """What the first training says of its objective, or of another one what must be said; and the choice."""
+    model, train = registry.get(kind).objectives[objective], next(iter(method.trainings.values()))
+    must = {"sampler": next(iter(method.colour.values())).sampler} if "sampler" in model.model_fields else {}
+    return model.model_validate((train.options.model_dump() if train.objective == objective else must) | choice)
 
 
 def feed():
@@ -96,11 +103,11 @@ def gradients(player, shares):
     data = feed()
 
     def work(shard):
-        return player.step(data.batch(0, BATCH, shard), BatchRng(1, BATCH, shard, CPU))
+        return player.losses(data.batch(0, BATCH, shard), BatchRng(1, BATCH, shard, CPU))
 
     with loop.data_parallel(shares) as parallel:
-        parallel.gradients(player.network, work)
-    return torch.cat([p.grad.double().flatten() for p in player.network.parameters()])
+        list(parallel.gradients(player.network, work))
+    return torch.cat([p.grad.double().flatten() for p in player.network.parameters() if p.requires_grad])
 
 
 @pytest.mark.parametrize(("kind", "objective", "choice"), objectives(), ids=str)

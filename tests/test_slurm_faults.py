@@ -93,7 +93,7 @@ class Trainee(cluster.House):
 def upstream(tmp_path_factory):
     """A folder with faces and sketches, and what an uninterrupted training makes of them."""
     cluster.start()
-    tree = cluster.smallest(images=IMAGES, validate_images=0)
+    tree = cluster.smallest(images=IMAGES, validation=None)
     tree["methods"]["ssimbad"]["config"]["phi"] = {"form": "rational", "c": 0.3}
     tree["training"]["state_images"] = 80
     house = cluster.House(tmp_path_factory.mktemp("upstream") / "house", tree)

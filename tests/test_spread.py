@@ -11,13 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssimbad.colorize import chunks
-from ssimbad.colorize.spread import lines, stream
+from ssimbad.colorize.chunks import mean_image, stream
+from ssimbad.colorize.spread import lines
+from ssimbad.methods import registry
 from ssimbad.metrics import bootstrap
-from ssimbad.metrics.spread import mean_image, split
+from ssimbad.metrics.spread import split
 from ssimbad.params.base import Sampler
 from ssimbad.reporting import spread as table
 from ssimbad.runtime.job import Job
+from ssimbad.samplers.counts import ODE
 
+from .small import CPU, batch, build, by
 from .test_reporting_tables import read
 
 EVALUATION = SimpleNamespace(bootstrap=200, confidence=0.95, seed=0)
@@ -75,7 +79,7 @@ def test_a_ratio_is_of_sums_and_its_interval_of_faces():
 
 
 def found(one_step, samples, targets) -> dict[tuple[str, str], dict]:
-    return {(x["answer"], x["metric"]): x for x in lines(one_step, samples, targets, HEUN, EVALUATION)}
+    return {(x["answer"], x["metric"]): x for x in lines(one_step, samples, targets, HEUN, ODE, EVALUATION)}
 
 
 def test_a_sampler_of_the_true_distribution_has_a_share_of_one_half():
@@ -117,7 +121,7 @@ def test_a_bias_that_cannot_be_told_from_zero_is_a_dash_with_its_reason(tmp_path
     rng = np.random.default_rng(4)
     samples = drawn(rng, 128, 20, 2, faces=3)
     targets = mean_image(samples)
-    got = lines(samples[0], samples, targets, HEUN, EVALUATION)
+    got = lines(samples[0], samples, targets, HEUN, ODE, EVALUATION)
     assert next(x for x in got if x["answer"] == "bias").get("value") is None
     text = printed(tmp_path, {("edm", "finetune", 0): got})["spread_md"].read_text()
     assert "| — (a) |" in text and "- (a) for 3 of 3 faces" in text
@@ -131,10 +135,38 @@ def test_perfect_answers_have_no_error_to_share():
 
 def test_the_first_sample_starts_from_the_noise_of_the_rows_own_images_and_the_others_do_not():
     assert stream(7, 0) == 7
-    starts = [chunks.noise(stream(7, k), ["a", "b"], 2, lambda x: x)() for k in range(4)]
+    starts = [chunks.noise(stream(7, k), ["a", "b"], lambda x: x)(3, 2, 2) for k in range(4)]
     assert len({tuple(row.flatten().tolist()) for start in starts for row in start}) == 8
-    again = chunks.noise(stream(7, 3), ["b"], 2, lambda x: x)()
+    again = chunks.noise(stream(7, 3), ["b"], lambda x: x)(3, 2, 2)
     assert (again[0] == starts[3][1]).all(), "whatever its company"
+
+
+def coloured(colour, watch=None, seed: int = 7, kind: str = "ssimbad") -> np.ndarray:
+    """Four faces by an untrained model of a kind, in chunks of three."""
+    given, model = batch(), build(kind).eval()
+    return chunks.colour(
+        chunks.bound(registry.get(kind), model), {"sketch": given.sketch, "reference": given.reference},
+        ["a", "b", "c", "d"], colour,
+        chunk=3, seed=seed, device=CPU, precision="fp32", channels_last=False, watch=watch,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [by("heun", 2), by("ddim", 3, eta=1.0)], ids=lambda how: how.sampler.name)
+def test_the_mean_of_samples_is_the_mean_image_of_single_ones_from_their_streams(how):
+    singles = [coloured(how, seed=stream(7, k)) for k in range(4)]
+    assert len({single.tobytes() for single in singles}) == 4
+    together = coloured(how.model_copy(update={"samples": 4}))
+    assert together.dtype == np.uint8 and np.array_equal(together, mean_image(singles))
+    assert np.array_equal(coloured(how.model_copy(update={"samples": 1})), singles[0])
+
+
+def test_whoever_watches_the_samples_is_told_of_all_their_calls_and_changes_no_bit():
+    how, told = by("heun", 2).model_copy(update={"samples": 4}), []
+    watched = coloured(how, watch=lambda sigma, image: told.append((sigma, len(image))))
+    assert np.array_equal(watched, coloured(how))
+    assert registry.nfe("ssimbad", how) == 4 * 3
+    # Two chunks, the second of them padded, on one core: each sees all calls of its four samples.
+    assert len(told) == 2 * registry.nfe("ssimbad", how) and {images for _, images in told} == {3}
 
 
 def printed(folder: Path, by_row: dict[tuple[str, str, int], list[dict]]) -> dict[str, Path]:

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -18,76 +17,19 @@ from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssimbad.errors import UserError
-from ssimbad.methods import edm
-from ssimbad.methods.contract import Losses, Plan, Player, players
+from ssimbad.methods.contract import Losses, Player
 from ssimbad.networks.patch_gan import PatchGAN
-from ssimbad.pairing.tps import Law
-from ssimbad.params.base import Sampler
-from ssimbad.params.methods import Train
-from ssimbad.params.tree import Training
-from ssimbad.runtime.job import Job
 from ssimbad.training import checkpoints, loop
 from ssimbad.training import feed as feeding
-from ssimbad.training.feed import BatchRng, Feed, Shard
+from ssimbad.training.feed import BatchRng, Shard
 
-from .test_methods import build
-
-CPU = torch.device("cpu")
-WARP = Law(0.3, 0.7, 0.25, 2)
-COMMON = Training(
-    threads=1, precision="fp32", channels_last=True, weight_decay=0.01, clip=1.0, ema=0.05, minimum_rate=1e-8,
-    log_images=16, state_images=16, buckets=[0.1, 1.0],
-)  # fmt: skip
-TRAIN = Train(
-    objective="denoising", images=64, batch=8, learning_rate=1e-3, warmup_images=16, validate_images=0,
-    sampler=Sampler(name="euler", steps=2),
-)  # fmt: skip
-
-
-def feed(size=16, native=32, n=20, seed=5):
-    generator = np.random.default_rng(0)
-    faces = generator.integers(0, 256, (n, native, native, 3), dtype=np.uint8)
-    return Feed(faces, faces[..., 0], size, WARP, seed, CPU, True)
-
-
-PLAN = Plan("denoising", edm.Denoising(), TRAIN.sampler)
-
-
-def step(model, batch, draws):
-    return edm.training_step(model, batch, PLAN, draws)
-
-
-def alone(model, step=None):
-    """The model as its training's only player."""
-    return [Player(model, step)] if step else players(edm, model, PLAN, None)
-
-
-def job(folder):
-    return Job("pretrain", folder, method="ssimbad", seed=0)
+from .small import COMMON, CPU, TRAIN, alone, build, feed, job, step, trained, validated
 
 
 def optimise(state, loss):
     """One step on a given loss."""
     given = Losses(loss, torch.zeros(8), None)
-    state.advance(lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: given))
-
-
-def trained(folder, train=TRAIN, stop_after=None, validate=None, common=COMMON, memory=torch.contiguous_format):
-    """Train; `stop_after` raises in the middle, as a kill would."""
-    model, calls = build().to(memory_format=memory), []
-
-    def counting(batch, draws):
-        calls.append(1)
-        if stop_after and len(calls) > stop_after:
-            raise KeyboardInterrupt
-        return step(model, batch, draws)
-
-    state = loop.TrainState(model, alone(model, counting), train, common)
-    try:
-        loop.fit(state, feed(), validate, 5, job(folder), "key")
-    except KeyboardInterrupt:
-        return None
-    return state
+    state.advance(lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: iter([given])))
 
 
 def test_learning_rate_rises_then_falls_once():
@@ -174,7 +116,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy():
     model = torch.nn.Linear(1, 1)
     state = loop.TrainState(model, alone(model), TRAIN, COMMON)
     with pytest.raises(UserError, match="learning_rate"):
-        state.advance(lambda player: Losses(torch.tensor(float("nan")), torch.zeros(8), None))
+        state.advance(lambda player: [Losses(torch.tensor(float("nan")), torch.zeros(8), None)])
 
 
 class Overflowing(torch.autograd.Function):
@@ -273,7 +215,7 @@ def test_each_weight_follows_its_own_gradient_however_both_lie_in_memory(network
         for mine, other in zip(model.parameters(), plain.parameters(), strict=True):
             gradient = 1e-3 * torch.randn(mine.shape, generator=generator)
             mine.grad, other.grad = laid_out(gradient, gradients).clone(), gradient
-        return Losses(torch.zeros(()), torch.zeros(8), None)
+        yield Losses(torch.zeros(()), torch.zeros(8), None)
 
     for _ in range(3):
         state.advance(drawn)
@@ -302,7 +244,7 @@ def test_a_discriminator_trains_alike_whatever_the_layout_of_its_pictures():
         state = loop.TrainState(critic, alone(critic, critic_step), TRAIN, COMMON)
         for _ in range(3):
             state.advance(
-                lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: player.step(0, 0))
+                lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: player.losses(0, 0))
             )
         ends.append(critic.state_dict())
     for name in first:
@@ -314,12 +256,12 @@ def test_shares_of_a_batch_make_the_gradient_of_the_whole(tmp_path):
     data = feed()
 
     def work(shard):
-        return step(model, data.batch(8, 8, shard), BatchRng(1, 8, shard, CPU))
+        yield step(model, data.batch(8, 8, shard), BatchRng(1, 8, shard, CPU))
 
-    whole = loop.DataParallel(1, None).gradients(model, work)
+    (whole,) = loop.DataParallel(1, None).gradients(model, work)
     plain = [p.grad.clone() for p in model.parameters()]
     with loop.data_parallel(2) as parallel:
-        halves = parallel.gradients(model, work)
+        (halves,) = parallel.gradients(model, work)
     assert halves.loss.item() == pytest.approx(whole.loss.item(), rel=1e-6)
     assert torch.equal(halves.sigma, whole.sigma)
     for gradient, parameter in zip(plain, model.parameters(), strict=True):
@@ -334,7 +276,7 @@ def test_two_shares_give_the_same_bits_twice(tmp_path):
 
 def test_weights_and_curve_are_bit_equal_whatever_the_process_was_granted(tmp_path):
     """Every part of a step and the validation compute with one core per thread: no barrier waits for another core."""
-    train = TRAIN.model_copy(update={"validate_images": 32})
+    train = validated(32)
     runs = []
     for before in (1, 2, 3):
         used = set()
@@ -380,7 +322,7 @@ def test_any_kill_leaves_bit_equal_weights(tmp_path, memory):
 
 def test_a_kill_between_rows_and_validations_changes_nothing(tmp_path):
     """The open window of the curve and the best weights so far are part of a state."""
-    train = TRAIN.model_copy(update={"validate_images": 24})
+    train = validated(24)
     common = COMMON.model_copy(update={"log_images": 40, "buckets": [0.1, 1.0]})
 
     first = {name: value.clone() for name, value in build().state_dict().items()}
@@ -402,7 +344,7 @@ def test_a_training_that_dies_in_its_last_validation_has_only_that_to_repeat(tmp
     def dies(weights):
         raise KeyboardInterrupt
 
-    train = TRAIN.model_copy(update={"validate_images": 64})
+    train = validated(64)
     assert trained(tmp_path, train, validate=dies) is None
     _, facts = checkpoints.latest_state(tmp_path, "key")
     assert facts["seen"] == 64
@@ -472,7 +414,7 @@ def test_best_weights_are_chosen_on_validation(tmp_path):
         seen.append({k: v.clone() for k, v in weights.items()})
         return next(scores)
 
-    state = trained(tmp_path, train=TRAIN.model_copy(update={"validate_images": 16}), validate=validate)
+    state = trained(tmp_path, train=validated(16), validate=validate)
     assert len(seen) == 4
     assert state.best_psnr == 30.0
     assert all(torch.equal(state.best[k], seen[1][k]) for k in state.best)

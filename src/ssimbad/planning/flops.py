@@ -97,10 +97,7 @@ def colouring(p: Params, name: str, colour: Colour, stage: str) -> int:
         how = colour
         if colour.sampler:
             how = colour.model_copy(update={"sampler": colour.sampler.model_copy(update={"steps": steps})})
-        batch = _batch(p, method)
-        with _counting() as counted, torch.no_grad():
-            method.colorize(model, batch, lambda *shape: torch.empty(1, *shape, device=_META), how, None)
-        return counted.total
+        return _coloured(method, model, how, _batch(p, method))
 
     return _along(once, colour.sampler)
 
@@ -150,9 +147,15 @@ def _trained(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:
     with _counting() as counted:
         for player in method.parties(model, plan, None):
             network = player.network.to(_META)
-            losses = player.step(batch, _Draws())
             wanted = [p for p in network.parameters() if p.requires_grad]
-            torch.autograd.grad(losses.loss, wanted, materialize_grads=True)
+            for losses in player.losses(batch, _Draws()):
+                torch.autograd.grad(losses.loss, wanted, materialize_grads=True)
+    return counted.total
+
+
+def _coloured(method: Method, model: nn.Module, colour: Colour, batch: Batch) -> int:
+    with _counting() as counted, torch.no_grad():
+        method.colorize(model, batch, lambda *shape: torch.empty(1, *shape, device=_META), colour, None)
     return counted.total
 
 

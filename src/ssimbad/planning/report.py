@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from tabulate import tabulate
 
@@ -19,6 +21,11 @@ from ssimbad.planning.flops import Work
 from ssimbad.planning.rates import Rates
 
 PACKAGES = "packages: several GB; 6.4 GB once installed (requirements.lock, Linux on x86-64, CUDA build of PyTorch)"
+
+
+T = TypeVar("T")
+_ONCE = Colour(sampler=Sampler(name="euler", steps=1))
+"""One network call."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,15 @@ class Task:
         return self.runs * self.images * self.operations
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The network that benchmarks/gpu.py measures, in the size of these parameters; operations per image."""
+
+    train: int  # one step of denoising
+    call: int
+    parameters: int
+
+
 def show(p: Params, device: str | None, images_per_second: float | None) -> None:
     """Print disk, work with GPU hours, and downloads.
 
@@ -47,39 +63,44 @@ def show(p: Params, device: str | None, images_per_second: float | None) -> None
     """
     speed = rates.find(p, device, images_per_second)
     print("counting operations: a minute or two at paper scale", file=sys.stderr, flush=True)
-    work, lacking = _counted(p)
-    reference = _reference(p)
+    lacking: list[str] = []
+    work, reference = _counted(p, lacking), _reference(p)
+    planned = list(tasks(p, work, reference, lacking))
     print(f"Plan of params.yaml (preset {p.preset}); estimates, nothing has been run.\n")
     print(_disk(disk.lines(p, work)))
-    print(_work(list(tasks(p, work, reference)), speed, reference))
+    print(_work(planned, speed, reference))
     if lacking:
         print(f"Not counted, and missing above: {', '.join(lacking)}.\n")
     print(_downloads(p))
 
 
-def _counted(p: Params) -> tuple[dict[tuple[str, str], Work], list[str]]:
-    """{(method, slot): the work of its training}, and those whose networks cannot run without data."""
-    work, lacking = {}, []
-    for name, method in p.methods.items():
-        for slot in method.trainings:
-            try:
-                work[name, slot] = flops.training(p, name, slot)
-            except Exception as error:  # whatever a new method may do to tensors without data
-                lacking.append(
-                    f"{name} {slot} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-                )
-    return work, lacking
+def _counted(p: Params, lacking: list[str]) -> dict[tuple[str, str], Work]:
+    """{(method, slot): the work of its training}, of those whose networks can run without data."""
+    every = [(name, slot) for name, method in p.methods.items() for slot in method.trainings]
+    found = {at: _tried(" ".join(at), lacking, partial(flops.training, p, *at)) for at in every}
+    return {at: work for at, work in found.items() if work}
 
 
-def _reference(p: Params) -> Work:
-    """The network and the objective that benchmarks/gpu.py measures, in the size of these parameters."""
+def _tried(what: str, lacking: list[str], count: Callable[[], T]) -> T | None:
+    """What was counted, or one name more that is lacking."""
+    try:
+        return count()
+    except Exception as error:  # whatever a new method may do to tensors without data
+        first = str(error).splitlines()[0] if str(error) else ""
+        lacking.append(f"{what} ({type(error).__name__}: {first})")
+        return None
+
+
+def _reference(p: Params) -> Reference:
     train = Train(objective="denoising", images=1, batch=1, learning_rate=1.0, warmup_images=0)
     block = Method(kind="edm", label="", pretrain=train.model_dump())
-    return flops.training(p.model_copy(update={"methods": {"reference": block}}), "reference", "pretrain")
+    alone = p.model_copy(update={"methods": {"reference": block}})
+    work = flops.training(alone, "reference", "pretrain")
+    return Reference(work.train, flops.colouring(alone, "reference", _ONCE, "pretrain"), work.parameters)
 
 
-def tasks(p: Params, work: dict[tuple[str, str], Work], reference: Work) -> Iterator[Task]:
-    """What runs on a GPU."""
+def tasks(p: Params, work: dict[tuple[str, str], Work], reference: Reference, lacking: list[str]) -> Iterator[Task]:
+    """What runs on a GPU; of what cannot be counted the names are added to `lacking`."""
     seeds = len(p.seeds)
     for (name, slot), w in work.items():
         train, same = p.methods[name].trainings[slot], w.parameters == reference.parameters
@@ -88,45 +109,53 @@ def tasks(p: Params, work: dict[tuple[str, str], Work], reference: Work) -> Iter
         yield Task(f"{row}: train", kind, seeds, train.images, w.chain, w.train, same)
         if train.validation and train.validation.colour:
             judged = -(-train.images // train.validation.every) * p.data.val
-            yield _sampling(p, f"{row}: validate", name, slot, train.validation.colour, (seeds, judged), same)
+            yield from _sampling(
+                p, f"{row}: validate", name, slot, train.validation.colour, (seeds, judged), same, lacking
+            )
     for w in [w for w in table.rows(p) if w["seed"] == p.seeds[0]]:
-        yield from _of_row(p, w, work.get((lender(p.methods, w["method"]), w["stage"])), reference)
+        yield from _of_row(p, w, work.get((lender(p.methods, w["method"]), w["stage"])), reference, lacking)
 
 
-def _of_row(p: Params, w: table.Wildcards, trained: Work | None, reference: Work) -> Iterator[Task]:
+def _of_row(
+    p: Params, w: table.Wildcards, trained: Work | None, reference: Reference, lacking: list[str]
+) -> Iterator[Task]:
     if trained is None:
         return
     name, stage, seeds = w["method"], w["stage"], len(p.seeds)
     colour, row = p.methods[name].colour[stage], f"{name} {stage}"
     same = trained.parameters == reference.parameters
     shown = len(settings.coloured(table.kind(p, w).inputs, table.has_answers(p)))
-    yield _sampling(p, f"{row}: colorize", name, stage, colour, (seeds * shown, p.data.test), same)
+    yield from _sampling(p, f"{row}: colorize", name, stage, colour, (seeds * shown, p.data.test), same, lacking)
     if p.report.nfe and w in table.curves(p):
         asked, known = p.report.nfe, table.kind(p, w).samplers
         each = sum(known[s.name].of(known[s.name].most_steps(c)) for s in asked.samplers for c in asked.calls)
-        yield _several(p, f"{row}: nfe-figure", w, asked.images, each, same)
+        yield from _several(p, f"{row}: nfe-figure", w, asked.images, each, same, lacking)
     if p.report.spread and w in table.swept(p):
         asked, one = p.report.spread, colour.sampler.model_copy(update={"steps": 1})
         each = registry.nfe(p.methods[name].kind, colour.model_copy(update={"sampler": one}))
         each += (asked.samples - 1) * registry.nfe(p.methods[name].kind, colour)
-        yield _several(p, f"{row}: spread", w, asked.images, each, same)
+        yield from _several(p, f"{row}: spread", w, asked.images, each, same, lacking)
 
 
-def _sampling(p: Params, what: str, name: str, stage: str, colour: Colour, runs: tuple[int, int], same: bool) -> Task:
+def _sampling(
+    p: Params, what: str, name: str, stage: str, colour: Colour, runs: tuple[int, int], same: bool, lacking: list[str]
+) -> Iterator[Task]:
     calls = registry.nfe(p.methods[name].kind, colour)
-    operations = flops.colouring(p, name, colour, stage) * colour.samples
-    return Task(what, "sample", *runs, calls, operations, same)
+    if operations := _tried(what, lacking, lambda: flops.colouring(p, name, colour, stage)):
+        yield Task(what, "sample", *runs, calls, operations * colour.samples, same)
 
 
-def _several(p: Params, what: str, w: table.Wildcards, images: int, calls: int, same: bool) -> Task:
+def _several(
+    p: Params, what: str, w: table.Wildcards, images: int, calls: int, same: bool, lacking: list[str]
+) -> Iterator[Task]:
     """So many network calls, whatever the sampler."""
     colour = p.methods[w["method"]].colour[w["stage"]]
-    single = colour.model_copy(update={"sampler": Sampler(name="euler", steps=1)})
-    operations = calls * flops.colouring(p, w["method"], single, w["stage"])
-    return Task(what, "sample", len(p.seeds), min(images, p.data.test), calls, operations, same)
+    single = colour.model_copy(update={"sampler": _ONCE.sampler})
+    if operations := _tried(what, lacking, lambda: flops.colouring(p, w["method"], single, w["stage"])):
+        yield Task(what, "sample", len(p.seeds), min(images, p.data.test), calls, calls * operations, same)
 
 
-def hours(task: Task, speed: Rates, reference: Work) -> float | None:
+def hours(task: Task, speed: Rates, reference: Reference) -> float | None:
     """Hours of one device, by the operations per second of the measurement that is most like the task."""
     if speed.told:
         return task.total / (speed.train * reference.train) / 3600
@@ -163,7 +192,7 @@ def _disk(lines: list[disk.Line]) -> str:
     return f"{tabulate(rows, ['disk', 'size', ''], disable_numparse=True)}\n{note}\n"
 
 
-def _work(found: list[Task], speed: Rates, reference: Work) -> str:
+def _work(found: list[Task], speed: Rates, reference: Reference) -> str:
     rows, known, lacking = [], 0.0, False
     for task in found:
         needed = hours(task, speed, reference)
