@@ -80,9 +80,9 @@ class Bench:
         feed = Feed(self.faces, self.faces[..., 0], self.size, Law(0.3, 0.7, 0.25, 2), 0, CPU, True)
         parallel = stack.enter_context(loop.data_parallel(CORES))
 
-        def share(shard: Shard) -> Losses:
+        def share(shard: Shard) -> Iterator[Losses]:
             draws = BatchRng(run.seen, batch, shard, CPU)
-            return edm.training_step(model, feed.batch(run.seen, batch, shard), plan, draws)
+            yield edm.training_step(model, feed.batch(run.seen, batch, shard), plan, draws)
 
         def step() -> int:
             torch.set_num_threads(1 if way == NOW else CORES)

@@ -7,6 +7,7 @@ The demo's network, on random faces, denoising and refinement through 8 Euler st
 
 import argparse
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -27,8 +28,8 @@ PHI = {"form": "rational", "c": 0.2}
 def speed(run: loop.TrainState, feed: Feed, plan: Plan, batch: int, shares: int, threads: int, steps: int) -> float:
     """Images per second of the fastest step."""
 
-    def work(shard: Shard) -> Losses:
-        return edm.training_step(run.model, feed.batch(0, batch, shard), plan, BatchRng(0, batch, shard, CPU))
+    def work(shard: Shard) -> Iterator[Losses]:
+        yield edm.training_step(run.model, feed.batch(0, batch, shard), plan, BatchRng(0, batch, shard, CPU))
 
     best = float("inf")
     with loop.data_parallel(shares) as parallel:

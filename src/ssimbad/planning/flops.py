@@ -150,9 +150,9 @@ def _trained(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:
     with _counting() as counted:
         for player in method.parties(model, plan, features):
             network = player.network.to(_META)
-            losses = player.step(batch, _Draws())
             wanted = [p for p in network.parameters() if p.requires_grad]
-            torch.autograd.grad(losses.loss, wanted, materialize_grads=True)
+            for losses in player.losses(batch, _Draws()):
+                torch.autograd.grad(losses.loss, wanted, materialize_grads=True)
     return counted.total
 
 

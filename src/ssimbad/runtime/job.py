@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 from tqdm import tqdm
 
 from ssimbad import artifacts
@@ -61,6 +62,12 @@ class Job:
     def tags(self, **values: object) -> None:
         if self.log:
             self.log.tags(**values)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """(H, W, 3) uint8 for the logbook, kept in `scratch`; it is no output, and a full disk costs the picture."""
+        if self.log:
+            path = self.scratch / "pictures" / f"{name}-{step:012d}.png"
+            self.log.picture(path, artifacts.png_bytes(image))
 
     def note_cost(self, **facts: object) -> None:
         """Times and devices, for the cost table: kept outside the outputs, which hold nothing of the kind."""

@@ -27,6 +27,10 @@ class Shard:
         size = batch // self.count
         return slice(self.index * size, (self.index + 1) * size)
 
+    def split(self, parts: int) -> list[Shard]:
+        """The same rows as so many equal shards."""
+        return [Shard(self.index * parts + i, self.count * parts) for i in range(parts)]
+
 
 class BatchRng:
     """Random numbers of one batch: drawn for the global batch, so that they do not depend on the number of devices."""

@@ -25,7 +25,7 @@ from ssimbad.params.view import View
 from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
-from ssimbad.training import checkpoints, loop
+from ssimbad.training import checkpoints, loop, pictures
 from ssimbad.training.feed import Feed
 
 Paths = dict[str, Path]
@@ -54,9 +54,11 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     )
     feature_network = features.among(inputs, device)
     trained = _players(method, model, plan, feature_network, seed)
-    validate = _validator(params, inputs, setup, train, warp_config, job, device) if train.validation else None
-    state = loop.TrainState(model, trained, train, params.training, job.name)
-    seconds, images = loop.fit(state, feed, validate, seed, job, key=job.scratch.name)
+    validate, picture = None, None
+    if train.validation:
+        validate, picture = _validator(params, inputs, setup, train, warp_config, job, device)
+    state = loop.TrainState(model, trained, train, params.training, job.name, load.parts(setup))
+    seconds, images = loop.fit(state, feed, validate, seed, job, job.scratch.name, picture)
     if not job.group.is_leader:
         return
     remarks = method.remarks(setup.config, plan.options, feature_network is not None)
@@ -117,8 +119,9 @@ def _model(setup: Setup, inputs: Paths, seed: int, device: torch.device, params:
 
 def _validator(
     params: View, inputs: Paths, setup: Setup, train: Train, warp_config: tps.Law | None, job: Job, device: torch.device
-) -> Callable[[dict[str, Tensor]], float]:
-    """A function weights → mean value of the validation faces: what the method scores, else the PSNR of its answers."""
+) -> tuple[Callable[[dict[str, Tensor]], float], Callable[[dict[str, Tensor]], np.ndarray] | None]:
+    """Two functions of weights: the mean value of the validation faces (what the method scores, else the PSNR of its
+    answers), and a picture of the first of them where they are coloured and `training.grid` asks for it."""
     ids = manifest.ids(inputs["manifest"], "val")
     faces, size = manifest.images(inputs["val"], ids), params.data.size
     given: dict[str, Tensor] = {}
@@ -136,22 +139,31 @@ def _validator(
     # An equal number of rows on each device, the last ones repeated.
     share = -(-len(ids) // job.group.world_size)
     mine = [min(i, len(ids) - 1) for i in range(job.group.rank * share, (job.group.rank + 1) * share)]
-    given = {name: images[mine] for name, images in given.items()}
+    own = {name: images[mine] for name, images in given.items()}
 
-    def coloured() -> np.ndarray:
-        images = chunks.colour(
-            chunks.bound(method, network), given, [ids[i] for i in mine], train.validation.colour,
+    def coloured(rows: list[int]) -> np.ndarray:
+        return chunks.colour(
+            chunks.bound(method, network), {name: images[rows] for name, images in given.items()},
+            [ids[i] for i in rows], train.validation.colour,
             chunk=train.batch, seed=params.references.seed, device=device, threads=params.training.threads,
             precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
-        return psnr(images, target[mine])
 
     def validate(weights: dict[str, Tensor]) -> float:
         checkpoints.load_into(network, weights, inputs["val"], parts)
-        values = coloured() if train.validation.colour else _scores(method, network, given, target[mine], train, device)
+        if train.validation.colour:
+            values = psnr(coloured(mine), target[mine])
+        else:
+            values = _scores(method, network, own, target[mine], train, device)
         return float(job.group.all_gather(torch.from_numpy(values)).numpy()[: len(ids)].mean())
 
-    return validate
+    def picture(weights: dict[str, Tensor]) -> np.ndarray:
+        checkpoints.load_into(network, weights, inputs["val"], parts)
+        shown = list(range(params.training.grid.images))
+        conditions = [resize.to_bytes(given[name][shown]) for name in ("sketch", "reference") if name in given]
+        return pictures.tiled([*conditions, coloured(shown), target[shown]])
+
+    return validate, picture if train.validation.colour and params.training.grid else None
 
 
 @torch.inference_mode()
@@ -168,9 +180,7 @@ def _scores(
 
 
 def _write(state: loop.TrainState, setup: Setup, train: Train, remarks: list[str], outputs: Paths, job: Job) -> None:
-    others = load.parts(setup)
-    weights = {k: v for k, v in (state.best or state.ema).items() if not (others and k.startswith(others))}
-    checkpoints.write_weights(outputs["weights"], weights)
+    checkpoints.write_weights(outputs["weights"], state.best or state.ema)
     made = {
         "setup": registry.described(setup),
         "method": job.method,
