@@ -11,8 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import nn
 
-    from ssimbad.pairing.xdog import XDoG
-
 LAST = 1000
 ABSENT = {
     "targets": "no right answer to compare with",
@@ -29,12 +27,12 @@ class Unmeasurable(ValueError):  # noqa: N818 - says what the images are, not wh
 
 @dataclass(frozen=True)
 class Lines:
-    """The given sketches, (N, kH, kW) uint8, 255 = white paper, k ≥ 1, and how lines are drawn from the answers: the
-    law of XDoG with each image's own sigma, (N,) pixels of the sketch."""
+    """The given sketches, (N, kH, kW) uint8, 255 = white paper, k ≥ 1, and how lines are drawn from the answers: by
+    XDoG's constants (`xdog.XDoG`) with each image's own sigma, (N,) pixels of the sketch."""
 
     sketches: np.ndarray
     sigmas: np.ndarray
-    law: XDoG
+    law: Any
 
 
 @dataclass(frozen=True)
