@@ -35,7 +35,7 @@ from ssimbad.pairing.tps import Law
 from ssimbad.params import tree as params
 from ssimbad.params.base import Colour, Network, Sampler
 from ssimbad.params.tree import Params
-from ssimbad.training.feed import Feed, Shard, StepDraws
+from ssimbad.training.feed import BatchRng, Feed, Shard
 
 PHI = {"form": "rational", "c": 0.3}
 TINY = Network(base=8, multipliers=[1, 2], blocks=1, heads=2, embedding=8, groups=4)
@@ -129,7 +129,7 @@ class Bench:
 
         def run() -> None:
             now = next(seen)
-            draws = StepDraws(now, batch, Shard(), self.device)
+            draws = BatchRng(now, batch, Shard(), self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=mode.bf16):
                 losses = edm.training_step(model, feed.batch(now, batch, Shard()), plan, draws)
             optimiser.zero_grad(set_to_none=True)

@@ -27,22 +27,23 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
-import lpips
 import numpy as np
 import torch
 from tabulate import tabulate
 
 from ssimbad.colorize import chunks
+from ssimbad.features.alexnet import LPIPS
 from ssimbad.methods import chain, edm, registry
 from ssimbad.methods.contract import Losses, Plan, Setup
-from ssimbad.metrics import measure
+from ssimbad.metrics import lpips, measure, ms_ssim, psnr
+from ssimbad.metrics.contract import Given
 from ssimbad.pairing.tps import Law
 from ssimbad.params import tree as params
 from ssimbad.params.base import Colour, Network, Sampler
 from ssimbad.params.tree import Params
 from ssimbad.runtime import cores
 from ssimbad.training import loop
-from ssimbad.training.feed import Feed, Shard, StepDraws
+from ssimbad.training.feed import BatchRng, Feed, Shard
 
 CPU = torch.device("cpu")
 CORES = 2
@@ -75,17 +76,17 @@ class Bench:
     def training(self, plan: Plan, way: str, stack: ExitStack) -> Work:
         """Steps of batch 8 in two shares; in the old way the main thread's operations use both cores."""
         model, batch = self.model(), self.method.pretrain.batch
-        run = loop.Run(model, edm.METHOD.parties(model, plan, None), self.method.pretrain, self.p.training)
+        run = loop.TrainState(model, edm.METHOD.parties(model, plan, None), self.method.pretrain, self.p.training)
         feed = Feed(self.faces, self.faces[..., 0], self.size, Law(0.3, 0.7, 0.25, 2), 0, CPU, True)
-        crew = stack.enter_context(loop.workers(CORES))
+        parallel = stack.enter_context(loop.data_parallel(CORES))
 
-        def share(shard: Shard) -> Losses:
-            draws = StepDraws(run.seen, batch, shard, CPU)
-            return edm.training_step(model, feed.batch(run.seen, batch, shard), plan, draws)
+        def share(shard: Shard) -> Iterator[Losses]:
+            draws = BatchRng(run.seen, batch, shard, CPU)
+            yield edm.training_step(model, feed.batch(run.seen, batch, shard), plan, draws)
 
         def step() -> int:
             torch.set_num_threads(1 if way == NOW else CORES)
-            run.advance(lambda player: crew.gradients(player.network, share))
+            run.advance(lambda player: parallel.gradients(player.network, share))
             return batch
 
         return step
@@ -111,13 +112,14 @@ class Bench:
 
     def evaluation(self, way: str) -> Work:
         """PSNR, MS-SSIM and LPIPS with random weights, whose speed is that of the true ones."""
-        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-        networks = measure.Networks(alexnet=(network,) * (CORES if way == NOW else 1))
+        network = LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+        copies = (network,) * (CORES if way == NOW else 1)
         images = self.faces[:, : max(self.size, 32), : max(self.size, 32)]
 
         def work() -> int:
             with _shared(way):
-                measure.per_image(images, images[::-1], networks)
+                given = Given(images, images[::-1], networks={"alexnet": copies})
+                measure.per_image([psnr.METRIC, ms_ssim.METRIC, lpips.METRIC], given)
             return len(images)
 
         return work

@@ -7,6 +7,7 @@ The demo's network, on random faces, denoising and refinement through 8 Euler st
 
 import argparse
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,24 +19,24 @@ from ssimbad.pairing.tps import Law
 from ssimbad.params import tree as params
 from ssimbad.params.base import Sampler
 from ssimbad.training import loop
-from ssimbad.training.feed import Feed, Shard, StepDraws
+from ssimbad.training.feed import BatchRng, Feed, Shard
 
 CPU = torch.device("cpu")
 PHI = {"form": "rational", "c": 0.2}
 
 
-def speed(run: loop.Run, feed: Feed, plan: Plan, batch: int, shares: int, threads: int, steps: int) -> float:
+def speed(run: loop.TrainState, feed: Feed, plan: Plan, batch: int, shares: int, threads: int, steps: int) -> float:
     """Images per second of the fastest step."""
 
-    def work(shard: Shard) -> Losses:
-        return edm.training_step(run.model, feed.batch(0, batch, shard), plan, StepDraws(0, batch, shard, CPU))
+    def work(shard: Shard) -> Iterator[Losses]:
+        yield edm.training_step(run.model, feed.batch(0, batch, shard), plan, BatchRng(0, batch, shard, CPU))
 
     best = float("inf")
-    with loop.workers(shares) as crew:
+    with loop.data_parallel(shares) as parallel:
         torch.set_num_threads(threads)
         for _ in range(steps):
             started = time.perf_counter()
-            run.advance(lambda player: crew.gradients(player.network, work))
+            run.advance(lambda player: parallel.gradients(player.network, work))
             best = min(best, time.perf_counter() - started)
     return batch / best
 
@@ -53,7 +54,7 @@ def main() -> None:
     model = model.to(memory_format=torch.channels_last)
     denoising = Plan("denoising", edm.Denoising())
     refinement = Plan("trajectory", chain.Trajectory(save_memory=False, sampler=Sampler(name="euler", steps=8)))
-    run = loop.Run(model, edm.METHOD.parties(model, denoising, None), method.pretrain, p.training)
+    run = loop.TrainState(model, edm.METHOD.parties(model, denoising, None), method.pretrain, p.training)
     rows = []
     for name, plan, batch in (
         ("denoising", denoising, 8),

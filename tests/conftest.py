@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from ssimbad.params import overlay
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline.table import instances
 
@@ -33,9 +34,14 @@ def _few_steps(colour: dict) -> dict:
     return colour | ({"sampler": colour["sampler"] | _MINI_STEPS} if "sampler" in colour else {})
 
 
+def preset_tree(name: str) -> dict:
+    """A preset whole, as a plain tree."""
+    return yaml.safe_load(overlay.whole(ROOT / f"presets/{name}.yaml"))
+
+
 def miniature(preset: str = "demo") -> dict:
     """Parameters of a demo preset's miniature, as a plain tree."""
-    tree = yaml.safe_load((ROOT / f"presets/{preset}.yaml").read_text())
+    tree = preset_tree(preset)
     tree["preset"] = "miniature"
     tree["data"] |= {"native_size": 32, "size": 16, "train": 16, "val": 4, "test": 4}
     tree["embedded"]["size"] = 32

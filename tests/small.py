@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssimbad import refinement
 from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Batch, Losses, Method, Plan, Player, Setup
+from ssimbad.methods.losses import mse
 from ssimbad.pairing.tps import Law
 from ssimbad.params.base import Colour, Network, Noise, Sampler
 from ssimbad.params.methods import Train, Validation
 from ssimbad.params.tree import Training
 from ssimbad.runtime.job import Job
 from ssimbad.training import loop
-from ssimbad.training.feed import Feed, Shard, StepDraws
+from ssimbad.training.feed import BatchRng, Feed, Shard
 
 CPU = torch.device("cpu")
 NETWORK = Network(base=8, multipliers=[1, 2], blocks=1, heads=2, embedding=8, groups=4)
@@ -58,8 +58,8 @@ def batch(n: int = 4) -> Batch:
     return Batch(target=image, sketch=image.mean(1, keepdim=True), reference=image.flip(3))
 
 
-def draws(seed: int = 0, n: int = 4, shard: Shard = Shard()) -> StepDraws:  # noqa: B008
-    return StepDraws(seed, n, shard, CPU)
+def draws(seed: int = 0, n: int = 4, shard: Shard = Shard()) -> BatchRng:  # noqa: B008
+    return BatchRng(seed, n, shard, CPU)
 
 
 def same(noise: Tensor):
@@ -104,7 +104,7 @@ def refines_from_pure_noise(method: Method, model: nn.Module, plan: Plan, sigma_
     assert sigma.tolist() == pytest.approx([sigma_max] * 4, rel=1e-5)
     assert x.std().item() == pytest.approx(scale, rel=0.05) and x.mean().abs().item() < 0.1 * scale
     for found, target in ((losses, given.target), (losses_of_other, other.target)):
-        assert torch.allclose(found.per_image, refinement.mse(RAMP.expand_as(target), target))
+        assert torch.allclose(found.per_image, mse(RAMP.expand_as(target), target))
 
 
 # Of a training: feed, settings, and the loop.
@@ -128,7 +128,7 @@ def feed(size: int = 16, native: int = 32, n: int = 20, seed: int = 5) -> Feed:
     return Feed(faces, faces[..., 0], size, LAW, seed, CPU, True)
 
 
-def step(model: nn.Module, batch: Batch, draws: StepDraws) -> Losses:
+def step(model: nn.Module, batch: Batch, draws: BatchRng) -> Losses:
     return edm.training_step(model, batch, PLAN, draws)
 
 
@@ -143,17 +143,17 @@ def job(folder: Path) -> Job:
 
 def trained(
     folder: Path, train: Train = TRAIN, stop_after=None, validate=None, common=COMMON, memory=torch.contiguous_format
-) -> loop.Run | None:
+) -> loop.TrainState | None:
     """Train; `stop_after` raises in the middle, as a kill would."""
     model, calls = build().to(memory_format=memory), []
 
-    def counting(batch: Batch, draws: StepDraws) -> Losses:
+    def counting(batch: Batch, draws: BatchRng) -> Losses:
         calls.append(1)
         if stop_after and len(calls) > stop_after:
             raise KeyboardInterrupt
         return step(model, batch, draws)
 
-    run = loop.Run(model, alone(model, counting), train, common)
+    run = loop.TrainState(model, alone(model, counting), train, common)
     try:
         loop.fit(run, feed(), validate, 5, job(folder), "key")
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Cores: the grant is read once, libraries compute with one thread each, and work is dealt to threads of ours."""
+"""Cores: the grant is read once, libraries compute with one thread each, and work is mapped over threads of ours."""
 
 from __future__ import annotations
 

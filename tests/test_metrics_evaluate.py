@@ -16,8 +16,13 @@ from ssimbad.runtime.job import Job
 
 IDS = ["0007", "0001", "b"]
 PARAMS = SimpleNamespace(
-    data=SimpleNamespace(size=32), evaluation=SimpleNamespace(bootstrap=100, confidence=0.95, seed=0)
+    data=SimpleNamespace(size=32),
+    evaluation=SimpleNamespace(bootstrap=100, confidence=0.95, seed=0),
+    sketches=SimpleNamespace(sigmas=[0.3, 0.4, 0.5], k=3.5, p=10.0, epsilon=0.01, phi=1e9, seed=0),
 )
+PAIRED = {"psnr", "ms_ssim", "lpips", "ciede2000"}
+NETWORK = {"fid", "kid", "lpips"}
+ALL = PAIRED | NETWORK | {"line_fidelity", "palette_distance", "pixel_mmd"}
 
 
 def flat(*levels: int, size: int = 64) -> np.ndarray:
@@ -33,6 +38,8 @@ def files(tmp_path: Path) -> dict[str, Path]:
     artifacts.write_array(paths["train"], flat(0, 100, 0, 101))
     artifacts.write_array(paths["same"], flat(10, 20, 40))
     artifacts.write_array(paths["cross"], flat(20, 30, 10))
+    paths |= {"references": paths["same"], "sketches": tmp_path / "sketches.npy"}
+    artifacts.write_array(paths["sketches"], np.full((3, 64, 64), 255, np.uint8))
     paths["manifest"] = tmp_path / "manifest.csv"
     lines = ["id,split,source", "x,train,x.png", *(f"{i},test,{i}.png" for i in IDS)]
     paths["manifest"].write_text("\n".join(lines) + "\n")
@@ -73,11 +80,11 @@ def test_the_summary_has_the_promised_form(files, tmp_path):
         "n": 3,
         "size": 32,
     }
-    assert set(summary["metrics"]) == {"psnr", "ms_ssim", "fid", "kid", "lpips"}
+    assert set(summary["metrics"]) == ALL
     assert summary["metrics"]["ms_ssim"]["scales"] == 2
     for name, metric in summary["metrics"].items():
         assert metric["n"] == 3
-        assert (metric["value"] is None) == (name in ("fid", "kid", "lpips")) == ("reason" in metric)
+        assert (metric["value"] is None) == (name in NETWORK) == ("reason" in metric)
 
 
 @pytest.mark.parametrize("setting", ["cross-true", "cross-other"])
@@ -85,7 +92,7 @@ def test_the_true_answer_is_the_target_and_has_no_fid(files, tmp_path, setting):
     archive(files["images"], dict(zip(IDS, flat(110, 120, 130, size=32), strict=True)))
     summary, values = run(files, tmp_path, setting)
     assert (values["psnr"] == 80).all()
-    assert set(summary["metrics"]) == {"psnr", "ms_ssim", "lpips"}
+    assert set(summary["metrics"]) == PAIRED
 
 
 def test_same_and_cross_have_the_sketchs_own_face_as_target(files, tmp_path):
@@ -151,3 +158,47 @@ def test_baselines_without_true_answers_have_the_two_published_settings(files, t
     outputs = {"summary": tmp_path / "baselines.json"}
     baselines.run(PARAMS, files, outputs, Job("baselines", tmp_path))
     assert set(json.loads(outputs["summary"].read_text())["rows"]["reference"]) == {"same", "cross"}
+
+
+def measured(entries: dict) -> set[str]:
+    """Metrics with a number; the others have a reason."""
+    assert all((entry["value"] is None) == ("reason" in entry) for entry in entries.values())
+    return {name for name, entry in entries.items() if entry["value"] is not None}
+
+
+def test_the_right_answers_are_rows_and_nothing_is_compared_with_itself(files, tmp_path):
+    outputs = {"summary": tmp_path / "baselines.json"}
+    baselines.run(PARAMS, files, outputs, Job("baselines", tmp_path))
+    rows = json.loads(outputs["summary"].read_text())["rows"]
+    assert set(rows["ground_truth"]) == {"same", "cross"} and set(rows["true_answer"]) == {"cross"}
+    for entries in rows["ground_truth"].values():
+        assert set(entries) == ALL and measured(entries) == {"line_fidelity", "palette_distance"}
+        assert entries["psnr"]["reason"] == "the target itself"
+        assert entries["fid"]["reason"] == "the faces themselves"
+    assert measured(rows["true_answer"]["cross"]) == ALL - NETWORK
+    expected = psnr(flat(110, 120, 130), flat(10, 20, 30)).mean()
+    assert rows["true_answer"]["cross"]["psnr"]["value"] == pytest.approx(expected, abs=1e-4)
+    assert measured(rows["reference"]["same"]) == ALL - NETWORK - {"palette_distance"}
+    assert rows["reference"]["cross"]["palette_distance"]["reason"] == "the reference itself"
+    assert measured(rows["mean_color"]["cross-true"]) == PAIRED - NETWORK
+
+
+def test_without_true_answers_there_is_no_row_of_them(files, tmp_path):
+    del files["true"]
+    outputs = {"summary": tmp_path / "baselines.json"}
+    baselines.run(PARAMS, files, outputs, Job("baselines", tmp_path))
+    assert set(json.loads(outputs["summary"].read_text())["rows"]) == {"reference", "mean_color", "ground_truth"}
+
+
+def test_the_lines_are_those_of_the_sketches_and_the_colours_those_of_the_reference_shown(files, tmp_path):
+    """Flat answers in the references' colours, to sketches of which one has a line."""
+    archive(files["images"], dict(zip(IDS, flat(220, 200, 180, size=32), strict=True)))
+    sheets = np.full((3, 64, 64), 255, np.uint8)
+    sheets[1, 30:34] = 0
+    artifacts.write_array(files["sketches"], sheets)
+    artifacts.write_array(files["cross"], flat(220, 200, 180))
+    _, values = run(files | {"references": files["cross"]}, tmp_path, "cross")
+    assert values["line_fidelity"].tolist() == [1.0, 0.0, 1.0]
+    assert values["palette_distance"].tolist() == [0.0, 0.0, 0.0]
+    _, values = run(files | {"references": files["same"]}, tmp_path, "cross")
+    assert (values["palette_distance"] > 1).all()

@@ -1,9 +1,11 @@
 """Parameters: typed, validated, one readable line for every mistake."""
 
+import json
 import os
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 import yaml
 
@@ -13,7 +15,7 @@ from ssimbad.params.base import MADE
 from ssimbad.params.view import View, lookup
 from ssimbad.pipeline.table import instances
 
-from .conftest import ROOT
+from .conftest import ROOT, preset_tree
 
 
 def parse(tree):
@@ -180,7 +182,7 @@ def test_a_link_into_what_the_pipeline_makes_is_seen_through(tree, monkeypatch, 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "presets").glob("*.yaml")))
 def test_all_that_the_stages_make_of_a_users_images_lies_where_none_of_his_may(name):
-    tree = own(yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()), "data.path", "data/raw/faces")
+    tree = own(preset_tree(name), "data.path", "data/raw/faces")
     made = [f for i in instances(parse(tree)) for f in [*i.outputs.values(), i.record, i.marker]]
     assert len(made) > 50
     assert [f for f in made if not any(f.startswith(f"{folder}/") for folder in MADE)] == []
@@ -287,3 +289,47 @@ def test_the_page_of_parameters_is_up_to_date():
 
     page = (ROOT / "docs/parameters.md").read_text()
     assert page == params_page.page(), "run `ssimbad parameters > docs/parameters.md`"
+
+
+def test_the_schema_is_up_to_date():
+    from ssimbad import params_page
+
+    file = ROOT / "docs/params.schema.json"
+    assert file.read_text() == params_page.schema(), "run `ssimbad parameters --schema > docs/params.schema.json`"
+
+
+def problems(tree) -> list[str]:
+    """What an editor would underline."""
+    schema = json.loads((ROOT / "docs/params.schema.json").read_text())
+    found = jsonschema.Draft202012Validator(schema).iter_errors(tree)
+    return [".".join(map(str, e.absolute_path)) for e in found]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
+def test_by_the_schema_presets_are_right_as_they_are_written(name):
+    assert problems(yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text())) == []
+    assert problems(preset_tree(name)) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("training.precison", "fp32"),
+        ("data.size", "16"),
+        ("methods.ssimbad.kind", "ssimbat"),
+        ("methods.ssimbad.config.fi", 1),
+        ("methods.ssimbad.pretrain.objective", "denoise"),
+        ("methods.ssimbad.finetune.options.los", "mse"),
+        ("methods.ssimbad.colour.pretrain.options.mode", "x"),
+        ("methods.ssimbad.colour.pretrain.sampler.steps", 0),
+    ],
+)
+def test_an_editor_sees_what_the_program_would_refuse(tree, place, value):
+    assert problems(tree) == []
+    node = tree
+    *path, last = place.split(".")
+    for part in path:
+        node = node.setdefault(part, {})
+    node[last] = value
+    assert problems(tree) != []
+    complaint(tree)

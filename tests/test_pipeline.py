@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from ssimbad.errors import ParameterError
+from ssimbad.params import overlay
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline import code, dvcfile, runner, table
 from ssimbad.pipeline.table import instances
 
-from .conftest import ROOT, write_params
+from .conftest import ROOT, preset_tree, write_params
 from .toy import load
 
 
@@ -36,7 +37,7 @@ def test_everything_read_is_made_upstream_or_comes_from_outside(tree):
 @pytest.mark.parametrize(
     ("key", "stages"),
     [
-        ("sketches.p", {"sketches"}),
+        ("sketches.p", {"sketches", "evaluate", "baselines"}),
         ("references.seed", {"raw", "references", "pretrain", "finetune"}),
         ("schedule.points", {"ssim_curves", "select_phi"}),
         ("methods.ssimbad.finetune.learning_rate", {"finetune", "compute"}),
@@ -87,11 +88,10 @@ PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 @pytest.mark.parametrize("preset", PRESETS)
 def test_dvc_finds_every_parameter_in_the_file(preset):
     """Also those of methods that leave something to its default."""
-    file = ROOT / f"presets/{preset}.yaml"
-    content = yaml.safe_load(dvcfile.text(parameters.load(file)))
+    content = yaml.safe_load(dvcfile.text(parameters.load(ROOT / f"presets/{preset}.yaml")))
     keys = {key for stage in content["stages"].values() for key in stage["params"] if isinstance(key, str)}
     for key in keys:
-        node = yaml.safe_load(file.read_text())
+        node = preset_tree(preset)
         for part in key.split("."):
             assert part in node, key
             node = node[part]
@@ -143,7 +143,7 @@ def test_snakemake_rules_are_the_table(house, tree, change):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_all_makes_every_stage_of_a_preset(house, preset):
     """Else `dvc status` would list as deleted what `snakemake all` was never asked for."""
-    (house / "params.yaml").write_text((ROOT / f"presets/{preset}.yaml").read_text())
+    (house / "params.yaml").write_text(overlay.whole(ROOT / f"presets/{preset}.yaml"))
     p = parameters.load(house / "params.yaml")
     if p.data.path:
         (house / p.data.path).mkdir(parents=True)

@@ -19,6 +19,7 @@ from ssimbad.cli import app
 from ssimbad.errors import ParameterError
 from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Plan
+from ssimbad.methods.losses import LOSSES
 from ssimbad.params import tree as parameters
 from ssimbad.params.base import Colour
 from ssimbad.params.tree import Params
@@ -121,6 +122,19 @@ def with_chain(p: Params, name: str, stage: str, steps: int) -> Params:
     train = train.model_copy(update={"options": train.options.model_copy(update={"sampler": sampler})})
     block = p.methods[name].model_copy(update={stage: train})
     return p.model_copy(update={"methods": p.methods | {name: block}})
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_a_row_is_counted_whatever_its_loss(tree, loss):
+    """Of a loss' feature network nothing is counted; SSIM is five filterings of each channel, forwards."""
+    p = small(tree)
+    plain, block = row(p, "ssimbad", "finetune"), p.methods["ssimbad"]
+    options = block.finetune.options.model_copy(update={"loss": loss})
+    block = block.model_copy(update={"finetune": block.finetune.model_copy(update={"options": options})})
+    other = p.model_copy(update={"methods": p.methods | {"ssimbad": block}})
+    extra = row(other, "ssimbad", "finetune").train - plain.train
+    filtered = 5 * 3 * (32 - 10) ** 2 * 2 * 11**2
+    assert (extra >= filtered) if loss == "ssim+l1" else (extra == 0)
 
 
 def test_an_opponent_is_counted(tree):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.params import overlay
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline import dvcfile, lock, preset, snakefile
 
-from .conftest import ROOT
+from .conftest import ROOT, preset_tree
 
 FILE = Path("params.yaml")
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.invalid")
@@ -78,10 +81,10 @@ def test_no_preset_is_switched_under_what_runs(demo, monkeypatch):
 
 def test_what_is_in_presets_needs_no_copy(house):
     for name in ("demo", "paper", "demo-all", "demo"):
-        shutil.copy(house / "presets/demo-ladder.yaml", FILE)
+        FILE.write_text(overlay.whole(house / "presets/demo-ladder.yaml"))
         preset.activate(name)
         preset.activate(name)
-        assert FILE.read_bytes() == (house / f"presets/{name}.yaml").read_bytes()
+        assert FILE.read_text() == overlay.whole(house / f"presets/{name}.yaml")
     assert copies() == {}
 
 
@@ -202,3 +205,47 @@ def test_what_was_generated_before_needs_no_copy(house, tree):
     tree["seeds"] = [0, 1]
     dvcfile.write(parameters.Params.model_validate(tree))
     assert copies() == {}
+
+
+def test_a_preset_may_say_only_what_differs(house):
+    """Blocks are mixed key by key, but the rows of a preset are all the rows that it has."""
+    own = "# mine\nextends: demo\npreset: mine\nnoise:\n  sigma_max: 40.0 # lower\nmethods:\n  regression:\n"
+    block = (house / "presets/demo.yaml").read_text().split("  regression:\n")[1].split("  regression-compute:")[0]
+    Path("presets/mine.yaml").write_text(own + block)
+    preset.activate("mine")
+    p, demo = parameters.load(), parameters.load(house / "presets/demo.yaml")
+    assert (p.preset, list(p.methods), p.noise.sigma_max) == ("mine", ["regression"], 40.0)
+    assert p.noise.sigma_min == demo.noise.sigma_min and p.network == demo.network
+    text = FILE.read_text()
+    assert text.startswith("# mine\n") and "sigma_max: 40.0\n" in text
+    assert "extends" not in text and "path: null" in text and "minimum_rate: 1.0e-8" in text
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
+def test_overlays_say_nothing_twice(name):
+    """What a preset says is another thing than what it extends says."""
+    tree = yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text())
+    base = preset_tree(tree.pop("extends")) if "extends" in tree else {}
+    for key, value in tree.items():
+        for part in value if isinstance(value, dict) and key != "methods" and base else [None]:
+            same = base.get(key) == value if part is None else part in base[key] and base[key][part] == value[part]
+            assert not same, f"{key}.{part}"
+
+
+@pytest.mark.parametrize(("texts", "said"), [
+    ({"a": "extends: none"}, "a.yaml: extends: no file presets/none.yaml"),
+    ({"a": "extends: b", "b": "extends: a"}, "it extends itself"),
+    ({"a": "extends: a"}, "it extends itself"),
+    ({"a": "extends: [demo]"}, "is no name of a preset"),
+        ({"a": "extends: ../params"}, "is no name of a preset"),
+    ({"a": "extends: demo\nnoise: {sigma_mx: 1.0}"}, "a.yaml: unknown key noise.sigma_mx"),
+    ({"a": "extends: demo\nextends: paper"}, "twice"),
+])  # fmt: skip
+def test_an_overlay_that_cannot_be_laid_over_changes_nothing(house, texts, said):
+    for name, text in texts.items():
+        Path(f"presets/{name}.yaml").write_text(text)
+    before = FILE.read_bytes()
+    with pytest.raises(ParameterError, match=re.escape(said)) as caught:
+        preset.activate("a")
+    assert "\n" not in str(caught.value)
+    assert FILE.read_bytes() == before

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ssimbad import refinement
+from ssimbad.methods import losses
 from ssimbad.samplers.ode import SAMPLERS
 
 from .small import batch, build
@@ -24,7 +25,7 @@ def chain(model, given, steps, save_memory):
 
 def gradients(save_memory):
     model, given = build(), batch()
-    refinement.mse(chain(model, given, 5, save_memory), given.target).mean().backward()
+    losses.mse(chain(model, given, 5, save_memory), given.target).mean().backward()
     return {name: p.grad for name, p in model.named_parameters()}
 
 
@@ -54,7 +55,7 @@ def test_gradient_reaches_through_every_step():
             return features[:, :3] / (1 + s)
 
         image = refinement.through_chain(denoise, SAMPLERS["euler"], 80 * noise, levels, save_memory=True)
-        return refinement.mse(image, given.target).mean()
+        return losses.mse(image, given.target).mean()
 
     (gradient,) = torch.autograd.grad(loss(), weight)
     step = 1e-6
@@ -88,23 +89,3 @@ def test_memory_of_a_checkpointed_chain_grows_by_states_only():
     more = (saved_bytes(12, True) - saved_bytes(4, True)) / 8
     assert more <= 6 * state
     assert saved_bytes(4, False) > 5 * saved_bytes(4, True)
-
-
-def test_losses():
-    target = batch().target
-    assert refinement.mse(target, target).abs().max() == 0
-    assert refinement.ssim_l1(target, target).abs().max() < 1e-5
-    assert refinement.mse(target + 0.2, target).tolist() == pytest.approx([0.01] * 4, rel=1e-4)
-    assert (refinement.ssim_l1(target.roll(3, 2), target) > refinement.ssim_l1(target + 0.01, target)).all()
-
-
-def test_pixels_out_of_range_keep_their_gradient():
-    """The published code clamps first, so that a pixel beyond white gets no correction."""
-    image = torch.full((1, 3, 4, 4), 1.5, requires_grad=True)
-    refinement.mse(image, torch.ones(1, 3, 4, 4)).sum().backward()
-    assert (image.grad > 0).all()
-
-
-def test_perceptual_loss_without_weights_is_refused():
-    with pytest.raises(ValueError, match=r"weights\.enabled"):
-        refinement.loss("lpips", None)

@@ -191,6 +191,56 @@ def test_a_dash_has_its_reason_and_ms_ssim_its_scales(tmp_path):
     assert any("first 3 scales" in line for line in lines)
 
 
+def test_a_row_that_lacks_a_metric_has_a_dash_and_no_error(tmp_path):
+    """As an unconditional row lacks all that is measured in pairs: here the first row of the table."""
+
+    def unpaired(inputs):
+        for path in inputs["summaries"]:
+            summary = json.loads(path.read_text())
+            if (summary["method"], summary["stage"]) == ("ssimbad", "pretrain"):
+                del summary["metrics"]["psnr"], summary["metrics"]["ms_ssim"]
+                artifacts.write_json(path, summary)
+                values = path.with_suffix(".csv")
+                pd.read_csv(values, dtype={"id": str})[["id"]].to_csv(values, index=False)
+
+    outputs = run(tmp_path, change=unpaired)
+    lines = section(outputs["main_md"].read_text(), "Main table, same reference")
+    first = next(line for line in lines if line.startswith("| SSIMBaD, pretrained"))
+    assert re.match(r"\| SSIMBaD, pretrained \(a\) \| reproduced \| — \(b\) \| — \(b\) \|", first)
+    assert any(line.startswith("- (b) not measured for this row") for line in lines)
+    assert "MS-SSIM (3 scales) ↑" in lines[2] and any("first 3 scales" in line for line in lines)
+    assert len(read(outputs["differences"])) == 3 * 1 * 2  # of the other two rows
+
+
+def test_metrics_stand_in_the_order_of_the_registry_with_their_notes(tmp_path):
+    def more(inputs):
+        for path in inputs["summaries"]:
+            summary = json.loads(path.read_text())
+            summary["metrics"] |= {"line_fidelity": entry(0.6), "pixel_mmd": entry(0.01) | {"ci_low": None}}
+            artifacts.write_json(path, summary)
+
+    lines = section(run(tmp_path, change=more)["main_md"].read_text(), "Main table, same reference")
+    order = [lines[2].index(name) for name in ("PSNR", "FID", "LPIPS", "Line fidelity ↑", "Pixel MMD (n = 20) ↓")]
+    assert order == sorted(order)
+    assert any(line.startswith("- Line fidelity: ink of the answer") for line in lines)
+    assert any("it is no KID" in line for line in lines)
+    assert any(line.startswith("| Warped reference itself") and "— (c) | — (c)" in line for line in lines)
+
+
+def test_the_right_answers_stand_below_the_rule_where_they_were_measured(tmp_path):
+    def truth(inputs):
+        found = json.loads(inputs["baselines"].read_text())
+        del found["rows"]["true_answer"]["same"], found["rows"]["ground_truth"]["cross-true"]
+        artifacts.write_json(inputs["baselines"], found)
+
+    text = run(tmp_path, change=truth)["main_md"].read_text()
+    shown = [
+        [name in "\n".join(section(text, f"Main table, {s}")) for name in main_table.BASELINES.values()]
+        for s in ("same reference", "cross reference against the sketch", "cross reference against the true")
+    ]
+    assert shown == [[True, True, True, False], [True] * 4, [True, True, False, True]]
+
+
 def test_demo_scale_is_in_every_title_and_only_there(tmp_path):
     demo, paper = run(tmp_path / "demo"), run(tmp_path / "paper", preset="paper")
     for name in ("main_md", "r2_md", "reference_use_md", "differences_md"):

@@ -20,7 +20,7 @@ from ssimbad.params.view import View
 from ssimbad.pipeline import runner, table
 from ssimbad.runtime.job import Job
 
-from .conftest import ROOT, make_house, miniature, write_params
+from .conftest import ROOT, make_house, miniature, preset_tree, write_params
 
 ROWS = {
     *[("scft", "pretrain"), ("edm", "pretrain"), ("edm", "finetune"), ("ssimbad", "pretrain")],
@@ -216,15 +216,14 @@ def test_cost_names_parameters_and_calls_of_every_row(house):
 
 def test_demo_presets_differ_in_their_rows_only():
     demo, *others = (
-        yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text())
-        for name in ("demo", "demo-all", "demo-ladder", "demo-seeds", "demo-chain-steps")
+        preset_tree(name) for name in ("demo", "demo-all", "demo-ladder", "demo-seeds", "demo-chain-steps")
     )
     for other in others:
         for key in demo.keys() - {"preset", "seeds", "methods", "weights", "report"}:
             assert other[key] == demo[key], key
         for name in ("enabled", "inception", "alexnet"):
             assert other["weights"][name] == demo["weights"][name]
-    rows, calls = (yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()) for name in ("demo-all", "demo-nfe"))
+    rows, calls = (preset_tree(name) for name in ("demo-all", "demo-nfe"))
     assert calls["report"].pop("nfe") and calls.pop("preset") != rows.pop("preset")
     assert calls == rows, "presets/demo-nfe.yaml is demo-all and report.nfe"
     assert set(table_rows("demo-all")) == ROWS == set(table_rows("paper")) - {("ssimbad-control", "finetune")}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ssimbad.errors import UserError
+from ssimbad.features import registry as features
 from ssimbad.methods import registry, scft
 from ssimbad.methods.contract import Batch, Losses, Plan
 from ssimbad.networks.patch_gan import PatchGAN, SpectralConv2d
@@ -14,7 +15,6 @@ from ssimbad.networks.scft import Generator, Transfer
 from ssimbad.networks.vgg import VGG19
 from ssimbad.pairing import tps
 from ssimbad.params.methods import Method
-from ssimbad.training import features
 
 from .small import CPU, SHARED, draws, setup
 
@@ -215,13 +215,15 @@ def test_terms_are_weighted_and_told():
 def test_all_five_terms_are_weighted_and_reach_the_generator():
     weights = {"adversarial": 2.0, "reconstruction": 3.0, "perceptual": 5.0, "style": 7.0, "triplet": 11.0}
 
-    def looking(images):
+    def feature_network(images):
         return [2 * images, images[:, :, ::2, ::2]]
 
     def step(**options):
         torch.manual_seed(0)
         model = build()
-        losses = scft.generator_step(model, PatchGAN([8]), scft.Adversarial(**options), looking, batch(), draws())
+        losses = scft.generator_step(
+            model, PatchGAN([8]), scft.Adversarial(**options), feature_network, batch(), draws()
+        )
         gradient = torch.autograd.grad(losses.loss, list(model.parameters()), materialize_grads=True)
         return losses, sum(float(g.abs().sum()) for g in gradient)
 
@@ -278,11 +280,11 @@ def test_the_border_does_not_give_the_colour_shift_away():
 
 def test_a_few_rounds_lower_the_generators_reconstruction():
     _, critic, generator = duel(recolour=0.0)
-    parties = (critic, generator)
-    optimisers = [torch.optim.Adam(p.network.parameters(), lr=3e-3, betas=p.betas) for p in parties]
+    trained = (critic, generator)
+    optimisers = [torch.optim.Adam(p.network.parameters(), lr=3e-3, betas=p.betas) for p in trained]
     told = []
     for _ in range(30):
-        for player, optimiser in zip(parties, optimisers, strict=True):
+        for player, optimiser in zip(trained, optimisers, strict=True):
             losses = player.step(batch(), draws())
             gradients = torch.autograd.grad(losses.loss, list(player.network.parameters()))
             for parameter, gradient in zip(player.network.parameters(), gradients, strict=True):
@@ -335,9 +337,9 @@ def test_vgg19_comes_from_its_file_and_from_no_other(tmp_path):
     network = VGG19()
     state = {k: torch.randn(v.shape) / v[0].numel() ** 0.5 for k, v in network.state_dict().items() if "features" in k}
     torch.save({**state, "classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg19.pth")
-    looking = features.load({"vgg19": tmp_path / "vgg19.pth"}, CPU)
+    feature_network = features.among({"vgg19": tmp_path / "vgg19.pth"}, CPU)
     image = torch.rand(1, 3, 32, 32) * 2 - 1
-    maps = looking(image)
+    maps = feature_network(image)
     x = ((image + 1) / 2 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
         :, None, None
     ]
@@ -345,13 +347,13 @@ def test_vgg19_comes_from_its_file_and_from_no_other(tmp_path):
         x = torch.nn.functional.conv2d(x, state[f"features.{i}.weight"], state[f"features.{i}.bias"], padding=1).relu()
     assert torch.allclose(maps[0], x, atol=1e-4)
     assert [m.shape[1:] for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
-    assert not any(p.requires_grad for p in looking.parameters())
-    losses = scft.generator_step(build(), PatchGAN([8]), scft.Adversarial(), looking, batch(), draws())
+    assert not any(p.requires_grad for p in feature_network.parameters())
+    losses = scft.generator_step(build(), PatchGAN([8]), scft.Adversarial(), feature_network, batch(), draws())
     assert {"perceptual", "style"} <= set(losses.terms)
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="VGG-19"):
-        features.load({"vgg19": tmp_path / "other.pth"}, CPU)
-    assert features.load({}, CPU) is None
+        features.among({"vgg19": tmp_path / "other.pth"}, CPU)
+    assert features.among({}, CPU) is None
 
 
 def test_missing_terms_are_said():

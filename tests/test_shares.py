@@ -18,7 +18,7 @@ from ssimbad.networks.vgg import VGG19
 from ssimbad.pairing.tps import Law
 from ssimbad.params.tree import Params
 from ssimbad.training import loop
-from ssimbad.training.feed import Feed, StepDraws
+from ssimbad.training.feed import BatchRng, Feed
 
 from .conftest import miniature
 from .small import CPU
@@ -69,7 +69,7 @@ def seen_through(features):
     return None
 
 
-def parties(kind, objective, choice):
+def trained(kind, objective, choice):
     """Who trains, from seeded weights."""
     assert kind in rows(), f"presets/demo-all.yaml has no row of kind {kind}"
     _, method = rows()[kind]
@@ -80,8 +80,8 @@ def parties(kind, objective, choice):
     options = options_of(kind, method, objective, choice)
     torch.manual_seed(0)
     model = registry.built(setup)
-    looking = seen_through(getattr(options, "features", None))
-    return own.parties(model, Plan(objective, options), looking)
+    feature_network = seen_through(getattr(options, "features", None))
+    return own.parties(model, Plan(objective, options), feature_network)
 
 
 def options_of(kind, method, objective, choice):
@@ -103,16 +103,16 @@ def gradients(player, shares):
     data = feed()
 
     def work(shard):
-        return player.step(data.batch(0, BATCH, shard), StepDraws(1, BATCH, shard, CPU))
+        return player.losses(data.batch(0, BATCH, shard), BatchRng(1, BATCH, shard, CPU))
 
-    with loop.workers(shares) as crew:
-        crew.gradients(player.network, work)
-    return torch.cat([p.grad.double().flatten() for p in player.network.parameters()])
+    with loop.data_parallel(shares) as parallel:
+        list(parallel.gradients(player.network, work))
+    return torch.cat([p.grad.double().flatten() for p in player.network.parameters() if p.requires_grad])
 
 
 @pytest.mark.parametrize(("kind", "objective", "choice"), objectives(), ids=str)
 def test_gradients_do_not_depend_on_the_number_of_shares(kind, objective, choice):
-    for player in parties(kind, objective, choice):
+    for player in trained(kind, objective, choice):
         whole = gradients(player, 1)
         assert whole.norm() > 0
         for shares in (2, 4, 8):

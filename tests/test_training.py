@@ -21,15 +21,15 @@ from ssimbad.methods.contract import Losses, Player
 from ssimbad.networks.patch_gan import PatchGAN
 from ssimbad.training import checkpoints, loop
 from ssimbad.training import feed as feeding
-from ssimbad.training.feed import Shard, StepDraws
+from ssimbad.training.feed import BatchRng, Shard
 
 from .small import COMMON, CPU, TRAIN, alone, build, feed, job, step, trained, validated
 
 
-def optimise(run, loss):
+def optimise(state, loss):
     """One step on a given loss."""
     given = Losses(loss, torch.zeros(8), None)
-    run.advance(lambda player: loop.Workers(1, None).gradients(player.network, lambda shard: given))
+    state.advance(lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: iter([given])))
 
 
 def test_learning_rate_rises_then_falls_once():
@@ -93,30 +93,30 @@ def test_shards_are_the_rows_of_the_global_batch():
     parts = [feed().batch(8, 8, Shard(rank, 2)) for rank in (0, 1)]
     for name in ("target", "sketch", "reference"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(p, name) for p in parts]))
-    whole_noise = StepDraws(1, 8, Shard(), CPU).normal(3, 4, 4)
-    assert torch.equal(whole_noise[4:], StepDraws(1, 8, Shard(1, 2), CPU).normal(3, 4, 4))
+    whole_noise = BatchRng(1, 8, Shard(), CPU).normal(3, 4, 4)
+    assert torch.equal(whole_noise[4:], BatchRng(1, 8, Shard(1, 2), CPU).normal(3, 4, 4))
 
 
 def test_gradient_is_clipped_by_its_true_norm():
     """D8: the published code clips gradients scaled by 65536."""
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.ones_(model.weight)
-    run = loop.Run(model, alone(model), TRAIN, COMMON)
+    state = loop.TrainState(model, alone(model), TRAIN, COMMON)
     seen = {}
-    run.optimisers[0].step = lambda: seen.update(norm=model.weight.grad.abs().item())
-    optimise(run, (1000 * model.weight).sum())
+    state.optimisers[0].step = lambda: seen.update(norm=model.weight.grad.abs().item())
+    optimise(state, (1000 * model.weight).sum())
     assert seen["norm"] == pytest.approx(1.0, rel=1e-4)
-    optimise(run, (0.25 * model.weight).sum())
+    optimise(state, (0.25 * model.weight).sum())
     assert seen["norm"] == pytest.approx(0.25, rel=1e-4)
-    logged = next(value for _, _, name, value in run.rows if name == "gradient_norm")
+    logged = next(value for _, _, name, value in state.rows if name == "gradient_norm")
     assert logged == pytest.approx((1000 + 0.25) / 2, rel=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_remedy():
     model = torch.nn.Linear(1, 1)
-    run = loop.Run(model, alone(model), TRAIN, COMMON)
+    state = loop.TrainState(model, alone(model), TRAIN, COMMON)
     with pytest.raises(UserError, match="learning_rate"):
-        run.advance(lambda player: Losses(torch.tensor(float("nan")), torch.zeros(8), None))
+        state.advance(lambda player: [Losses(torch.tensor(float("nan")), torch.zeros(8), None)])
 
 
 class Overflowing(torch.autograd.Function):
@@ -143,28 +143,28 @@ def test_a_gradient_that_is_not_finite_stops_before_a_weight_moves(tmp_path, val
         losses = step(model, batch, draws)
         return Losses(losses.loss + Overflowing.apply(parameter, value), losses.per_image, losses.sigma)
 
-    run = loop.Run(model, alone(model, poisoned), TRAIN, COMMON, "pretrain-x")
+    state = loop.TrainState(model, alone(model, poisoned), TRAIN, COMMON, "pretrain-x")
     with pytest.raises(UserError, match=r"^pretrain-x: the gradient is not finite after 0 images; lower the"):
-        loop.fit(run, feed(), None, 5, job(tmp_path), "key")
+        loop.fit(state, feed(), None, 5, job(tmp_path), "key")
     assert all(torch.equal(first[name], weight) for name, weight in model.state_dict().items())
     assert list(tmp_path.iterdir()) == []
 
 
-def groups(run):
+def groups(state):
     """The tensors of a training that make up its state: average, weights, moments."""
-    yield from (run.ema, run.best, run.model.state_dict())
-    yield from run.optimisers[0].state.values()
+    yield from (state.ema, state.best, state.model.state_dict())
+    yield from state.optimisers[0].state.values()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 @pytest.mark.parametrize("number", range(4))
 def test_nothing_that_is_not_finite_is_saved(tmp_path, number, value):
-    run = trained(tmp_path / "whole")
-    run.judge(1.0)
-    tensor = next(iter(list(groups(run))[number].values()))
+    state = trained(tmp_path / "whole")
+    state.record_validation(1.0)
+    tensor = next(iter(list(groups(state))[number].values()))
     tensor.view(-1)[-1] = value
     with pytest.raises(UserError, match=r"state-0+64\.safetensors: not written, .* not finite; lower the"):
-        run.save(tmp_path / "poisoned", "key")
+        state.save(tmp_path / "poisoned", "key")
     assert not (tmp_path / "poisoned").exists()
 
 
@@ -207,7 +207,7 @@ def test_each_weight_follows_its_own_gradient_however_both_lie_in_memory(network
     torch.manual_seed(0)
     model, plain = network().to(memory_format=weights), network()
     plain.load_state_dict(model.state_dict())
-    run = loop.Run(model, alone(model, step), TRAIN, COMMON)
+    state = loop.TrainState(model, alone(model, step), TRAIN, COMMON)
     optimiser = torch.optim.AdamW(plain.parameters(), weight_decay=COMMON.weight_decay, foreach=False, fused=False)
     generator = torch.Generator().manual_seed(1)
 
@@ -215,12 +215,12 @@ def test_each_weight_follows_its_own_gradient_however_both_lie_in_memory(network
         for mine, other in zip(model.parameters(), plain.parameters(), strict=True):
             gradient = 1e-3 * torch.randn(mine.shape, generator=generator)
             mine.grad, other.grad = laid_out(gradient, gradients).clone(), gradient
-        return Losses(torch.zeros(()), torch.zeros(8), None)
+        yield Losses(torch.zeros(()), torch.zeros(8), None)
 
     for _ in range(3):
-        run.advance(drawn)
+        state.advance(drawn)
         torch.nn.utils.clip_grad_norm_(plain.parameters(), COMMON.clip)
-        optimiser.param_groups[0]["lr"] = loop.learning_rate(run.seen, TRAIN, COMMON.minimum_rate)
+        optimiser.param_groups[0]["lr"] = loop.learning_rate(state.seen, TRAIN, COMMON.minimum_rate)
         optimiser.step()
     for mine, other in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(mine, other, atol=1e-6), tuple(mine.shape)
@@ -237,13 +237,15 @@ def test_a_discriminator_trains_alike_whatever_the_layout_of_its_pictures():
         critic.load_state_dict(first)
         seen = pictures.contiguous(memory_format=memory)
 
-        def judge(batch, draws, critic=critic, seen=seen):
+        def critic_step(batch, draws, critic=critic, seen=seen):
             loss = critic.layers(seen).square().mean()
             return Losses(loss, torch.zeros(8), None)
 
-        run = loop.Run(critic, alone(critic, judge), TRAIN, COMMON)
+        state = loop.TrainState(critic, alone(critic, critic_step), TRAIN, COMMON)
         for _ in range(3):
-            run.advance(lambda player: loop.Workers(1, None).gradients(player.network, lambda shard: player.step(0, 0)))
+            state.advance(
+                lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: player.losses(0, 0))
+            )
         ends.append(critic.state_dict())
     for name in first:
         assert torch.allclose(ends[0][name], ends[1][name], atol=1e-5), name
@@ -254,12 +256,12 @@ def test_shares_of_a_batch_make_the_gradient_of_the_whole(tmp_path):
     data = feed()
 
     def work(shard):
-        return step(model, data.batch(8, 8, shard), StepDraws(1, 8, shard, CPU))
+        yield step(model, data.batch(8, 8, shard), BatchRng(1, 8, shard, CPU))
 
-    whole = loop.Workers(1, None).gradients(model, work)
+    (whole,) = loop.DataParallel(1, None).gradients(model, work)
     plain = [p.grad.clone() for p in model.parameters()]
-    with loop.workers(2) as crew:
-        halves = crew.gradients(model, work)
+    with loop.data_parallel(2) as parallel:
+        (halves,) = parallel.gradients(model, work)
     assert halves.loss.item() == pytest.approx(whole.loss.item(), rel=1e-6)
     assert torch.equal(halves.sigma, whole.sigma)
     for gradient, parameter in zip(plain, model.parameters(), strict=True):
@@ -379,9 +381,9 @@ def test_no_state_is_saved_once_an_input_was_touched(tmp_path):
             raise UserError("an input changed")
 
     model = build()
-    run = loop.Run(model, alone(model), TRAIN, COMMON)
+    state = loop.TrainState(model, alone(model), TRAIN, COMMON)
     with pytest.raises(UserError, match="an input changed"):
-        loop.fit(run, feed(), None, 5, replace(job(tmp_path), confirm=confirm), "key")
+        loop.fit(state, feed(), None, 5, replace(job(tmp_path), confirm=confirm), "key")
     assert asked == [0, 1, 2], "asked before each state"
     _, facts = checkpoints.latest_state(tmp_path, "key")
     assert facts["seen"] == 32
@@ -412,18 +414,18 @@ def test_best_weights_are_chosen_on_validation(tmp_path):
         seen.append({k: v.clone() for k, v in weights.items()})
         return next(scores)
 
-    run = trained(tmp_path, train=validated(16), validate=validate)
+    state = trained(tmp_path, train=validated(16), validate=validate)
     assert len(seen) == 4
-    assert run.best_psnr == 30.0
-    assert all(torch.equal(run.best[k], seen[1][k]) for k in run.best)
-    assert [v for _, split, _, v in run.rows if split == "val"] == [10.0, 30.0, 20.0, 5.0]
+    assert state.best_psnr == 30.0
+    assert all(torch.equal(state.best[k], seen[1][k]) for k in state.best)
+    assert [v for _, split, _, v in state.rows if split == "val"] == [10.0, 30.0, 20.0, 5.0]
 
 
 def test_curve_has_loss_per_sigma_bucket(tmp_path):
-    run = trained(tmp_path)
-    names = {name for _, _, name, _ in run.rows}
+    state = trained(tmp_path)
+    names = {name for _, _, name, _ in state.rows}
     assert {"loss", "gradient_norm", "learning_rate", "loss_sigma_0", "loss_sigma_1", "loss_sigma_2"} <= names
-    assert {seen for seen, *_ in run.rows} == {16, 32, 48, 64}
+    assert {seen for seen, *_ in state.rows} == {16, 32, 48, 64}
 
 
 def test_files_hold_arrays_and_text_only(tmp_path):
@@ -459,21 +461,21 @@ def test_near_the_time_limit_a_state_is_saved_and_the_same_command_goes_on(tmp_p
 
 def test_one_player_trains_as_a_plain_loop_would(tmp_path):
     """Bit for bit: what several players need must not change the methods that have one."""
-    run = trained(tmp_path)
+    state = trained(tmp_path)
     model, data = build(), feed()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
     ema = {k: v.clone() for k, v in model.state_dict().items()}
     for seen in range(0, 64, 8):
         optimiser.zero_grad()
         step(
-            model, data.batch(seen, 8, Shard()), StepDraws(loop.derive(5, "noise", seen), 8, Shard(), CPU)
+            model, data.batch(seen, 8, Shard()), BatchRng(loop.derive(5, "noise", seen), 8, Shard(), CPU)
         ).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), COMMON.clip)
         optimiser.param_groups[0]["lr"] = loop.learning_rate(seen + 8, TRAIN, COMMON.minimum_rate)
         optimiser.step()
         for name, value in model.state_dict().items():
             ema[name].lerp_(value, 1 - loop.ema_decay(seen + 8, 8, COMMON.ema))
-    assert all(torch.equal(ema[k], run.ema[k]) for k in ema)
+    assert all(torch.equal(ema[k], state.ema[k]) for k in ema)
 
 
 class Duel:
@@ -484,11 +486,11 @@ class Duel:
         for network, value in ((self.model, 0.3), (self.opponent, -0.2)):
             torch.nn.init.constant_(network.weight, value)
         self.seen, self.stop_after = [], stop_after
-        parties = [
+        pair = [
             Player(self.opponent, self.away, name="opponent", rate=2.0, betas=(0.5, 0.999), weight_decay=0.0),
             Player(self.model, self.after),
         ]
-        self.run = loop.Run(self.model, parties, TRAIN, common)
+        self.state = loop.TrainState(self.model, pair, TRAIN, common)
 
     def gap(self, draws):
         return (self.model.weight - self.opponent.weight + 0.1 * draws.normal(1)).square().mean(dim=1)
@@ -508,7 +510,7 @@ class Duel:
 
     def fit(self, folder):
         try:
-            loop.fit(self.run, feed(), None, 5, job(folder), "key")
+            loop.fit(self.state, feed(), None, 5, job(folder), "key")
         except KeyboardInterrupt:
             return None
         return self
@@ -519,21 +521,21 @@ def test_players_move_in_turn_each_by_its_own_optimiser(tmp_path):
     first, second = duel.seen[:2]
     assert first[0] == second[0], "the model has not moved when its opponent does"
     assert first[1] != second[1], "the opponent has moved before the model does"
-    betas = [o.param_groups[0]["betas"] for o in duel.run.optimisers]
+    betas = [o.param_groups[0]["betas"] for o in duel.state.optimisers]
     assert betas == [(0.5, 0.999), (0.9, 0.999)]
-    assert [o.param_groups[0]["weight_decay"] for o in duel.run.optimisers] == [0.0, 0.01]
+    assert [o.param_groups[0]["weight_decay"] for o in duel.state.optimisers] == [0.0, 0.01]
     # Adam's first step is the learning rate itself: half of 1e-3 in the warm-up, twice that for the opponent.
     assert second[1] - first[1] == pytest.approx(-2 * 0.5e-3, rel=1e-3)
-    names = {name for _, _, name, _ in duel.run.rows}
+    names = {name for _, _, name, _ in duel.state.rows}
     assert {"loss", "loss_gap", "opponent_loss", "opponent_loss_gap", "opponent_gradient_norm"} <= names
 
 
 def test_average_and_best_weights_are_the_models(tmp_path):
     duel = Duel()
-    loop.fit(duel.run, feed(), lambda weights: float(weights["weight"]), 5, job(tmp_path), "key")
-    assert list(duel.run.ema) == ["weight"]
-    assert duel.run.ema["weight"].item() == pytest.approx(duel.model.weight.item(), abs=5e-3)
-    assert abs(duel.run.ema["weight"].item() - duel.opponent.weight.item()) > 0.1
+    loop.fit(duel.state, feed(), lambda weights: float(weights["weight"]), 5, job(tmp_path), "key")
+    assert list(duel.state.ema) == ["weight"]
+    assert duel.state.ema["weight"].item() == pytest.approx(duel.model.weight.item(), abs=5e-3)
+    assert abs(duel.state.ema["weight"].item() - duel.opponent.weight.item()) > 0.1
 
 
 def test_any_kill_leaves_all_players_bit_equal(tmp_path):
@@ -544,5 +546,5 @@ def test_any_kill_leaves_all_players_bit_equal(tmp_path):
     assert len(resumed.seen) < len(whole.seen)
     for mine, other in ((whole.model, resumed.model), (whole.opponent, resumed.opponent)):
         assert torch.equal(mine.weight, other.weight)
-    assert torch.equal(whole.run.ema["weight"], resumed.run.ema["weight"])
-    assert whole.run.rows == resumed.run.rows
+    assert torch.equal(whole.state.ema["weight"], resumed.state.ema["weight"])
+    assert whole.state.rows == resumed.state.rows

@@ -129,11 +129,13 @@ def clean(
 
 
 @app.command()
-def parameters() -> None:
-    """Print every key of params.yaml with its type, limits and meaning (docs/parameters.md)."""
+def parameters(
+    schema: Annotated[bool, typer.Option("--schema", help="as JSON schema, for editors")] = False,
+) -> None:
+    """Print every key of params.yaml with its type, limits and meaning (docs/parameters.md, params.schema.json)."""
     from ssimbad import params_page
 
-    print(params_page.page(), end="")
+    print(params_page.schema() if schema else params_page.page(), end="")
 
 
 @app.command("dvc-yaml")
@@ -212,6 +214,26 @@ def colorize(
     from ssimbad.colorize import user
 
     user.run(sketch, reference, weights, out, fit, steps, sampler, seed)
+
+
+@app.command()
+def evaluate(
+    real: Annotated[Path, typer.Option(help="a folder with the right pictures")],
+    generated: Annotated[Path, typer.Option(help="a folder with the pictures to judge, of the same names")],
+    size: Annotated[
+        int | None, typer.Option(help="cut and resize all to this side; default: they are of one size")
+    ] = None,
+    sketches: Annotated[Path | None, typer.Option(help="a folder with the given sketches: line fidelity")] = None,
+    references: Annotated[Path | None, typer.Option(help="a folder with the references: palette distance")] = None,
+    inception: Annotated[Path | None, typer.Option(help="pytorch-fid's weights file: FID and KID")] = None,
+    alexnet: Annotated[Path | None, typer.Option(help="torchvision's weights file: LPIPS")] = None,
+) -> None:
+    """Measure one folder of pictures against another by all metrics of the study (docs/metrics.md)."""
+    from ssimbad.metrics import folders
+
+    asked = {"inception": inception, "alexnet": alexnet}
+    networks = {name: path for name, path in asked.items() if path}
+    print(folders.run(real, generated, size, sketches, references, networks))
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,8 @@ from pydantic.fields import FieldInfo
 from tabulate import tabulate
 
 from ssimbad.methods import registry
+from ssimbad.params.base import SLOTS
+from ssimbad.params.methods import Method
 from ssimbad.params.tree import Params
 
 _HEAD = """# Parameters
@@ -33,6 +36,47 @@ def page() -> str:
             place = f"methods.<method>.<stage>.options (kind {name}, objective {objective})"
             sections += _sections(place, options, shown)
     return "\n".join([_HEAD, *sections])
+
+
+def schema() -> str:
+    """docs/params.schema.json: what editors check params.yaml and the presets by; a preset may leave out blocks."""
+    tree = Params.model_json_schema()
+    tree["properties"] |= {
+        "extends": {"type": "string", "description": "preset that this one extends; not in params.yaml"}
+    }
+    tree.pop("required")
+    for field in Params.model_fields.values():
+        if (block := _model_in(field.annotation)) and block is not Method:
+            tree["$defs"][block.__name__].pop("required", None)
+    kinds = registry.kinds()
+    tree["$defs"]["Method"]["properties"]["kind"] |= {"enum": kinds}
+    tree["$defs"]["Method"]["allOf"] = [
+        {"if": {"properties": {"kind": {"const": kind}}}, "then": {"properties": _of_kind(kind, tree["$defs"])}}
+        for kind in kinds
+    ]
+    return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+
+
+def _of_kind(kind: str, defs: dict[str, Any]) -> dict[str, Any]:
+    """The schemas of the keys of a block that depend on its kind."""
+    method = registry.get(kind)
+
+    def of(model: type[BaseModel]) -> dict[str, Any]:
+        found = model.model_json_schema(ref_template="#/$defs/{model}")
+        defs.update(found.pop("$defs", {}))
+        return found
+
+    trainings = [
+        {"if": {"properties": {"objective": {"const": name}}}, "then": {"properties": {"options": of(options)}}}
+        for name, options in method.objectives.items()
+    ]
+    objective = {"properties": {"objective": {"enum": list(method.objectives)}}, "allOf": trainings}
+    colour = {"properties": {"options": of(method.ColourOptions)}}
+    return {
+        "config": of(method.Config),
+        **{slot: {"anyOf": [objective, {"type": "null"}]} for slot in SLOTS},
+        "colour": {"additionalProperties": colour},
+    }
 
 
 def _sections(place: str, model: type[BaseModel], shown: set[type[BaseModel]]) -> Iterator[str]:

@@ -21,32 +21,6 @@ def checkpointed(denoise: Denoiser) -> Denoiser:
     return lambda x, sigma: checkpoint(denoise, x, sigma, use_reentrant=False)
 
 
-def _unit(x: Tensor) -> Tensor:
-    return (x + 1) / 2
-
-
-def mse(image: Tensor, target: Tensor) -> Tensor:
-    """(B,) mean squared error on the [0, 1] scale, unclamped: every pixel keeps its gradient."""
-    return (_unit(image) - _unit(target)).square().mean(dim=(1, 2, 3))
-
-
-def ssim_l1(image: Tensor, target: Tensor) -> Tensor:
-    """(B,) 1 - SSIM (11×11 Gaussian window) plus the mean absolute error, on the [0, 1] scale."""
-    import piq  # slow to import, and only this loss needs it
-
-    similarity = piq.ssim(_unit(image).clamp(0, 1), _unit(target), data_range=1.0, reduction="none", downsample=False)
-    return 1 - similarity + (_unit(image) - _unit(target)).abs().mean(dim=(1, 2, 3))
-
-
-def loss(name: str, perceptual: Callable[[Tensor, Tensor], Tensor] | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """The per-image loss of an option: mse, ssim+l1 or lpips (images in [-1, 1] in every case)."""
-    if name == "lpips":
-        if perceptual is None:
-            raise ValueError("loss lpips needs the feature network's weights (weights.enabled)")
-        return perceptual
-    return {"mse": mse, "ssim+l1": ssim_l1}[name]
-
-
 def through_chain(
     denoise: Denoiser,
     sampler: Callable[[Denoiser, Tensor, Tensor], Tensor],

@@ -73,6 +73,18 @@ rule figures:
             caption="../report/qualitative.rst",
         ),
         "reports/figures/qualitative_cross.pdf",
+        (
+            [
+                report(
+                    "reports/figures/qualitative_free.png",
+                    category="Pictures",
+                    caption="../report/qualitative.rst",
+                ),
+                "reports/figures/qualitative_free.pdf",
+            ]
+            if "free" in table.pictured(P)
+            else []
+        ),
         report(
             "reports/figures/training_curves.png",
             category="Training",

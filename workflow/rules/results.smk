@@ -31,6 +31,8 @@ rule evaluate:
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
         of("evaluate", "true"),
+        of("evaluate", "sketches"),
+        of("evaluate", "references"),
         only(
             P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"
         ),
@@ -63,6 +65,7 @@ rule baselines:
         ancient("data/faces/manifest.csv"),
         ancient("data/references/same.npy"),
         ancient("data/references/cross.npy"),
+        ancient("data/sketches/test.npy"),
         only(EMBEDDED, "data/references/cross_true.npy"),
         only(
             P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"
@@ -80,7 +83,7 @@ rule baselines:
         mem_mb=8000,
         runtime=60,
     message:
-        "baselines: the bare reference and the mean colour"
+        "baselines: reference, mean colour and the right answers"
     shell:
         "ssimbad stage baselines 2>&1 | tee {log}"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ssimbad.methods.contract import Conditions, Fresh, Method
 from ssimbad.pairing import resize
 from ssimbad.params.base import Colour
-from ssimbad.runtime import dealing, devices
+from ssimbad.runtime import devices, pool
 from ssimbad.samplers.ode import Watch
 from ssimbad.seeding import derive
 
@@ -114,7 +114,7 @@ def pieces(
 
         return names, mean_image([sample(k) for k in range(colour.samples)])
 
-    return dealing.deal(colour_one, range(0, len(ids), chunk), artists)
+    return pool.ordered_map(colour_one, range(0, len(ids), chunk), artists)
 
 
 def colour(

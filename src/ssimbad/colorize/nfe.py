@@ -12,11 +12,12 @@ import numpy as np
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load, stage
 from ssimbad.faces import manifest
-from ssimbad.metrics import measure
+from ssimbad.metrics import measure, ms_ssim, psnr
+from ssimbad.metrics.contract import Given
 from ssimbad.metrics.test_set import at_size
 from ssimbad.params.base import Colour, Sampler
 from ssimbad.params.view import View
-from ssimbad.runtime import dealing, devices
+from ssimbad.runtime import devices, pool
 from ssimbad.runtime.job import Job
 
 if TYPE_CHECKING:
@@ -54,11 +55,11 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
         )  # fmt: skip
 
     # The plans are dealt, and not the chunks of each: a plan has few chunks, often one.
-    done = dealing.deal(coloured, plans, devices.workers([device], job.threads))
+    done = pool.ordered_map(coloured, plans, devices.workers([device], job.threads))
     with job.progress(sum(known[solver.name].of(steps) for solver, _, steps in plans), "network calls") as bar:
         for (solver, calls, steps), images in zip(plans, done, strict=True):
             how = {"sampler": solver.label, "calls": calls, "steps": steps, "nfe": known[solver.name].of(steps)}
-            rows += [how | line for line in _measured(images, targets, size, params.evaluation)]
+            rows += [how | line for line in _measured(images, targets, params.evaluation)]
             bar.update(how["nfe"])
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -68,10 +69,9 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     job.say(f"{job.name}: {len(plans)} ways to colour {count} images -> {outputs['values']}")
 
 
-def _measured(images: np.ndarray, targets: np.ndarray, size: int, evaluation: Any) -> list[dict[str, Any]]:
-    networks = measure.Networks()
-    values = measure.per_image(images, targets, networks)
-    found = measure.summarise(values, size, networks, evaluation)
+def _measured(images: np.ndarray, targets: np.ndarray, evaluation: Any) -> list[dict[str, Any]]:
+    _, found = measure.every([psnr.METRIC, ms_ssim.METRIC], Given(images, targets), evaluation)
     return [
-        {"metric": metric, **{k: found[metric][k] for k in ("value", "ci_low", "ci_high", "n")}} for metric in values
+        {"metric": metric, **{k: entry[k] for k in ("value", "ci_low", "ci_high", "n")}}
+        for metric, entry in found.items()
     ]

@@ -18,7 +18,8 @@ from ssimbad import artifacts
 from ssimbad.colorize import chunks, load, stage
 from ssimbad.faces import manifest
 from ssimbad.methods import registry
-from ssimbad.metrics import bootstrap, measure, psnr
+from ssimbad.metrics import bootstrap, measure, ms_ssim, psnr
+from ssimbad.metrics.contract import Given
 from ssimbad.metrics.spread import split
 from ssimbad.metrics.test_set import at_size, by_id
 from ssimbad.params.base import Sampler
@@ -111,7 +112,7 @@ def lines(
 
 
 def _scores(images: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-    return measure.per_image(images, targets, measure.Networks())
+    return measure.per_image([psnr.METRIC, ms_ssim.METRIC], Given(images, targets))
 
 
 def _bias(squared: np.ndarray, how: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ _STORED = {"sketch": "sketches", "reference": "references"}
 
 
 def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
-    """Colour the test set in one reference setting, chunks of ids dealt to the devices of the job or its cores."""
+    """Colour the test set in one reference setting, chunks of ids spread over the devices of the job or its cores."""
     places = devices.visible()
     loaded = {
         device: load.trained(inputs["weights"], device, params.training.channels_last)

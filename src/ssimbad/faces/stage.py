@@ -16,8 +16,8 @@ from ssimbad.faces.reading import Unreadable, normalise, normalise_grey
 from ssimbad.faces.sources import Picture, Source, open_source
 from ssimbad.faces.splits import SPLITS, find_listed, read_list, split_ids
 from ssimbad.params.view import View
-from ssimbad.runtime.dealing import deal
 from ssimbad.runtime.job import Job
+from ssimbad.runtime.pool import ordered_map
 
 COLUMNS = ("id", "split", "source", "sha256", "width", "height", "sketch")
 
@@ -161,7 +161,7 @@ def _parallel(function: Callable, items: Sequence, job: Job, unit: str) -> list:
     """Results in the order of the items. Threads suffice: Pillow works without the interpreter lock."""
     results = []
     with job.progress(len(items), unit) as bar:
-        for result in deal(lambda _, item: function(item), items, range(max(1, job.threads))):
+        for result in ordered_map(lambda _, item: function(item), items, range(max(1, job.threads))):
             results.append(result)
             bar.update(1)
     return results

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from ssimbad.methods import losses
 from ssimbad.methods.contract import Batch, Conditions, Features, Losses, Plan
+from ssimbad.methods.losses import LOSSES
 from ssimbad.params.base import Sampler, Strict
 
 if TYPE_CHECKING:
@@ -20,12 +22,12 @@ if TYPE_CHECKING:
 class ImageLoss(Strict):
     """A loss of the finished image."""
 
-    loss: Literal["mse", "lpips", "ssim+l1"] = "mse"
+    loss: Literal[*LOSSES] = "mse"
 
     @property
     def features(self) -> str | None:
         """The feature network that the loss looks through."""
-        return "alexnet" if self.loss == "lpips" else None
+        return LOSSES[self.loss].network
 
 
 class Trajectory(ImageLoss):
@@ -71,7 +73,7 @@ def refine(
         return model(x, sigma, batch.sketch, batch.reference)
 
     image = refinement.through_chain(denoise, sampler, start, levels, plan.options.save_memory)
-    per_image = refinement.loss(plan.options.loss, features)(image, batch.target)
+    per_image = losses.make(plan.options.loss, features)(image, batch.target)
     return Losses(per_image.mean(), per_image.detach(), None)
 
 

@@ -6,7 +6,7 @@ A method is a file of this package (or of another one, found by the entry-point 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -137,7 +137,9 @@ class Player:
     """
 
     network: nn.Module
-    step: Callable[[Batch, Draws], Losses]
+    step: Callable[[Batch, Draws], Losses | Iterator[Losses]]
+    """The loss of one batch. As a generator it makes several optimiser steps of one batch: the weights have moved
+    between one `yield` and the next, and nothing is differentiated across it (detach what is carried over)."""
     name: str = ""
     """Of its values in the curve and its tensors in the resumable state; empty for the model that colours."""
     rate: float = 1.0
@@ -145,6 +147,14 @@ class Player:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float | None = None
     """None: the one of all trainings."""
+
+    def losses(self, batch: Batch, draws: Draws) -> Iterator[Losses]:
+        """One after the other, each of an optimiser step."""
+        made = self.step(batch, draws)
+        if isinstance(made, Losses):
+            yield made
+        else:
+            yield from made
 
 
 @dataclass(frozen=True)

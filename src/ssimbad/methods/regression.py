@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ssimbad.methods import chain
+from ssimbad.methods import chain, losses
 from ssimbad.methods.contract import Batch, Conditions, Draws, Features, Fresh, Losses, Method, Plan, Setup
 from ssimbad.params.base import Colour, Strict
 
@@ -40,9 +40,7 @@ def _image(model: nn.Module, given: Conditions) -> Tensor:
 
 
 def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None = None) -> Losses:
-    from ssimbad import refinement
-
-    per_image = refinement.loss(plan.options.loss, features)(_image(model, batch), batch.target)
+    per_image = losses.make(plan.options.loss, features)(_image(model, batch), batch.target)
     return Losses(per_image.mean(), per_image.detach(), None)
 
 

@@ -1,5 +1,7 @@
 """Stage baselines: what no method at all scores, by the metrics of the stage evaluate."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,46 +10,64 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.faces import manifest
-from ssimbad.metrics import measure
+from ssimbad.metrics import measure, registry
+from ssimbad.metrics.contract import Given
+from ssimbad.metrics.evaluate import lines
 from ssimbad.metrics.test_set import at_size
 from ssimbad.runtime.job import Job
 
 CHUNK = 256
+ITSELF = "the target itself"
 
 
 def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
-    """Score the bare warped reference, and one flat image of the training set's mean colour.
+    """Score answers that no method gave, each in the settings where it is one.
 
-    Inputs: test, same, cross, train (.npy), true (.npy, embedded data only), manifest (.csv), and inception,
-    alexnet where enabled. Output: summary, {n, size, rows: {reference, mean_color: {setting: {metric: …}}}}.
+    `reference`: the bare warped reference. `mean_color`: one flat image of the training set's mean colour.
+    `ground_truth`: the sketch's own face, the target of the published protocol. `true_answer` (embedded data, cross):
+    the sketch's shape in the reference's colours. What would compare an image with itself is a dash.
+
+    Inputs: test, same, cross, train, sketches (.npy), true (.npy, embedded data only), manifest (.csv), and inception,
+    alexnet where enabled. Output: summary, {n, size, rows: {row: {setting: {metric: …}}}}.
 
     Raises:
         UserError: an array does not hold one image per test id.
     """
     ids = manifest.ids(inputs["manifest"], "test")
     size = params.data.size
-    networks = measure.load_networks(inputs, job.threads)
+    networks, absent = measure.load_networks(inputs, job.threads)
+    images = {name: at_size(inputs[name], size, ids) for name in ("test", "same", "cross", "true") if name in inputs}
     color = mean_color(artifacts.read_array(inputs["train"]))
-    flat = np.broadcast_to(color, (len(ids), size, size, 3)).copy()
-    rows: dict[str, dict[str, Any]] = {"reference": {}, "mean_color": {}}
-    for setting, reference, target in _settings(inputs):
-        targets = at_size(inputs[target], size, ids)
-        for row, images in (("reference", at_size(inputs[reference], size, ids)), ("mean_color", flat)):
-            values = measure.per_image(images, targets, networks)
-            metrics = measure.summarise(values, size, networks, params.evaluation)
-            if setting != "cross-true":
-                metrics |= measure.distribution(images, targets, networks, params.evaluation.seed)
-            rows[row][setting] = metrics
+    images["mean_color"] = np.broadcast_to(color, (len(ids), size, size, 3)).copy()
+    drawn = lines(inputs["sketches"], ids, params.sketches)
+    rows: dict[str, dict[str, Any]] = {}
+    for row, setting, answers, reference in _answers("true" in inputs):
+        chosen, given = registry.metrics(), {"lines": drawn, "references": images[reference]}
+        target, none = "test", dict(absent)
+        if setting == "cross-true":  # as the stage evaluate measures there
+            chosen, target = [metric for metric in chosen if "targets" in metric.needs], "true"
+        if answers == target:
+            none |= {"targets": ITSELF, "faces": "the faces themselves"}
+        else:
+            given |= {"targets": images[target], "faces": images[target]}
+        if answers == reference:
+            given["references"] = None
+            none["references"] = "the reference itself"
+        found = Given(images[answers], **given, networks=networks, absent=none, seed=params.evaluation.seed)
+        rows.setdefault(row, {})[setting] = measure.every(chosen, found, params.evaluation)[1]
     artifacts.write_json(outputs["summary"], {"n": len(ids), "size": size, "rows": rows})
-    job.say(f"baselines: {len(ids)} images in {len(rows['reference'])} settings -> {outputs['summary']}")
+    job.say(f"baselines: {len(ids)} images as {len(rows)} rows -> {outputs['summary']}")
 
 
-def _settings(inputs: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
-    """(setting, input with the references, input with the targets)."""
-    yield "same", "same", "test"
-    yield "cross", "cross", "test"
-    if "true" in inputs:
-        yield "cross-true", "cross", "true"
+def _answers(true: bool) -> Iterator[tuple[str, str, str, str]]:
+    """(row, setting, answers, references shown). `true`: whether there are true answers."""
+    for setting, shown in (("same", "same"), ("cross", "cross"), *((("cross-true", "cross"),) if true else ())):
+        yield "reference", setting, shown, shown
+        yield "mean_color", setting, "mean_color", shown
+    yield "ground_truth", "same", "test", "same"
+    yield "ground_truth", "cross", "test", "cross"
+    if true:
+        yield "true_answer", "cross", "true", "cross"
 
 
 def mean_color(images: np.ndarray) -> np.ndarray:

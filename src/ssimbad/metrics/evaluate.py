@@ -1,5 +1,7 @@
 """Stage evaluate: one archive of colourised images against its targets, paired by id."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,10 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.faces import manifest
-from ssimbad.metrics import measure
+from ssimbad.metrics import measure, registry
+from ssimbad.metrics.contract import Given, Lines
 from ssimbad.metrics.test_set import at_size, by_id
+from ssimbad.pairing import xdog
 from ssimbad.pairing.settings import SETTINGS
 from ssimbad.runtime.job import Job
 
@@ -19,29 +23,51 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
 
     The target is the sketch's own face (settings same, cross: the published protocol) or the rendering of the
     sketch's shape with the reference's palette (cross-true, and cross-other, whose images were made with
-    somebody else's reference). FID and KID belong to the published protocol alone.
+    somebody else's reference). What is not measured against a target belongs to the published protocol alone: the set
+    against the set of test faces, the lines against the sketches, the colours against the reference shown.
 
-    Inputs: images (zip), test (.npy), manifest (.csv), true (.npy, for cross-true and cross-other), and
-    inception, alexnet where enabled.
+    Inputs: images (zip), test (.npy), manifest (.csv), true (.npy, for cross-true and cross-other), sketches and
+    references (.npy, for same and cross), and inception, alexnet where enabled.
     Outputs: images (CSV: id and one column per metric), summary (JSON).
 
     Raises:
         UserError: the archive's ids are not the manifest's test ids, or an image has another size.
     """
     ids = manifest.ids(inputs["manifest"], "test")
-    setting = SETTINGS[job.setting]
-    targets = at_size(inputs[setting.target or "test"], params.data.size, ids)
-    images = by_id(inputs["images"], ids, params.data.size)
-    networks = measure.load_networks(inputs, job.threads)
-    values = measure.per_image(images, targets, networks)
-    metrics = measure.summarise(values, params.data.size, networks, params.evaluation)
-    if setting.sets:
-        metrics |= measure.distribution(images, targets, networks, params.evaluation.seed)
+    setting, size = SETTINGS[job.setting], params.data.size
+    images = by_id(inputs["images"], ids, size)
+    networks, absent = measure.load_networks(inputs, job.threads)
+    stored = {name: at_size(inputs[name], size, ids) for name in ("test", "true", "references") if name in inputs}
+    given = Given(
+        images,
+        stored[setting.target] if setting.target else None,
+        stored["test"] if setting.sets else None,
+        stored.get("references"),
+        lines(inputs["sketches"], ids, params.sketches) if "sketches" in inputs else None,
+        networks,
+        absent,
+        params.evaluation.seed,
+    )
+    # Sets, lines and colours shown belong to the settings whose sets are compared: the others are controls of a target.
+    chosen = [metric for metric in registry.metrics() if setting.sets or "targets" in metric.needs]
+    values, metrics = measure.every(chosen, given, params.evaluation)
     write_values(outputs["images"], ids, values)
     summary = {"method": job.method, "stage": job.of, "seed": job.seed, "setting": job.setting}
-    artifacts.write_json(outputs["summary"], summary | {"n": len(ids), "size": params.data.size, "metrics": metrics})
+    artifacts.write_json(outputs["summary"], summary | {"n": len(ids), "size": size, "metrics": metrics})
     job.metrics(0, {name: m["value"] for name, m in metrics.items() if m["value"] is not None})
-    job.say(f"{job.name}: {len(ids)} images, PSNR {metrics['psnr']['value']:.2f} dB -> {outputs['summary']}")
+    first = next((metric for metric in chosen if metrics[metric.id]["value"] is not None), None)
+    told = f", {first.label} {first.shown(metrics[first.id]['value'])}" if first else ""
+    job.say(f"{job.name}: {len(ids)} images{told} -> {outputs['summary']}")
+
+
+def lines(path: Path, ids: list[str], sketches: Any) -> Lines:
+    """The test set's sketches, and how they were drawn by the parameters `sketches`.
+
+    Raises:
+        UserError: the array does not hold one image per test id.
+    """
+    law = xdog.XDoG(**{name: getattr(sketches, name) for name in ("sigmas", "k", "p", "epsilon", "phi")})
+    return Lines(manifest.images(path, ids), xdog.draw_sigma(ids, sketches.seed, law), law)
 
 
 def write_values(path: Path, ids: list[str], values: dict[str, np.ndarray]) -> None:

@@ -1,39 +1,15 @@
 """Learned perceptual image patch similarity (Zhang et al. 2018), AlexNet, version 0.1."""
 
-import warnings
-from pathlib import Path
+from __future__ import annotations
 
-import lpips as package
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import nn
 
-from ssimbad.errors import UserError
-from ssimbad.metrics.fid import read_state
-from ssimbad.pairing.resize import to_unit
-from ssimbad.runtime import dealing, devices
+from ssimbad.metrics.contract import Given, Metric
 
-
-def load_network(path: Path) -> nn.Module:
-    """The lpips network with torchvision's AlexNet from a local file, in evaluation mode on the CPU.
-
-    The five linear layers come with the lpips package; its backbone is built without weights, then filled, so
-    that nothing is downloaded.
-
-    Raises:
-        UserError: the file is no state dictionary of torchvision's AlexNet.
-    """
-    state = read_state(path, "weights.alexnet")
-    with warnings.catch_warnings():  # lpips asks torchvision for "no weights" by a deprecated name
-        warnings.simplefilter("ignore", UserWarning)
-        network = package.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
-    try:
-        # lpips cuts AlexNet into slices but keeps the numbers: slice2.3.weight is features.3.weight
-        backbone = {name: state["features." + name.split(".", 1)[1]] for name in network.net.state_dict()}
-        network.net.load_state_dict(backbone)
-    except (KeyError, RuntimeError, TypeError):
-        raise UserError(f"{path}: not torchvision's AlexNet; check weights.alexnet in params.yaml") from None
-    return network.eval()
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def lpips(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.ndarray:
@@ -41,7 +17,7 @@ def lpips(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.nda
 
     Args:
         images, targets: (N, H, W, 3) uint8, paired by position; the network is fed [-1, 1], as it expects.
-        copies: the network from `load_network`, once per worker; the images are dealt to them one by one.
+        copies: the network (features/alexnet.py), once per worker; the images are dealt to them one by one.
 
     Returns:
         (N,) float64, 0 for identical images.
@@ -49,6 +25,11 @@ def lpips(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.nda
     Raises:
         ValueError: different shapes.
     """
+    import torch
+
+    from ssimbad.pairing.resize import to_unit
+    from ssimbad.runtime import devices, pool
+
     if images.shape != targets.shape:
         raise ValueError(f"images {images.shape} and targets {targets.shape} differ in shape")
 
@@ -58,4 +39,13 @@ def lpips(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.nda
         return network(*pair).item()
 
     with devices.exact():
-        return np.array(list(dealing.deal(one, range(len(images)), copies)), dtype=np.float64)
+        return np.array(list(pool.ordered_map(one, range(len(images)), copies)), dtype=np.float64)
+
+
+def _lpips(given: Given) -> np.ndarray:
+    return lpips(given.images, given.targets, *given.networks["alexnet"])
+
+
+METRIC = Metric(
+    id="lpips", label="LPIPS", decimals=4, better="↓", function=_lpips, needs=("targets", "alexnet"), place=50
+)

@@ -1,118 +1,98 @@
-"""All metrics of one set of images against their targets: values with intervals, or why there is none."""
+"""Metrics of one set of images: values with intervals, or why there is none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssimbad.metrics import bootstrap
-from ssimbad.metrics.ms_ssim import ms_ssim, scales
-from ssimbad.metrics.psnr import psnr
+from ssimbad.metrics.contract import Given, Metric, Unmeasurable
 
-# lpips and pytorch-fid are imported where their networks are in use: they take seconds to load.
 if TYPE_CHECKING:
     from torch import nn
 
 DIGITS = 5
 """Decimals of stored values: beyond them single precision depends on the machine."""
 
-SWITCHED_OFF = "feature network switched off (weights.enabled: false)"
+NETWORKS = ("inception", "alexnet")
+"""Feature networks that metrics look through."""
 
-Metric = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Feature networks with their true weights, one per worker (those on a CPU are one and the same); where there is
-    none, `reason` says why.
-
-    A number from any other weights is never called FID, KID or LPIPS.
-    """
-
-    inception: tuple[nn.Module, ...] = ()
-    alexnet: tuple[nn.Module, ...] = ()
-    reason: str = SWITCHED_OFF
+Entry = dict[str, Any]
+"""{value, ci_low, ci_high, n[, reason]} and the metric's own facts; value None: it could not be measured, for this
+reason."""
 
 
-def load_networks(inputs: Mapping[str, Path], threads: int = 1) -> Networks:
-    """The networks whose weights files a stage was given as `inception` and `alexnet`, on all devices of the job, or
-    for so many cores of its CPU.
+def load_networks(
+    inputs: Mapping[str, Path], threads: int = 1
+) -> tuple[dict[str, tuple[nn.Module, ...]], dict[str, str]]:
+    """The feature networks whose weights files a stage was given under their names, on all devices of the job, or for
+    so many cores of its CPU; and why one that was given is not there.
 
     Raises:
         UserError: a file holds something else.
     """
-    given = [inputs[name] for name in ("inception", "alexnet") if name in inputs]
-    absent = [path.name for path in given if not path.is_file()]
-    if not given or absent:
-        return Networks(reason=f"weights file not there: {', '.join(absent)}" if absent else SWITCHED_OFF)
-    from ssimbad.metrics import fid, lpips
+    given = {name: inputs[name] for name in NETWORKS if name in inputs}
+    absent = {name: f"weights file not there: {path.name}" for name, path in given.items() if not path.is_file()}
+    if given.keys() == absent.keys():
+        return {}, absent
+    from ssimbad.features import registry
     from ssimbad.runtime import devices
 
-    def copies(name: str, load: Callable[[Path], nn.Module]) -> tuple[nn.Module, ...]:
-        if name not in inputs:
-            return ()
-        places = devices.visible()
-        loaded = {device: load(inputs[name]).to(device) for device in dict.fromkeys(places)}
-        return tuple(loaded[device] for device in devices.workers(places, threads))
-
-    return Networks(copies("inception", fid.load_network), copies("alexnet", lpips.load_network))
+    places = devices.visible()
+    networks = {}
+    for name in given.keys() - absent.keys():
+        loaded = {device: registry.load(name, given[name], device) for device in dict.fromkeys(places)}
+        networks[name] = tuple(loaded[device] for device in devices.workers(places, threads))
+    return networks, absent
 
 
-def per_image(images: np.ndarray, targets: np.ndarray, networks: Networks) -> dict[str, np.ndarray]:
-    """{metric: (N,) float64} of (N, H, W, 3) uint8 images and targets, paired by position."""
-    values = {"psnr": psnr(images, targets), "ms_ssim": ms_ssim(images, targets)}
-    if networks.alexnet:
-        from ssimbad.metrics import lpips
+def per_image(metrics: Sequence[Metric], given: Given) -> dict[str, np.ndarray]:
+    """{metric: (N,) float64} of those among the metrics that have a value for each image and all that they need.
 
-        values["lpips"] = lpips.lpips(images, targets, *networks.alexnet)
-    return {name: value.round(DIGITS) for name, value in values.items()}
+    Raises:
+        Unmeasurable: see the metric.
+    """
+    mine = (metric for metric in metrics if not metric.of_set and given.reason(metric.needs) is None)
+    return {metric.id: metric.function(given).round(DIGITS) for metric in mine}
 
 
-def summarise(values: dict[str, np.ndarray], size: int, networks: Networks, evaluation: Any) -> dict[str, Metric]:
-    """{metric: {value, ci_low, ci_high, n[, scales][, reason]}} of per-image values.
+def every(metrics: Sequence[Metric], given: Given, evaluation: Any) -> tuple[dict[str, np.ndarray], dict[str, Entry]]:
+    """What `per_image` finds, and {metric: its entry} of all metrics: of each image's values the mean with its
+    bootstrap interval, of a set no interval, since resampling biases it.
 
     Args:
-        values: from `per_image`.
-        size: side of the images, pixels.
-        networks: with which they were measured; a missing one gives value None and its reason.
         evaluation: parameters bootstrap (resamples), confidence, seed.
     """
-    metrics = {name: _with_interval(value, evaluation) for name, value in values.items()}
-    metrics["ms_ssim"]["scales"] = scales(size)
-    if not networks.alexnet:
-        metrics["lpips"] = missing(len(values["psnr"]), networks.reason)
-    return metrics
+    values: dict[str, np.ndarray] = {}
+    entries: dict[str, Entry] = {}
+    for metric in metrics:
+        reason = given.reason(metric.needs)
+        try:
+            if reason is None and metric.of_set:
+                entries[metric.id] = _of_set(metric.function(given), len(given.images)) | metric.facts(given)
+            elif reason is None:
+                values |= per_image([metric], given)
+                entries[metric.id] = _with_interval(values[metric.id], evaluation) | metric.facts(given)
+        except Unmeasurable as error:
+            reason = str(error)
+        if reason is not None:
+            entries[metric.id] = missing(len(given.images), reason)
+    return values, entries
 
 
-def distribution(images: np.ndarray, targets: np.ndarray, networks: Networks, seed: int) -> dict[str, Metric]:
-    """FID and KID of two sets of (N, H, W, 3) uint8 images; no intervals: resampling biases both."""
-    n = len(images)
-    if not networks.inception:
-        return {name: missing(n, networks.reason) for name in ("fid", "kid")}
-    from ssimbad.metrics import fid
-
-    a, b = (fid.features(x, *networks.inception) for x in (images, targets))
-    try:
-        distance = _metric(fid.frechet_distance(a, b), n)
-    except ValueError as error:  # pytorch-fid gives up on some rank-deficient covariances of few images
-        distance = missing(n, f"pytorch-fid: {error}")
-    return {"fid": distance, "kid": _metric(fid.kernel_distance(a, b, seed), n)}
-
-
-def missing(n: int, reason: str) -> Metric:
+def missing(n: int, reason: str) -> Entry:
     """A metric of n images that could not be measured, and why."""
     return {"value": None, "ci_low": None, "ci_high": None, "n": n, "reason": reason}
 
 
-def _metric(value: float, n: int) -> Metric:
+def _of_set(value: float, n: int) -> Entry:
     return {"value": round(value, DIGITS), "ci_low": None, "ci_high": None, "n": n}
 
 
-def _with_interval(values: np.ndarray, evaluation: Any) -> Metric:
+def _with_interval(values: np.ndarray, evaluation: Any) -> Entry:
     estimate = bootstrap.mean(
         values, resamples=evaluation.bootstrap, confidence=evaluation.confidence, seed=evaluation.seed
     )

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.ndimage import convolve1d
 
+from ssimbad.metrics.contract import Given, Metric, Unmeasurable
+
 WINDOW = 11
 SIGMA = 1.5
 C1, C2 = 0.01**2, 0.03**2
@@ -19,10 +21,10 @@ def scales(size: int) -> int:
     k scales need a side of (WINDOW - 1) 2^(k-1) + 1 pixels: 161 for five, 81 for four, 41 for three.
 
     Raises:
-        ValueError: the side is shorter than the window.
+        Unmeasurable: the side is shorter than the window.
     """
     if size < WINDOW:
-        raise ValueError(f"MS-SSIM needs a side of at least {WINDOW} pixels, not {size}")
+        raise Unmeasurable(f"MS-SSIM needs a side of at least {WINDOW} pixels, not {size}")
     return max(k for k in range(1, len(WEIGHTS) + 1) if size > (WINDOW - 1) * 2 ** (k - 1))
 
 
@@ -39,7 +41,8 @@ def ms_ssim(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
         (N,) float64 in [0, 1]; channels are averaged, negative similarities count as 0 (as piq does).
 
     Raises:
-        ValueError: different shapes, or a side shorter than the window.
+        ValueError: different shapes.
+        Unmeasurable: a side shorter than the window.
     """
     if images.shape != targets.shape:
         raise ValueError(f"images {images.shape} and targets {targets.shape} differ in shape")
@@ -82,3 +85,13 @@ def _halved(values: np.ndarray) -> np.ndarray:
     values = np.pad(values, ((odd, 0), (odd, 0), (0, 0)), mode="edge")
     height, width = values.shape[0] // 2 * 2, values.shape[1] // 2 * 2
     return values[:height, :width].reshape(height // 2, 2, width // 2, 2, -1).mean(axis=(1, 3))
+
+
+def _facts(given: Given) -> dict[str, int]:
+    return {"scales": scales(min(given.images.shape[1:3]))}
+
+
+METRIC = Metric(
+    id="ms_ssim", label="MS-SSIM", decimals=4, better="↑", needs=("targets",), place=20, facts=_facts,
+    function=lambda given: ms_ssim(given.images, given.targets),
+)  # fmt: skip

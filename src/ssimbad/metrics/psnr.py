@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ssimbad.metrics.contract import Metric
+
 CAP = 80.0
 """dB given to identical images, where the ratio is infinite and JSON has no infinity.
 
@@ -31,3 +33,11 @@ def _one(image: np.ndarray, target: np.ndarray) -> float:
     if squares == 0:
         return CAP
     return min(CAP, float(10 * np.log10(255.0**2 * image.size / squares)))
+
+
+METRIC = Metric(
+    id="psnr", label="PSNR (dB)", decimals=2, better="↑", needs=("targets",), place=10,
+    function=lambda given: psnr(given.images, given.targets),
+    note="PSNR pays for the mean of all plausible answers, blurred as it is, more than for any one of them: `spread.md`"
+    " (where `report.spread` is set) tells what a row owes to that.",
+)  # fmt: skip

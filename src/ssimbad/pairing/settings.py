@@ -60,6 +60,8 @@ _ALL = (
 SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _ALL}
 LISTED: dict[str, str] = {setting.name: setting.words for setting in _ALL if setting.listed}
 """Of the main tables, with their words."""
+PICTURED = ("same", "cross", "free")
+"""Archives that are shown as grids of pictures."""
 ARCHIVES: dict[str, Setting] = {setting.archive: setting for setting in reversed(_ALL)}
 """By the name of the archive, one of the settings that share it."""
 

@@ -15,7 +15,7 @@ from ssimbad.faces import manifest
 from ssimbad.faces.reading import Unreadable, normalise
 from ssimbad.pairing import references, resize, tps
 from ssimbad.params.view import View
-from ssimbad.runtime import dealing
+from ssimbad.runtime import pool
 from ssimbad.runtime.job import Job
 
 _CHUNK = 64  # faces warped between two updates of the progress bar
@@ -61,7 +61,7 @@ def _warped(faces: np.ndarray, warps: tps.Warp, job: Job) -> np.ndarray:
         return start, resize.to_bytes(tps.warp(resize.to_unit(faces[part]).double(), warps[part]))
 
     with job.progress(len(faces), "references") as bar:
-        for start, images in dealing.deal(warped, range(0, len(faces), _CHUNK), range(max(1, job.threads))):
+        for start, images in pool.ordered_map(warped, range(0, len(faces), _CHUNK), range(max(1, job.threads))):
             same[start : start + len(images)] = images
             bar.update(len(images))
     return same

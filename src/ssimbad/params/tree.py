@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ssimbad import strict_yaml
 from ssimbad.errors import ParameterError
 from ssimbad.methods import registry
+from ssimbad.params import overlay
 from ssimbad.params.base import ROWS, Above0, Fraction, Network, Noise, OwnPath, Positive, Size, Solver, Steps, Strict
 from ssimbad.params.methods import Method, Train, needs, training
 
@@ -110,11 +111,23 @@ class Schedule(Strict):
     ddpm: Ddpm
 
 
+class Grid(Strict):
+    """Pictures of the first validation faces, coloured by the averaged weights: for the logbook, no outputs."""
+
+    images: Positive = Field(description="columns: sketch, reference, answer and target of so many faces")
+    every: Positive = Field(description="images between two pictures")
+
+
 class Training(Strict):
     """What every training stage shares."""
 
     threads: Positive = Field(
         description="shares of a batch computed side by side on a CPU; the last bits of the weights depend on it"
+    )
+    micro_batch: Positive | None = Field(
+        default=None,
+        description="at most so many images at once in a forward and backward pass, their gradients added up to the "
+        "batch's; null: as many as a share of the batch has",
     )
     precision: Literal["fp32", "bf16"] = Field(description="autocast of the network's forward and backward")
     channels_last: bool = Field(description="memory format of images and weights")
@@ -124,6 +137,13 @@ class Training(Strict):
         description="EMA half-life as a share of the images seen so far; 0: no EMA, last weights"
     )
     minimum_rate: Annotated[float, Field(ge=0)] = Field(description="learning rate at the end of the cosine")
+    keep: Positive = Field(
+        default=1,
+        description="so many weights that are best on validation are kept: the best as the result, the others in work/",
+    )
+    grid: Grid | None = Field(
+        default=None, description="pictures in the logbook, of trainings that colour validation faces; null: none"
+    )
     log_images: Positive = Field(description="a row of the training curve every so many images")
     state_images: Positive = Field(description="resumable state every so many images, or 15 minutes")
     buckets: Annotated[list[Above0], Field(min_length=1)] = Field(description="edges of the loss-per-sigma buckets")
@@ -226,6 +246,7 @@ class Params(Strict):
             for slot, train in method.trainings.items():
                 self._check_training(f"methods.{name}.{slot}", train)
                 self._check_sources(name, slot)
+        self._check_grid()
         self._check_ladder()
         self._check_chain_steps()
         return self
@@ -277,6 +298,11 @@ class Params(Strict):
             behind |= found
         if f"{method}/{slot}" in behind:
             raise ValueError(f"{key}: it would be made from itself; let one of {sorted(behind)} start from nothing")
+
+    def _check_grid(self) -> None:
+        grid = self.training.grid
+        if grid and grid.images > (self.data.val or 0):
+            raise ValueError(f"training.grid.images: more than data.val {self.data.val}; lower it, or set grid to null")
 
     def _check_chain_steps(self) -> None:
         for name in self.report.chain_steps:
@@ -354,11 +380,11 @@ def _parse_cached(text: str, source: str) -> Params:
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Validated parameters of a file; see `parse` for the errors."""
+    """Validated parameters of a file, or of a preset with what it extends; see `parse` for the errors."""
     if set(str(Path.cwd())) & set("{}"):
         raise ParameterError(f"{Path.cwd()}: Snakemake and DVC stumble over braces in a path; rename the folder")
     try:
-        text = strict_yaml.read(path)
+        text = overlay.whole(path)
     except OSError as error:
         raise ParameterError(
             f"{path}: cannot be read ({error.strerror}); run in the repository root, or `ssimbad preset demo`"

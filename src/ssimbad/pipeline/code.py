@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import sys
 from functools import cache
 from pathlib import Path
 
 from ssimbad.errors import UserError
+from ssimbad.features import registry as features
 from ssimbad.files import Seen
 from ssimbad.methods import registry
+from ssimbad.metrics import registry as metrics
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _AT_START = Seen(map(str, sorted(PACKAGE.rglob("*.py"))))
@@ -61,6 +64,11 @@ def _names(file: Path) -> frozenset[str]:
 
 
 _REGISTRY = PACKAGE / "methods/registry.py"
+# Registries load files of their folder by name, which no import tells.
+_BY_NAME = {
+    PACKAGE / "features/registry.py": features.names,
+    PACKAGE / "metrics/registry.py": metrics.names,
+}
 # Read by every stage for the form of values only; a change there shows in the values themselves.
 _FORM_ONLY = {
     PACKAGE / name
@@ -77,9 +85,11 @@ _FORM_ONLY = {
 
 
 def _imports(file: Path) -> set[Path]:
-    """Files of this package that `file` loads; the registry loads the methods, by their names in the parameters."""
+    """Files of this package that `file` loads; a registry loads those that it finds by name."""
     if file == _REGISTRY:
-        return {_REGISTRY.with_name(f"{kind}.py") for kind in registry.kinds()}
+        return {file for module in registry.modules().values() if (file := _file(module))}
+    if file in _BY_NAME:
+        return {file.with_name(f"{name}.py") for name in _BY_NAME[file]()}
     return set() if file in _FORM_ONLY else {f for name in _names(file) if (f := _file(name))}
 
 
@@ -96,6 +106,17 @@ def closure(entry: str) -> tuple[str, ...]:
             seen.add(file)
             waiting += _imports(file)
     return tuple(sorted(f"src/{f.relative_to(PACKAGE.parent)}" for f in seen - _FORM_ONLY if f.stat().st_size))
+
+
+def outside(kind: str) -> dict[str, Path]:
+    """{name in its package: file} of the code that brings a method from another package; {} for one of this package."""
+    top = registry.modules()[kind].split(".")[0]
+    if top == PACKAGE.name:
+        return {}
+    spec = importlib.util.find_spec(top)
+    roots = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    found = {f"{top}/{file.relative_to(root)}": file for root in roots for file in sorted(root.rglob("*.py"))}
+    return found or {f"{top}.py": Path(spec.origin)}
 
 
 # Says yes or no to values and changes none.

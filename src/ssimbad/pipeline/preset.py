@@ -1,11 +1,14 @@
-"""`ssimbad preset`: one of the files in presets/ becomes params.yaml, and what stood there is not lost."""
+"""`ssimbad preset`: a preset becomes params.yaml, whole, and what stood there is not lost."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ssimbad import artifacts
 from ssimbad.errors import ParameterError
+from ssimbad.params import overlay
 from ssimbad.params import tree as params
 from ssimbad.pipeline import code, dvcfile, edits, snakefile
 
@@ -35,15 +38,22 @@ def activate(name: str, unless_active: bool = False) -> None:
         )
     if unless_active and FILE.exists() and _active(name) == name:
         return
-    loaded, text = params.load(source), source.read_bytes()
-    if not (FILE.exists() and FILE.read_bytes() == text):
+    loaded, text = params.load(source), overlay.whole(source)
+    if not (FILE.exists() and FILE.read_bytes() == text.encode()):
         snakefile.require_idle(f"{FILE}: not replaced, since what runs here reads it")
     copy = None
-    if FILE.exists() and FILE.read_bytes() not in [p.read_bytes() for p in presets]:
+    if FILE.exists() and FILE.read_bytes() not in _texts(presets):
         copy = edits.keep(FILE)
-    artifacts.write_bytes(FILE, text)
+    artifacts.write_text(FILE, text)
     dvcfile.write(loaded)
     print(f"{source} -> params.yaml, dvc.yaml" + (f"; your params.yaml is kept as {copy}" if copy else ""))
+
+
+def _texts(presets: list[Path]) -> Iterator[bytes]:
+    """Of all presets, as they stand in params.yaml when they are active."""
+    for path in presets:
+        with suppress(OSError, ParameterError):  # a damaged one is no copy of what is there
+            yield overlay.whole(path).encode()
 
 
 def _active(wanted: str) -> str:

@@ -135,9 +135,18 @@ def made_from(instance: Instance, params: Params, hashed: Hashes) -> dict[str, A
     }
     if instance.stage.expensive:
         basis["version"] = version(instance.stage.name)
-    else:
-        basis["code"] = {f: hashed.md5(f) for f in sources(instance)}
+    others = {
+        name: hashed.md5(str(file)) for kind in _kinds(instance, params) for name, file in code.outside(kind).items()
+    }
+    if found := {f: hashed.md5(f) for f in sources(instance)} | others:
+        basis["code"] = found
     return basis
+
+
+def _kinds(instance: Instance, params: Params) -> set[str]:
+    """Kinds of the methods whose code an instance runs."""
+    names = params.methods if "methods" in instance.params else [instance.wildcards.get("method")]
+    return {params.methods[name].kind for name in names if name in params.methods}
 
 
 def fingerprint(basis: dict[str, Any]) -> str:

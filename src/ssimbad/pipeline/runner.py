@@ -18,8 +18,7 @@ from ssimbad.params.tree import Params
 from ssimbad.params.view import View
 from ssimbad.pipeline import code, dvcfile, lock, records, written
 from ssimbad.pipeline.table import STAGES, Instance, instances
-from ssimbad.runtime import cores
-from ssimbad.runtime import distributed as team
+from ssimbad.runtime import cores, distributed
 from ssimbad.runtime.job import COST, Job
 from ssimbad.tracking import live, spool, system
 
@@ -58,13 +57,13 @@ def run(params: Params, instance: Instance, force: bool = False) -> None:
     code.require_own()
     if "DVC_STAGE" in os.environ:
         _require_what_dvc_notes(params, instance)
-    here = team.here()
-    if here.leads:
-        _bring(params, instance, force, here)
+    own = distributed.from_environment()
+    if own.is_leader:
+        _bring(params, instance, force, own)
     elif instance.stage.batch:
-        _follow(params, instance, here)
+        _follow(params, instance, own)
     else:
-        print(f"{instance.name}: left to the first of {here.world} processes", file=sys.stderr, flush=True)
+        print(f"{instance.name}: left to the first of {own.world_size} processes", file=sys.stderr, flush=True)
     if "DVC_STAGE" in os.environ:
         _require_what_dvc_notes(params, instance)
 
@@ -82,10 +81,10 @@ def _require_what_dvc_notes(params: Params, instance: Instance) -> None:
         raise UserError(f"{instance.name}: params.yaml changed while the stage ran; run `dvc repro` again")
 
 
-def _bring(params: Params, instance: Instance, force: bool, here: team.Team) -> None:
+def _bring(params: Params, instance: Instance, force: bool, own: distributed.ProcessGroup) -> None:
     """Bring one instance up to date as the only or the first of its processes."""
     with (
-        team.Call(here if instance.stage.batch else team.ALONE, instance.name) as call,
+        distributed.Rendezvous(own if instance.stage.batch else distributed.ALONE, instance.name) as rendezvous,
         lock.held(WORK / instance.name, instance.name),
         records.hashes() as hashed,
         written.noted(instance.name, instance.outputs.values(), hashed) as put,
@@ -104,7 +103,7 @@ def _bring(params: Params, instance: Instance, force: bool, here: team.Team) -> 
                 _show(instance, log, put.md5s)
         else:
             made_with = records.libraries(instance)
-            _compute(params, instance, scratch, given, call, put)
+            _compute(params, instance, scratch, given, rendezvous, put)
             if instance.stage.expensive:
                 _keep(instance, scratch / _KEPT, made_with, put)
         put.require_unchanged()
@@ -155,7 +154,7 @@ def _compute(
     instance: Instance,
     scratch: Path,
     given: _Given,
-    call: team.Call,
+    rendezvous: distributed.Rendezvous,
     put: written.Written,
 ) -> None:
     """Run the stage; its outputs then belong to what was given.
@@ -165,9 +164,9 @@ def _compute(
     """
     before = set(scratch.glob("*"))
     with _logged(instance, given.basis) as log:
-        with system.sampled(log), _team(params, instance, scratch, given.basis, call) as together:
+        with system.sampled(log), _process_group(params, instance, scratch, given.basis, rendezvous) as group:
             job = _job(instance, scratch)
-            _stage(params, instance, replace(job, log=log, team=together, confirm=given.confirm))
+            _stage(params, instance, replace(job, log=log, group=group, confirm=given.confirm))
         missing = sorted(set(instance.outputs.values()) - put.md5s.keys())
         if missing:
             raise RuntimeError(f"{instance.name} ended without writing {missing}")
@@ -200,33 +199,33 @@ def compute_apart(params: Params, instance: Instance, folder: Path, hashed: reco
     elsewhere = replace(instance, outputs={name: str(folder / path) for name, path in instance.outputs.items()})
     scratch = folder / "scratch"
     with (
-        team.Call(team.ALONE, instance.name) as call,
-        _team(params, instance, scratch, basis, call) as together,
+        distributed.Rendezvous(distributed.ALONE, instance.name) as rendezvous,
+        _process_group(params, instance, scratch, basis, rendezvous) as group,
     ):
-        _stage(params, elsewhere, replace(_job(instance, scratch), team=together, costs=folder / "cost"))
+        _stage(params, elsewhere, replace(_job(instance, scratch), group=group, costs=folder / "cost"))
     return {path: Path(elsewhere.outputs[name]) for name, path in instance.outputs.items()}
 
 
-def _team(
-    params: Params, instance: Instance, scratch: Path, basis: dict[str, Any], call: team.Call
-) -> AbstractContextManager[team.Team]:
+def _process_group(
+    params: Params, instance: Instance, scratch: Path, basis: dict[str, Any], rendezvous: distributed.Rendezvous
+) -> AbstractContextManager[distributed.ProcessGroup]:
     if instance.stage.batch is None:
-        return nullcontext(team.ALONE)
+        return nullcontext(distributed.ALONE)
     key = f"methods.{instance.wildcards['method']}.{instance.stage.name}.batch"
-    word = {"scratch": str(scratch), "params": basis["params"]}
+    message = {"scratch": str(scratch), "params": basis["params"]}
     batch = instance.stage.batch(params, instance.wildcards)
-    return call.train(instance.command, batch, params.training.threads, key, word)
+    return rendezvous.group(instance.command, batch, params.training.threads, key, message)
 
 
-def _follow(params: Params, instance: Instance, here: team.Team) -> None:
+def _follow(params: Params, instance: Instance, own: distributed.ProcessGroup) -> None:
     """Help the leader to train: no lock, no record, no output."""
-    with team.followed(here, instance.name) as told:
-        if told is None:
+    with distributed.follow(own, instance.name) as received:
+        if received is None:
             return
-        word, together = told
-        if word["params"] != records.resolved(instance, params):
+        message, group = received
+        if message["params"] != records.resolved(instance, params):
             raise UserError("params.yaml changed while the processes of this training started; run the command again")
-        _stage(params, instance, replace(_job(instance, Path(word["scratch"])), team=together))
+        _stage(params, instance, replace(_job(instance, Path(message["scratch"])), group=group))
 
 
 def _job(instance: Instance, scratch: Path) -> Job:

@@ -184,6 +184,12 @@ def curves(p: Params) -> list[Wildcards]:
     return list(found.values())
 
 
+def pictured(p: Params) -> list[str]:
+    """Archives of which there is a grid of pictures: those that show a sketch always, since they show the data too."""
+    made = {w["setting"] for w in coloured_rows(p)}
+    return [s for s in settings.PICTURED if s in made or settings.ARCHIVES[s].reference]
+
+
 def how(w: Wildcards) -> str:
     """The parameters by which a row colours."""
     return f"methods.{w['method']}.colour.{w['stage']}"
@@ -326,7 +332,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="weights",
-        run="ssimbad.metrics.weights:run",
+        run="ssimbad.features.stage:run",
         each=lambda p: [{}] if p.weights.enabled else [],
         inputs=lambda p, w: {},
         outputs=lambda p, w: _feature_weights(p) | {n: feature_file(n) for n in loss_features(p)},
@@ -420,10 +426,11 @@ STAGES: tuple[Stage, ...] = (
             "images": coloured(w),
             **_judged_by(p, w),
             "manifest": MANIFEST,
+            **(_shown(p, w) if settings.SETTINGS[w["setting"]].sets else {}),
             **_feature_weights(p),
         },
         outputs=lambda p, w: {"images": metrics(w, "csv"), "summary": metrics(w, "json")},
-        params=lambda p, w: ("evaluation", "data.size", "weights.enabled"),
+        params=lambda p, w: ("evaluation", "data.size", "sketches", "weights.enabled"),
     ),
     Stage(
         name="baselines",
@@ -434,11 +441,12 @@ STAGES: tuple[Stage, ...] = (
             "manifest": MANIFEST,
             "same": "data/references/same.npy",
             "cross": "data/references/cross.npy",
+            "sketches": "data/sketches/test.npy",
             **_embedded(p, {"true": TRUE}),
             **_feature_weights(p),
         },
         outputs=lambda p, w: {"summary": "reports/metrics/baselines.json"},
-        params=lambda p, w: ("evaluation", "data.size"),
+        params=lambda p, w: ("evaluation", "data.size", "sketches"),
     ),
     Stage(
         name="tables",
@@ -467,10 +475,10 @@ STAGES: tuple[Stage, ...] = (
             **_embedded(p, {"true": TRUE}),
             "manifest": MANIFEST,
             "pairing": "data/references/pairing.csv",
-            "images": [coloured(w) for w in coloured_rows(p) if w["setting"] in ("same", "cross")],
+            "images": [coloured(w) for w in coloured_rows(p) if w["setting"] in settings.PICTURED],
             "curves": [made(t, "csv") for t in trained(p)],
         },
-        outputs=lambda p, w: _figure("qualitative_same", "qualitative_cross", "training_curves"),
+        outputs=lambda p, w: _figure(*(f"qualitative_{s}" for s in pictured(p)), "training_curves"),
         params=lambda p, w: ("report.grid_images", "data.size", "data.source", "preset", *_labels(p)),
     ),
     Stage(
@@ -517,7 +525,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="nfe_figure",
         run="ssimbad.reporting.nfe:run",
-        each=lambda p: [{}] if p.report.nfe else [],
+        each=lambda p: [{}] if p.report.nfe and curves(p) else [],
         inputs=lambda p, w: {"values": [nfe_values(t) for t in curves(p)]},
         outputs=lambda p, w: {**_table("nfe"), **_figure("nfe")},
         params=lambda p, w: ("report.nfe", "data.size", "preset", *_labels(p)),
@@ -536,7 +544,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="spread_table",
         run="ssimbad.reporting.spread:run",
-        each=lambda p: [{}] if p.report.spread else [],
+        each=lambda p: [{}] if p.report.spread and swept(p) else [],
         inputs=lambda p, w: {"values": [spread_values(t) for t in swept(p)]},
         outputs=lambda p, w: _table("spread"),
         params=lambda p, w: ("evaluation", "report.spread", "data.size", "preset", *_labels(p)),

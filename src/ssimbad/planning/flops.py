@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ssimbad.methods import registry
+from ssimbad.methods.chain import ImageLoss
 from ssimbad.methods.contract import PHI, Batch, Method, Part, Plan, Setup
 from ssimbad.pairing import tps
 from ssimbad.params.base import Colour, Sampler
@@ -144,12 +145,14 @@ def _counting() -> Iterator[_Counter]:
 
 
 def _trained(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:
+    # The losses of an image cannot do without their network; other terms are left out with it.
+    features = _distance if isinstance(plan.options, ImageLoss) else None
     with _counting() as counted:
-        for player in method.parties(model, plan, None):
+        for player in method.parties(model, plan, features):
             network = player.network.to(_META)
-            losses = player.step(batch, _Draws())
             wanted = [p for p in network.parameters() if p.requires_grad]
-            torch.autograd.grad(losses.loss, wanted, materialize_grads=True)
+            for losses in player.losses(batch, _Draws()):
+                torch.autograd.grad(losses.loss, wanted, materialize_grads=True)
     return counted.total
 
 
@@ -157,6 +160,11 @@ def _coloured(method: Method, model: nn.Module, colour: Colour, batch: Batch) ->
     with _counting() as counted, torch.no_grad():
         method.colorize(model, batch, lambda *shape: torch.empty(1, *shape, device=_META), colour, None)
     return counted.total
+
+
+def _distance(image: Tensor, target: Tensor) -> Tensor:
+    """In place of the feature network of a loss: (B,), and nothing that counts."""
+    return (image - target).square().mean(dim=(1, 2, 3))
 
 
 def _size(network: nn.Module) -> int:

@@ -12,6 +12,7 @@ from ssimbad.errors import UserError
 from ssimbad.faces import manifest
 from ssimbad.metrics.test_set import by_id
 from ssimbad.pairing import resize
+from ssimbad.pairing.settings import PICTURED
 from ssimbad.params.base import SLOTS
 from ssimbad.reporting.curves import training_curves
 from ssimbad.reporting.grids import picture_grid
@@ -19,12 +20,15 @@ from ssimbad.reporting.results import demo_scale, labels
 from ssimbad.reporting.style import save
 from ssimbad.runtime.job import Job
 
+_TITLES = {"same": "Same reference", "cross": "Cross reference", "free": "Without a sketch"}
+
 Made = dict[tuple[str, str], dict[int, Path]]
 """{(method, stage): {seed: file}}."""
 
 
 def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
-    """Draw qualitative_same, qualitative_cross and training_curves, each PNG and PDF.
+    """Draw qualitative_same, qualitative_cross, qualitative_free where there are such rows, and training_curves, each
+    PNG and PDF.
 
     Inputs: test, sketches, same, cross (.npy), true (.npy, embedded data only), manifest, pairing (.csv),
     images (list of `<method>/<stage>/seed-<n>/<setting>.zip`), curves (list of
@@ -38,10 +42,10 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     ids = manifest.ids(inputs["manifest"], "test")
     scale = "demo-scale, " if demo_scale(params.preset) else ""
     note = f"{scale}{params.data.size}×{params.data.size}"
-    for setting in ("same", "cross"):
+    for setting in [s for s in PICTURED if f"qualitative_{s}_png" in outputs]:
         rows = _grid_rows(params, inputs, setting, ids)
         columns = _column_names(inputs["pairing"], setting, ids)[: params.report.grid_images]
-        fig = picture_grid(f"{setting.capitalize()} reference ({note})", rows, columns)
+        fig = picture_grid(f"{_TITLES[setting]} ({note})", rows, columns)
         save(fig, outputs[f"qualitative_{setting}_png"], outputs[f"qualitative_{setting}_pdf"])
     files = _files(inputs["curves"])
     names = labels(files, params.methods)
@@ -59,8 +63,10 @@ def _grid_rows(params: Any, inputs: Mapping[str, Any], setting: str, ids: list[s
 
     made = _files([path for path in inputs["images"] if path.stem == setting])
     names = labels(made, params.methods)
-    rows = [("Sketch", stored("sketches")), ("Reference", stored(setting))]
-    rows += [(names[row], by_id(next(iter(seeds.values())), ids, size)[:count]) for row, seeds in made.items()]
+    answers = [(names[row], by_id(next(iter(seeds.values())), ids, size)[:count]) for row, seeds in made.items()]
+    if setting == "free":
+        return [*answers, ("Faces of the test set", stored("test"))]
+    rows = [("Sketch", stored("sketches")), ("Reference", stored(setting)), *answers]
     if setting == "same":
         return [*rows, ("Target", stored("test"))]
     rows.append(("Sketch's own face (published target)", stored("test")))
@@ -82,7 +88,7 @@ def _files(paths: list[Path]) -> Made:
 
 def _column_names(pairing: Path, setting: str, ids: list[str]) -> list[str]:
     """Ids above the columns; for cross the reference's id behind an arrow."""
-    if setting == "same":
+    if setting != "cross":
         return ids
     partner = pd.read_csv(pairing, dtype=str).set_index("id")["cross"]
     return [f"{i} ← {partner[i]}" for i in ids]

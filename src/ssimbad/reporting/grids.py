@@ -7,15 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ssimbad.reporting.style import styled
+from ssimbad.training.pictures import pitch, tiled
 
 CELL = 0.95
 """Inches per picture."""
 
 LABEL_WIDTH = 18
 """Characters after which a row's label breaks."""
-
-GAP = 0.04
-"""White between pictures, as a share of a picture."""
 
 
 def picture_grid(title: str, rows: list[tuple[str, np.ndarray]], columns: list[str]) -> Figure:
@@ -29,9 +27,10 @@ def picture_grid(title: str, rows: list[tuple[str, np.ndarray]], columns: list[s
     Returns:
         The figure, for `style.save`.
     """
-    canvas, step = _canvas([images for _, images in rows])
+    canvas = tiled([images for _, images in rows])
     height, width = canvas.shape[:2]
     side = rows[0][1].shape[1]
+    step = pitch(side)
     scale = CELL / step
     with styled():
         fig = plt.figure(figsize=(width * scale, height * scale))
@@ -46,15 +45,3 @@ def picture_grid(title: str, rows: list[tuple[str, np.ndarray]], columns: list[s
             axes.text(j * step + side / 2, -0.04 * side, name, ha="center", va="bottom", fontsize=5, color="0.4")
         axes.text(0, -0.22 * side, title, ha="left", va="bottom", fontsize=10)
     return fig
-
-
-def _canvas(rows: list[np.ndarray]) -> tuple[np.ndarray, int]:
-    """All pictures on white, and the distance from one to the next in pixels."""
-    count, side = rows[0].shape[:2]
-    step = side + max(1, round(GAP * side))
-    canvas = np.full((step * len(rows) - (step - side), step * count - (step - side), 3), 255, np.uint8)
-    for i, images in enumerate(rows):
-        color = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3)
-        for j, image in enumerate(color):
-            canvas[i * step : i * step + side, j * step : j * step + side] = image
-    return canvas, step

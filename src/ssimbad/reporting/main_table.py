@@ -11,7 +11,12 @@ from ssimbad.reporting.results import METRICS, Result
 
 COLUMNS = ["method", "stage", "setting", "seed", "metric", "value", "ci_low", "ci_high", "n", "published"]
 
-BASELINES = {"reference": "Warped reference itself", "mean_color": "Mean colour of the training faces"}
+BASELINES = {
+    "reference": "Warped reference itself",
+    "mean_color": "Mean colour of the training faces",
+    "ground_truth": "The sketch's own face",
+    "true_answer": "The true answer: that face in the reference's colours",
+}
 
 
 def long_form(results: list[Result], confidence: float) -> list[dict[str, Any]]:
@@ -80,10 +85,9 @@ def layout(
             rows += _method_rows(row, _of(here, row, setting), metrics, label, confidence, notes, alike)
         rows.append("Without any method")
         for name, label in BASELINES.items():
-            entries = baselines["rows"][name].get(setting)
-            if entries is None:
-                continue
-            rows.append([label, "measured", *(_cell(entries[metric], metric, notes) for metric in metrics), DASH])
+            if entries := baselines["rows"].get(name, {}).get(setting):
+                cells = (_cell(entries.get(metric, res.NOT_MEASURED), metric, notes) for metric in metrics)
+                rows.append([label, "measured", *cells, DASH])
         title = f"Main table, {words} — {res.scale_note(preset, here[0].size, here[0].n)}"
         footnotes = [*notes.lines(), *_notes(here, confidence, embedded, alike), *_budgets(made)]
         tables.append(Table(title, f"main-{setting}", _head(here, metrics), rows, footnotes, words=2))
@@ -156,8 +160,8 @@ def _cell(entry: dict[str, Any], metric: str, notes: Footnotes) -> str:
 def _head(here: list[Result], metrics: list[str]) -> list[str]:
     def name(metric: str) -> str:
         word, _, better = METRICS[metric]
-        count = here[0].metrics[metric].get("scales")
-        detail = f" ({count} scales)" if count else f" (n = {here[0].n})" if metric in ("fid", "kid") else ""
+        count = _scales(here) if metric == "ms_ssim" else None
+        detail = f" ({count} scales)" if count else f" (n = {here[0].n})" if res.BY_ID[metric].of_set else ""
         return f"{word}{detail} {better}"
 
     return ["Method", "", *map(name, metrics), "Seeds"]
@@ -177,15 +181,17 @@ def _notes(here: list[Result], confidence: float, embedded: bool, alike: bool) -
             " MS-SSIM with five scales, no intervals given."
             + ("" if alike else " No difference is formed: it would be one of images, not of methods.")
         )
-    lines.append(
-        "PSNR pays for the mean of all plausible answers, blurred as it is, more than for any one of them: `spread.md`"
-        " (where `report.spread` is set) tells what a row owes to that."
-    )
-    count = here[0].metrics["ms_ssim"]["scales"]
-    if count < 5:
-        lines.append(f"MS-SSIM with its first {count} scales, weights renormalised: five need a side above 160 pixels.")
-    if "fid" in here[0].metrics:
-        lines.append("FID is biased upwards at small n: compare it at equal n only. KID is unbiased.")
+    for metric in _metrics(here):
+        lines += [res.BY_ID[metric].note] if res.BY_ID[metric].note else []
+        if metric == "ms_ssim" and (count := _scales(here)) and count < 5:
+            lines.append(
+                f"MS-SSIM with its first {count} scales, weights renormalised: five need a side above 160 pixels."
+            )
     if embedded:
         lines.append("Embedded data: rendered cartoon faces, not the published Danbooru faces.")
     return lines
+
+
+def _scales(here: list[Result]) -> int | None:
+    """Of MS-SSIM, the same for all images of a size; None where no row has it."""
+    return next((r.metrics["ms_ssim"]["scales"] for r in here if "scales" in r.metrics.get("ms_ssim", {})), None)

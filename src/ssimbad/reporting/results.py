@@ -12,17 +12,17 @@ from scipy.special import stdtrit
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
+from ssimbad.metrics import registry
 from ssimbad.pairing import settings
 from ssimbad.params.base import SLOTS
 
-METRICS = {
-    "psnr": ("PSNR (dB)", 2, "↑"),
-    "ms_ssim": ("MS-SSIM", 4, "↑"),
-    "fid": ("FID", 2, "↓"),
-    "kid": ("KID", 4, "↓"),
-    "lpips": ("LPIPS", 4, "↓"),
-}
-"""metric: name, decimals shown, direction of better."""
+BY_ID = {metric.id: metric for metric in registry.metrics()}
+METRICS = {metric.id: (metric.label, metric.decimals, metric.better) for metric in BY_ID.values()}
+"""metric: name, decimals shown, direction of better; in the order of the tables."""
+NOT_MEASURED = {
+    "value": None, "ci_low": None, "ci_high": None, "n": None,
+    "reason": "not measured for this row; run the stage evaluate again if it should be",
+}  # fmt: skip
 
 SETTLED = 0.5
 """dB of PSNR below which two trainings, one of each method, do not tell the methods from seeds and rounding."""
@@ -32,8 +32,6 @@ ONE_SEED = (
     f" {SETTLED} dB of PSNR nothing is claimed without several seeds, and for other metrics no such limit is known."
 )
 """What the intervals leave out, for the notes of every table with rows of one seed."""
-
-_LACKING = {"value": None, "ci_low": None, "ci_high": None, "reason": "not measured of this row"}
 
 Row = tuple[str, str]
 """(method, stage): one row of the table."""
@@ -116,7 +114,7 @@ def over_seeds(results: list[Result], metric: str, confidence: float) -> dict[st
     With one seed it is that seed's entry, its interval over test images. With more, value is the mean over
     seeds, the interval is Student's t over seeds, and n counts the seeds.
     """
-    entries = [result.metrics.get(metric, _LACKING | {"n": result.n}) for result in results]
+    entries = [result.metrics.get(metric, NOT_MEASURED) for result in results]
     values = np.array([entry["value"] for entry in entries if entry["value"] is not None], dtype=np.float64)
     if len(entries) == 1 or len(values) < len(entries):
         absent = [entry for entry in entries if entry["value"] is None]
@@ -144,10 +142,7 @@ def labels(present: Iterable[Row], methods: Any) -> dict[Row, str]:
 
 def number(value: float | None, metric: str, signed: bool = False) -> str:
     """A value with the metric's decimals; a dash for None; a true minus sign."""
-    if value is None:
-        return "—"
-    decimals = METRICS[metric][1]
-    return f"{value:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
+    return BY_ID[metric].shown(value, signed)
 
 
 def with_interval(entry: dict[str, Any], metric: str, signed: bool = False) -> str:

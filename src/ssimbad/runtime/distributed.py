@@ -27,32 +27,32 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import Store
 
-PATIENCE = timedelta(minutes=30)  # for the slowest process in one exchange; a dead one ends the others sooner
-MEETING = timedelta(minutes=10)  # in which processes that are started together find each other
-LEADERS_WORK = timedelta(days=2)  # followers wait while the leader takes the lock and hashes the inputs
+EXCHANGE_TIMEOUT = timedelta(minutes=30)  # for the slowest process in one exchange; a dead one ends the others sooner
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # in which processes that are started together find each other
+LEADER_TIMEOUT = timedelta(days=2)  # followers wait while the leader takes the lock and hashes the inputs
 GRACE = 5.0  # seconds in which the leader may end by itself after a follower has failed
-_HELPED = "SSIMBAD_STARTED_BY_LEADER"
+_LAUNCHED = "SSIMBAD_STARTED_BY_LEADER"
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 _ALONE = "if this process is alone, take RANK, WORLD_SIZE and SLURM_STEP_NUM_TASKS out of its environment"
 
 
 @dataclass(frozen=True)
-class Team:
-    """This process among those of one training. `local`: its number on this machine."""
+class ProcessGroup:
+    """This process among those of one training. `local_rank`: its number on this machine."""
 
     rank: int = 0
-    world: int = 1
-    local: int = 0
+    world_size: int = 1
+    local_rank: int = 0
     device: torch.device | None = None
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         return self.rank == 0
 
-    def mean_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_mean_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over the processes, bit-equal on all of them."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         import torch
         from torch import distributed
@@ -61,34 +61,34 @@ class Team:
         flat = torch.cat([t.reshape(-1) for t in tensors])
         with self._exchange():
             distributed.all_reduce(flat)
-        flat /= self.world
+        flat /= self.world_size
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def gathered(self, values: Tensor) -> Tensor:
-        """(n, …) on each process → (world · n, …), in the order of the ranks."""
-        if self.world == 1:
+    def all_gather(self, values: Tensor) -> Tensor:
+        """(n, …) on each process → (world_size · n, …), in the order of the ranks."""
+        if self.world_size == 1:
             return values
         import torch
         from torch import distributed
 
         mine = values.to(self.device).contiguous()
-        parts = [torch.empty_like(mine) for _ in range(self.world)]
+        parts = [torch.empty_like(mine) for _ in range(self.world_size)]
         with self._exchange():
             distributed.all_gather(parts, mine)
         return torch.cat(parts).to(values.device)
 
     def any(self, wish: bool) -> bool:
         """Whether one of the processes wishes it; the same answer on all."""
-        if self.world == 1:
+        if self.world_size == 1:
             return wish
         import torch
 
-        return bool(self.gathered(torch.tensor([wish], dtype=torch.uint8)).any())
+        return bool(self.all_gather(torch.tensor([wish], dtype=torch.uint8)).any())
 
-    def follow_(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by the leader's."""
-        if self.world > 1:
+        if self.world_size > 1:
             from torch import distributed
 
             with self._exchange():
@@ -102,14 +102,14 @@ class Team:
             yield
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            line = f"process {self.rank} of {self.world}: another process of this training was lost ({reason})"
+            line = f"process {self.rank} of {self.world_size}: another process of this training was lost ({reason})"
             raise UserError(f"{line}; the same command goes on from the last state") from None
 
 
-ALONE = Team()
+ALONE = ProcessGroup()
 
 
-def here() -> Team:
+def from_environment() -> ProcessGroup:
     """What the environment says: torchrun's variables, or srun's where the step has several tasks.
 
     Raises:
@@ -117,17 +117,17 @@ def here() -> Team:
     """
     e = os.environ
     names = _TORCHRUN if e.get("WORLD_SIZE") and e.get("RANK") else _SRUN
-    rank, world, local = _number(names[0], 0), _number(names[1], 1), _number(names[2], 0)
-    if world == 1:
+    rank, world_size, local_rank = _number(names[0], 0), _number(names[1], 1), _number(names[2], 0)
+    if world_size == 1:
         return ALONE
     said = ", ".join(f"{name}={e[name]}" for name in names if name in e)
-    if not rank < world:
-        raise ParameterError(f"{said}: no process of a team; {_ALONE}")
+    if not rank < world_size:
+        raise ParameterError(f"{said}: no process of a group; {_ALONE}")
     if not (e.get("SLURM_JOB_ID") or (e.get("MASTER_ADDR") and e.get("MASTER_PORT"))):
         raise ParameterError(
             f"{said}, but MASTER_ADDR and MASTER_PORT are not set; start the processes with torchrun, or {_ALONE}"
         )
-    return Team(rank, world, local)
+    return ProcessGroup(rank, world_size, local_rank)
 
 
 def _number(name: str, default: int) -> int:
@@ -137,104 +137,110 @@ def _number(name: str, default: int) -> int:
     return int(given)
 
 
-class Call:
-    """The leader's word to its followers of one stage instance. Left without `train`: there is nothing to do."""
+class Rendezvous:
+    """Where the processes of one stage instance meet: the leader's side.
 
-    def __init__(self, team: Team, name: str) -> None:
-        self._team, self._name, self._store, self._spoken = team, name, None, False
+    Left without `group`, it tells the followers that there is nothing to do.
+    """
 
-    def __enter__(self) -> Call:
-        if self._team.world > 1:
-            self._store = _store(self._team, self._name)
+    def __init__(self, group: ProcessGroup, name: str) -> None:
+        self._group, self._name, self._store, self._published = group, name, None, False
+
+    def __enter__(self) -> Rendezvous:
+        if self._group.world_size > 1:
+            self._store = _store(self._group, self._name)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._store is not None and not self._spoken:
-            _say(self._store, None, self._team.world)
+        if self._store is not None and not self._published:
+            _publish(self._store, None, self._group.world_size)
 
     @contextmanager
-    def train(self, command: str, batch: int, threads: int, key: str, word: dict[str, Any]) -> Iterator[Team]:
-        """The team for as long as the training lasts.
+    def group(
+        self, command: str, batch: int, threads: int, key: str, message: dict[str, Any]
+    ) -> Iterator[ProcessGroup]:
+        """The process group for as long as the training lasts.
 
         Args:
             command: of the stage; repeated on each further device of this machine, where nobody else has started it.
             batch: images of one step; `key`: the parameter that says so.
             threads: shares into which each process divides its part of a batch on a CPU.
-            word: JSON-like, what the followers need to know.
+            message: JSON-like, what the followers need to know.
 
         Raises:
             ParameterError: the devices cannot share a batch equally.
         """
         from ssimbad.runtime import devices
 
-        team = self._team
-        if team.world == 1:
-            team = replace(team, world=len(devices.visible()))
-        if team.world == 1:
+        group = self._group
+        if group.world_size == 1:
+            group = replace(group, world_size=len(devices.visible()))
+        if group.world_size == 1:
             yield ALONE
             return
-        shares = team.world * (threads if devices.pick().type == "cpu" else 1)
+        shares = group.world_size * (threads if devices.pick().type == "cpu" else 1)
         if batch % shares:
             raise ParameterError(
-                f"{key}: {batch} images do not divide into {shares} equal shares for {team.world} devices; "
+                f"{key}: {batch} images do not divide into {shares} equal shares for {group.world_size} devices; "
                 f"choose a multiple of {shares}, or show the job fewer devices (CUDA_VISIBLE_DEVICES)"
             )
-        self._spoken = True
-        with _helpers(self._name, command, team.world) if self._store is None else _outside(self._store, team) as store:
-            _say(store, word, team.world)
-            with _joined(team, store) as joined:
+        self._published = True
+        alone = self._store is None
+        with _launched(self._name, command, group.world_size) if alone else _awaited(self._store, group) as store:
+            _publish(store, message, group.world_size)
+            with _initialised(group, store) as joined:
                 yield joined
 
 
 @contextmanager
-def followed(team: Team, name: str) -> Iterator[tuple[dict[str, Any], Team] | None]:
-    """For a follower of the stage instance: the leader's word and the team, or None when there is nothing to do."""
-    if os.environ.get(_HELPED):
+def follow(group: ProcessGroup, name: str) -> Iterator[tuple[dict[str, Any], ProcessGroup] | None]:
+    """For a follower of the stage instance: the leader's message and its group, or None when there is nothing to do."""
+    if os.environ.get(_LAUNCHED):
         threading.Thread(target=_end_with_leader, daemon=True).start()
-    store = _store(team, name)
-    store.add("here", 1)
+    store = _store(group, name)
+    store.add("arrived", 1)
     try:
-        store.wait(["word"], LEADERS_WORK)
-        word = json.loads(store.get("word"))
-        store.add("heard", 1)
+        store.wait(["message"], LEADER_TIMEOUT)
+        message = json.loads(store.get("message"))
+        store.add("received", 1)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        line = f"{name}: the first of {team.world} processes was lost before the training began ({reason})"
+        line = f"{name}: the first of {group.world_size} processes was lost before the training began ({reason})"
         raise UserError(f"{line}; run the same command again") from None
-    if word is None:
+    if message is None:
         yield None
     else:
-        with _joined(team, store) as joined:
-            yield word, joined
+        with _initialised(group, store) as joined:
+            yield message, joined
 
 
-def _say(store: Store, word: dict[str, Any] | None, world: int) -> None:
-    """Set the word; with nothing to do, stay until all have heard it: the store may end with this process."""
-    store.set("word", json.dumps(word))
+def _publish(store: Store, message: dict[str, Any] | None, world_size: int) -> None:
+    """Set the message; with nothing to do, stay until all have received it: the store may end with this process."""
+    store.set("message", json.dumps(message))
     end = time.monotonic() + 60
-    while word is None and store.add("heard", 0) < world - 1 and time.monotonic() < end:
+    while message is None and store.add("received", 0) < world_size - 1 and time.monotonic() < end:
         time.sleep(0.05)
 
 
-def _store(team: Team, name: str) -> Store:
+def _store(group: ProcessGroup, name: str) -> Store:
     """Where the processes leave each other notes; the leader, or torchrun's agent, keeps it."""
     from torch import distributed
 
     host, port = _address()
-    keeps = team.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    who = f"{name}: process {team.rank} of {team.world}"
-    if not os.environ.get(_HELPED):
+    keeps = group.is_leader and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    who = f"{name}: process {group.rank} of {group.world_size}"
+    if not os.environ.get(_LAUNCHED):
         print(f"{who} waits for the others at {host}:{port}", file=sys.stderr, flush=True)
     try:
-        store = distributed.TCPStore(host, port, None, keeps, MEETING, wait_for_workers=False)
+        store = distributed.TCPStore(host, port, None, keeps, RENDEZVOUS_TIMEOUT, wait_for_workers=False)
     except (RuntimeError, distributed.DistError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{who}: nobody met at {host}:{port} ({reason}); {_ALONE}") from None
-    store.set_timeout(PATIENCE)
-    return distributed.PrefixStore(_room(name), store)
+    store.set_timeout(EXCHANGE_TIMEOUT)
+    return distributed.PrefixStore(_prefix(name), store)
 
 
-def _room(name: str) -> str:
+def _prefix(name: str) -> str:
     """Notes of another training, or of torchrun's attempt before this one, are not for us."""
     return f"ssimbad/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
@@ -264,25 +270,26 @@ def _address() -> tuple[str, int]:
 
 
 @contextmanager
-def _outside(store: Store, team: Team) -> Iterator[Store]:
+def _awaited(store: Store, group: ProcessGroup) -> Iterator[Store]:
     """Followers that torchrun or srun has started, and will end with the leader."""
-    end = time.monotonic() + MEETING.total_seconds()
-    while (come := store.add("here", 0)) < team.world - 1:
+    end = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
+    while (arrived := store.add("arrived", 0)) < group.world_size - 1:
         if time.monotonic() > end:
-            _say(store, None, come + 1)
-            minutes = MEETING.total_seconds() / 60
-            raise UserError(f"{come} of {team.world - 1} other processes came within {minutes:.0f} minutes; {_ALONE}")
+            _publish(store, None, arrived + 1)
+            minutes = RENDEZVOUS_TIMEOUT.total_seconds() / 60
+            others = f"{arrived} of {group.world_size - 1} other processes"
+            raise UserError(f"{others} came within {minutes:.0f} minutes; {_ALONE}")
         time.sleep(0.1)
     yield store
 
 
 @contextmanager
-def _helpers(name: str, command: str, world: int) -> Iterator[Store]:
+def _launched(name: str, command: str, world_size: int) -> Iterator[Store]:
     """One process for each further device of this machine, for as long as the block lasts."""
     from torch import distributed
 
-    store = distributed.TCPStore("127.0.0.1", 0, None, True, PATIENCE, wait_for_workers=False)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(world), _HELPED: "1"}
+    store = distributed.TCPStore("127.0.0.1", 0, None, True, EXCHANGE_TIMEOUT, wait_for_workers=False)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(world_size), _LAUNCHED: "1"}
     program = [sys.executable, "-c", "from ssimbad.cli import main; main()", *command.split()[1:]]
     processes = [
         subprocess.Popen(
@@ -291,13 +298,13 @@ def _helpers(name: str, command: str, world: int) -> Iterator[Store]:
             # Nothing is written to it: it ends when the leader ends, however that happens.
             stdin=subprocess.PIPE,
         )
-        for rank in range(1, world)
+        for rank in range(1, world_size)
     ]
     done = threading.Event()
     guard = threading.Thread(target=_end_with_followers, args=(processes, done), daemon=True)
     guard.start()
     try:
-        yield distributed.PrefixStore(_room(name), store)
+        yield distributed.PrefixStore(_prefix(name), store)
         for process in processes:
             process.wait(timeout=60)
     finally:
@@ -322,25 +329,25 @@ def _end_with_leader() -> None:
 
 
 @contextmanager
-def _joined(team: Team, store: Store) -> Iterator[Team]:
+def _initialised(group: ProcessGroup, store: Store) -> Iterator[ProcessGroup]:
     """The process group: NCCL between GPUs, Gloo between CPUs."""
     import torch
     from torch import distributed
 
     from ssimbad.runtime import devices
 
-    device = devices.pick(team.local)
+    device = devices.pick(group.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=distributed.PrefixStore("group", store),
-        rank=team.rank,
-        world_size=team.world,
-        timeout=PATIENCE,
+        rank=group.rank,
+        world_size=group.world_size,
+        timeout=EXCHANGE_TIMEOUT,
         device_id=device if device.type == "cuda" else None,
     )
     try:
-        yield replace(team, device=device)
+        yield replace(group, device=device)
     finally:
         distributed.destroy_process_group()

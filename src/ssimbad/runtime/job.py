@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 from tqdm import tqdm
 
 from ssimbad import artifacts
-from ssimbad.runtime.distributed import ALONE, Team
+from ssimbad.runtime.distributed import ALONE, ProcessGroup
 from ssimbad.tracking.spool import Spool
 
 COST = Path("work/cost")
@@ -25,7 +26,7 @@ class Job:
     """One stage instance at work.
 
     `scratch` is a folder of its own that survives kills and is no output; `threads` is the number of cores granted;
-    `team` are the processes that share a training, of which only the first speaks; `confirm()` is to be called before
+    `group` are the processes that share a training, of which only the leader speaks; `confirm()` is to be called before
     something is saved in `scratch`: it raises UserError when an input was touched since the stage began; `costs` is the
     folder in which costs are noted.
     """
@@ -38,7 +39,7 @@ class Job:
     seed: int | None = None
     setting: str | None = None
     log: Spool | None = None
-    team: Team = ALONE
+    group: ProcessGroup = ALONE
     confirm: Callable[[], None] = lambda: None
     costs: Path = COST
 
@@ -50,7 +51,7 @@ class Job:
 
     def say(self, text: str) -> None:
         """One line in the log."""
-        if self.team.leads:
+        if self.group.is_leader:
             _write(sys.stdout, text)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -61,6 +62,12 @@ class Job:
     def tags(self, **values: object) -> None:
         if self.log:
             self.log.tags(**values)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """(H, W, 3) uint8 for the logbook, kept in `scratch`; it is no output, and a full disk costs the picture."""
+        if self.log:
+            path = self.scratch / "pictures" / f"{name}-{step:012d}.png"
+            self.log.picture(path, artifacts.png_bytes(image))
 
     def note_cost(self, **facts: object) -> None:
         """Times and devices, for the cost table: kept outside the outputs, which hold nothing of the kind."""
@@ -88,7 +95,7 @@ class Job:
             bar_format=None if terminal else _LINE,
             file=sys.stderr if terminal else _LineEnds(),
             leave=True,
-            disable=not self.team.leads,
+            disable=not self.group.is_leader,
         ) as bar:
             yield bar
 

@@ -22,12 +22,14 @@ from typing import Annotated, Any, Literal
 import psutil
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from ssimbad import artifacts
 from ssimbad.errors import UserError, masked
 
 ROOT = Path("work/spool")
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
 
+_PICTURE = re.compile(r"work/[^/]+/[0-9a-f]{12}/pictures/\w+-\d{12}\.png")
 _LONGEST = 1 << 24  # bytes of a line; a start with all its inputs has some ten thousand
 _AT_BIRTH = 3600.0  # seconds in which a writer may still be at its first line
 
@@ -70,6 +72,15 @@ class Spool:
     def artifact(self, path: str, folder: str) -> None:
         """A file to be shown in the logbook: curves, grids, tables; never weights."""
         self.write("artifact", path=str(path), folder=folder)
+
+    def picture(self, path: Path, data: bytes) -> None:
+        """A picture of a training under way, written where it lies under work/, and shown in the logbook."""
+        try:
+            artifacts.write_bytes(path, data)
+        except OSError as error:
+            self._tell(f"{path}: {error}")
+        else:
+            self.artifact(path.as_posix(), "pictures")
 
     def tags(self, **values: Any) -> None:
         self.write("tags", values={k: str(v) for k, v in values.items()})
@@ -167,7 +178,7 @@ def _tagged(tags: dict[str, str]) -> dict[str, str]:
 def _result(path: str) -> str:
     # Whoever can write a file under work/spool must not bring any other file of this machine into the logbook.
     place = os.path.relpath(path)
-    if Path(place).parts[0] not in ("reports", "models"):
+    if Path(place).parts[0] not in ("reports", "models") and not _PICTURE.fullmatch(place):
         raise ValueError(f"{path} is no result of this repository")
     return place
 

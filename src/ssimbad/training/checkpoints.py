@@ -26,6 +26,20 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     _write(path, dict(sorted(weights.items())), {"format": "pt"})
 
 
+def write_kept(scratch: Path, kept: list[tuple[int, float, dict[str, Tensor]]]) -> Path:
+    """Weights that were good on validation too: [(images, value, weights)] → `<images>-<value>.safetensors`.
+
+    Returns:
+        Their folder, which holds no others.
+    """
+    folder = scratch / "best"
+    for old in folder.glob("*.safetensors"):
+        old.unlink()
+    for seen, value, weights in kept:
+        write_weights(folder / f"{seen:012d}-{value:.3f}.safetensors", weights)
+    return folder
+
+
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     try:
         _finite(tensors)

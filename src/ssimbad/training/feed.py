@@ -18,18 +18,22 @@ from ssimbad.seeding import derive
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of the global batch that one of several equal devices takes."""
+    """One of `count` equal parts of the global batch."""
 
-    rank: int = 0
-    world: int = 1
+    index: int = 0
+    count: int = 1
 
     def rows(self, batch: int) -> slice:
-        share = batch // self.world
-        return slice(self.rank * share, (self.rank + 1) * share)
+        size = batch // self.count
+        return slice(self.index * size, (self.index + 1) * size)
+
+    def split(self, parts: int) -> list[Shard]:
+        """The same rows as so many equal shards."""
+        return [Shard(self.index * parts + i, self.count * parts) for i in range(parts)]
 
 
-class StepDraws:
-    """Random numbers of one step: drawn for the global batch, so that they do not depend on the number of devices."""
+class BatchRng:
+    """Random numbers of one batch: drawn for the global batch, so that they do not depend on the number of devices."""
 
     def __init__(self, seed: int, batch: int, shard: Shard, device: torch.device) -> None:
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -50,7 +54,7 @@ class Feed:
     Args:
         faces: (N, S, S, 3) uint8, S = native size; memory-mapped arrays stay on disk.
         sketches: (N, S, S) uint8; None for a method that takes none.
-        law: of the warps that make references; None for a method that takes none.
+        warp_config: of the warps that make references; None for a method that takes none.
         size: training size; faces and sketches reach it by area resizing, references after their warp.
     """
 
@@ -59,12 +63,12 @@ class Feed:
         faces: np.ndarray,
         sketches: np.ndarray | None,
         size: int,
-        law: tps.Law | None,
+        warp_config: tps.Law | None,
         seed: int,
         device: torch.device,
         channels_last: bool,
     ) -> None:
-        self._faces, self._size, self._law, self._seed, self._device = faces, size, law, seed, device
+        self._faces, self._size, self._warp_config, self._seed, self._device = faces, size, warp_config, seed, device
         shrink = faces.shape[1] != size
         self._targets = resize.area(faces, size) if shrink else faces
         self._sketches = resize.area(sketches, size) if shrink and sketches is not None else sketches
@@ -87,9 +91,9 @@ class Feed:
         rows = self.order(seen, size)[mine]
         target = self._unit(self._targets[rows])
         given: dict[str, Any] = {}
-        if self._law is not None:
+        if self._warp_config is not None:
             rng = np.random.default_rng(derive(self._seed, "warp", seen))
-            warps = tps.Warp.random(rng, size, self._law)[mine]
+            warps = tps.Warp.random(rng, size, self._warp_config)[mine]
             native = target if self._size == self._faces.shape[1] else self._unit(self._faces[rows])
             reference = shrink(tps.warp(native, warps), self._size)
             given = {"reference": self._placed(reference), "warp": warps, "native": self._faces.shape[1]}

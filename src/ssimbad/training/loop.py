@@ -7,14 +7,15 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,11 +24,11 @@ from ssimbad.methods.contract import Losses, Player
 from ssimbad.params.methods import Train
 from ssimbad.params.tree import Training
 from ssimbad.runtime import cores, interrupt
-from ssimbad.runtime.distributed import ALONE, Team
+from ssimbad.runtime.distributed import ALONE, ProcessGroup
 from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
 from ssimbad.training import checkpoints
-from ssimbad.training.feed import Feed, Shard, StepDraws
+from ssimbad.training.feed import BatchRng, Feed, Shard
 
 Row = tuple[int, str, str, float]
 STATE_SECONDS = 900.0  # a state at least so often, however slow the images
@@ -76,21 +77,42 @@ class Window:
         return [(seen, "train", name, value) for name, value in {**means, "learning_rate": rate}.items()]
 
 
-class Run:
+@dataclass(frozen=True)
+class Kept:
+    """Averaged weights that are among the best on validation so far."""
+
+    seen: int
+    value: float
+    weights: dict[str, Tensor]
+
+
+class TrainState:
     """A training under way: the players with their optimisers, the EMA of the model, curve, best weights.
 
-    `name`: of its stage instance, for messages.
+    Args:
+        name: of its stage instance, for messages.
+        frozen: prefixes of the model's tensors that are no part of this training, such as `encoder.`: neither trained
+            nor averaged, nor in states, nor among the best weights.
     """
 
     def __init__(
-        self, model: nn.Module, players: list[Player], train: Train, common: Training, name: str = "training"
+        self,
+        model: nn.Module,
+        players: list[Player],
+        train: Train,
+        common: Training,
+        name: str = "training",
+        frozen: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.model, self.players, self.train, self.common = model, players, train, common
+        self._frozen = frozen
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.startswith(frozen):
+                parameter.requires_grad_(False)
         self.optimisers = [self._optimiser(player) for player in players]
-        self.ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        self.best: dict[str, Tensor] = {}
-        self.best_psnr = -math.inf
+        self.ema = {k: v.detach().clone() for k, v in self._own(model).items()}
+        self.kept: list[Kept] = []
         self.seen = 0
         self.rows: list[Row] = []
         self.window = Window(common.buckets)
@@ -98,40 +120,59 @@ class Run:
     def _optimiser(self, player: Player) -> torch.optim.Optimizer:
         decay = self.common.weight_decay if player.weight_decay is None else player.weight_decay
         return torch.optim.AdamW(
-            player.network.parameters(),
+            trainable(player.network),
             lr=self.train.learning_rate * player.rate,
             betas=player.betas,
             weight_decay=decay,
             fused=True,
         )
 
-    def advance(self, gradients: Callable[[Player], Losses]) -> dict[str, Losses]:
-        """One batch: each player in turn makes one step, then the EMA follows the model.
+    def _own(self, network: nn.Module) -> dict[str, Tensor]:
+        """The tensors of a player's network, or of the model, without the frozen ones."""
+        if not self._frozen:
+            return network.state_dict()
+        place = next((f"{name}." if name else "" for name, part in self.model.named_modules() if part is network), None)
+        tensors = network.state_dict()
+        return {k: v for k, v in tensors.items() if place is None or not f"{place}{k}".startswith(self._frozen)}
+
+    @property
+    def best(self) -> dict[str, Tensor]:
+        """The averaged weights that were best on validation, {} before the first."""
+        return self.kept[0].weights if self.kept else {}
+
+    @property
+    def best_psnr(self) -> float:
+        """Their value on validation."""
+        return self.kept[0].value if self.kept else -math.inf
+
+    def advance(self, gradients: Callable[[Player], Iterable[Losses]]) -> dict[str, Losses]:
+        """One batch: each player in turn makes its steps, then the EMA follows the model.
 
         Args:
-            gradients: leaves the gradient of a player's loss in `.grad` of its network.
+            gradients: of a player's losses, one step after the other: leaves the gradient in `.grad` of its network.
 
         Returns:
-            The losses by the players' names.
+            The losses of the last steps by the players' names.
         """
         rate = learning_rate(self.seen + self.train.batch, self.train, self.common.minimum_rate)
         done = {}
         for player, optimiser in zip(self.players, self.optimisers, strict=True):
-            done[player.name] = gradients(player)
-            self._move(player, optimiser, done[player.name], rate)
+            for losses in gradients(player):
+                self._step(player, optimiser, losses, rate)
+                done[player.name] = losses
         self.seen += self.train.batch
-        self._follow()
+        self._update_ema()
         if self.seen % self.common.log_images < self.train.batch or self.seen >= self.train.images:
             self.rows += self.window.rows(self.seen, rate)
         return done
 
-    def _move(self, player: Player, optimiser: torch.optim.Optimizer, losses: Losses, rate: float) -> None:
+    def _step(self, player: Player, optimiser: torch.optim.Optimizer, losses: Losses, rate: float) -> None:
         """One AdamW step on the true gradient in `.grad`, clipped by its norm.
 
         Raises:
-            UserError: loss or gradient are not finite; the weights are as they were.
+            UserError: loss or gradient are not finite; the weights are as they were before this step.
         """
-        norm = nn.utils.clip_grad_norm_(player.network.parameters(), self.common.clip)
+        norm = nn.utils.clip_grad_norm_(trainable(player.network), self.common.clip)
         for what, value in (("loss", losses.loss), ("gradient", norm)):
             if not math.isfinite(float(value)):
                 raise UserError(
@@ -144,36 +185,41 @@ class Run:
         optimiser.step()
         self.window.add(player.name, losses, float(norm))
 
-    def _follow(self) -> None:
+    def _update_ema(self) -> None:
         decay = ema_decay(self.seen, self.train.batch, self.common.ema)
         with torch.no_grad():
-            for name, value in self.model.state_dict().items():
-                self.ema[name].lerp_(value, 1 - decay)
+            for name, value in self._own(self.model).items():
+                if value.is_floating_point():
+                    self.ema[name].lerp_(value, 1 - decay)
+                else:  # a counter, a mask: the latest
+                    self.ema[name].copy_(value)
 
     @property
-    def unjudged(self) -> bool:
+    def validation_due(self) -> bool:
         """Whether a validation is due here and has not been made yet."""
         train = self.train
         every = train.validation.every if train.validation else 0
         due = _due(self.seen, every, train.batch) or self.seen >= train.images
         return bool(self.seen and due and (self.seen, "val") not in {(seen, split) for seen, split, *_ in self.rows})
 
-    def judge(self, psnr: float) -> None:
-        """Remember the averaged weights if they colour the validation split best so far."""
-        self.rows.append((self.seen, "val", "psnr", psnr))
-        if psnr > self.best_psnr:
-            self.best_psnr, self.best = psnr, {k: v.clone() for k, v in self.ema.items()}
+    def record_validation(self, value: float) -> None:
+        """Remember the averaged weights if they are among the best on validation so far; of equals the first."""
+        self.rows.append((self.seen, "val", "psnr", value))
+        last = self.kept[-1].value if len(self.kept) == self.common.keep else -math.inf
+        if value > last:
+            self.kept.append(Kept(self.seen, value, {k: v.clone() for k, v in self.ema.items()}))
+            self.kept = sorted(self.kept, key=lambda kept: -kept.value)[: self.common.keep]
 
     def save(self, folder: Path, key: str) -> None:
-        groups = {"ema": self.ema, "best": self.best}
+        groups = {"ema": self.ema, **{f"kept {kept.seen}": kept.weights for kept in self.kept}}
         for player, optimiser in zip(self.players, self.optimisers, strict=True):
-            groups[f"network {player.name}"] = player.network.state_dict()
+            groups[f"network {player.name}"] = self._own(player.network)
             groups[f"moments {player.name}"] = checkpoints.moments(optimiser)
         facts: dict[str, Any] = {
             "key": key,
             "seen": self.seen,
             "rows": self.rows,
-            "best_psnr": None if self.best_psnr == -math.inf else self.best_psnr,
+            "kept": [(kept.seen, kept.value) for kept in self.kept],
             "window": [self.window.sums, self.window.counts],
         }
         checkpoints.write_state(folder, self.seen, groups, facts)
@@ -185,16 +231,26 @@ class Run:
             return False
         groups, facts = found
         for player, optimiser in zip(self.players, self.optimisers, strict=True):
-            player.network.load_state_dict(groups[f"network {player.name}"])
+            network, own = player.network, self._own(player.network)
+            frozen = {k: v for k, v in network.state_dict().items() if k not in own}
+            network.load_state_dict(frozen | groups[f"network {player.name}"])
             checkpoints.restore_moments(optimiser, groups.get(f"moments {player.name}", {}))
         device = next(self.model.parameters()).device
-        self.ema = {k: v.to(device) for k, v in groups["ema"].items()}
-        self.best = {k: v.to(device) for k, v in groups.get("best", {}).items()}
+
+        def placed(group: str) -> dict[str, Tensor]:
+            return {k: v.to(device) for k, v in groups[group].items()}
+
+        self.ema = placed("ema")
+        self.kept = [Kept(seen, value, placed(f"kept {seen}")) for seen, value in facts["kept"]]
         self.seen = facts["seen"]
         self.rows = [tuple(row) for row in facts["rows"]]
-        self.best_psnr = -math.inf if facts["best_psnr"] is None else facts["best_psnr"]
         self.window.sums, self.window.counts = facts["window"]
         return True
+
+
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    """Parameters that a gradient moves."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 def _align(network: nn.Module) -> None:
@@ -210,137 +266,187 @@ def _steps(tensor: Tensor) -> list[int]:
     return [stride for stride, length in zip(tensor.stride(), tensor.shape, strict=True) if length > 1]
 
 
-class Workers:
+class DataParallel:
     """Equal shares of every batch, computed side by side: threads on a CPU, one process per GPU.
 
     A CPU thread computes with one core, so that the sums, and the last bits of the weights, depend on the number of
-    shares alone and not on the machine's cores; it is also faster than sharing each operation of a small batch.
+    shares alone and not on the machine's cores; it is also faster than sharing each operation of a small batch. All
+    threads run the same modules: a step must not change their buffers.
+
+    Args:
+        micro: equal parts of a share, computed one after the other: gradient accumulation.
     """
 
-    def __init__(self, count: int, pool: ThreadPoolExecutor, team: Team = ALONE) -> None:
-        self._shards = [Shard(team.rank * count + i, team.world * count) for i in range(count)]
-        self._map, self._team = pool.map if count > 1 else map, team
+    def __init__(self, count: int, pool: ThreadPoolExecutor, group: ProcessGroup = ALONE, micro: int = 1) -> None:
+        self._shards = [Shard(group.rank * count + i, group.world_size * count) for i in range(count)]
+        self._map, self._group, self._micro = pool.map if count > 1 else map, group, micro
 
-    def gradients(self, network: nn.Module, work: Callable[[Shard], Losses]) -> Losses:
-        """Run `work` on every shard; leave the mean gradient in the network's `.grad`, return the joined losses.
+    def gradients(self, network: nn.Module, work: Callable[[Shard], Iterator[Losses]]) -> Iterator[Losses]:
+        """Run `work` on every shard, one loss at a time; yield the losses of the global batch.
 
-        This is the one place where the shares of a global batch become one gradient.
+        At each `yield` the mean gradient is in the network's `.grad`, and `work` goes on from the weights as the caller
+        then leaves them. This is the one place where the shares of a global batch become one gradient.
+
+        Raises:
+            RuntimeError: the shares make different numbers of steps.
         """
-        parameters = list(network.parameters())
+        parameters = trainable(network)
+        streams = [[work(part) for part in shard.split(self._micro)] for shard in self._shards]
+        while True:
+            done = list(self._map(partial(_accumulated, parameters), streams))
+            counts = {len(losses) for losses, _ in done}
+            if counts == {0}:
+                return
+            if counts != {self._micro}:
+                raise RuntimeError("a training step yields more losses for one part of a batch than for another")
+            for parameter, *parts in zip(parameters, *(gradients for _, gradients in done), strict=True):
+                parameter.grad = sum(parts[1:], parts[0]) / (len(parts) * self._micro)
+            self._group.all_reduce_mean_([p.grad for p in parameters])
+            yield _global(_concatenated([losses for several, _ in done for losses in several]), self._group)
 
-        def share(shard: Shard) -> tuple[Losses, tuple[Tensor, ...]]:
-            losses = work(shard)
-            return losses, torch.autograd.grad(losses.loss, parameters, materialize_grads=True)
 
-        done = list(self._map(share, self._shards))
-        for parameter, *parts in zip(parameters, *(gradients for _, gradients in done), strict=True):
-            parameter.grad = sum(parts[1:], parts[0]) / len(parts)
-        self._team.mean_([p.grad for p in parameters])
-        return _everybodys(_joined([losses for losses, _ in done]), self._team)
+def _accumulated(parameters: list[nn.Parameter], streams: list[Iterator[Losses]]) -> tuple[list[Losses], list[Tensor]]:
+    """The next loss of each stream that has one, and the sum of their gradients."""
+    several: list[Losses] = []
+    total: list[Tensor] = []
+    for losses in (found for stream in streams if (found := next(stream, None)) is not None):
+        gradients = torch.autograd.grad(losses.loss, parameters, materialize_grads=True)
+        total = [a + b for a, b in zip(total, gradients, strict=True)] if several else list(gradients)
+        several.append(replace(losses, loss=losses.loss.detach()))
+    return several, total
 
 
 @contextmanager
-def workers(count: int, team: Team = ALONE) -> Iterator[Workers]:
-    """`count` shares of every batch in each process of the team, for as long as the block lasts.
+def data_parallel(count: int, group: ProcessGroup = ALONE, micro: int = 1) -> Iterator[DataParallel]:
+    """`count` shares of every batch in each process of the group, for as long as the block lasts.
 
     The calling thread, which clips, steps and averages, computes with one core as well.
     """
     with cores.alone(), ThreadPoolExecutor(count, initializer=cores.one) as pool:
-        yield Workers(count, pool, team)
+        yield DataParallel(count, pool, group, micro)
 
 
-def _joined(parts: list[Losses]) -> Losses:
+def micro_batches(share: int, most: int | None) -> int:
+    """Into how many equal parts a share of so many images is cut for parts of at most `most` images."""
+    return next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= (most or share))
+
+
+def _concatenated(parts: list[Losses]) -> Losses:
     loss = torch.stack([p.loss.detach() for p in parts]).mean()
     sigma = None if parts[0].sigma is None else torch.cat([p.sigma for p in parts])
     terms = {name: torch.stack([p.terms[name] for p in parts]).mean() for name in parts[0].terms}
     return Losses(loss, torch.cat([p.per_image for p in parts]), sigma, terms)
 
 
-def _everybodys(losses: Losses, team: Team) -> Losses:
+def _global(losses: Losses, group: ProcessGroup) -> Losses:
     """The losses of the global batch, from those of this process's rows."""
-    if team.world == 1:
+    if group.world_size == 1:
         return losses
     scalars = torch.stack([losses.loss, *losses.terms.values()])
-    team.mean_([scalars])
-    sigma = None if losses.sigma is None else team.gathered(losses.sigma)
-    return Losses(scalars[0], team.gathered(losses.per_image), sigma, dict(zip(losses.terms, scalars[1:], strict=True)))
+    group.all_reduce_mean_([scalars])
+    sigma = None if losses.sigma is None else group.all_gather(losses.sigma)
+    return Losses(
+        scalars[0], group.all_gather(losses.per_image), sigma, dict(zip(losses.terms, scalars[1:], strict=True))
+    )
 
 
 def fit(
-    run: Run,
+    state: TrainState,
     feed: Feed,
     validate: Callable[[dict[str, Tensor]], float] | None,
     seed: int,
     job: Job,
     key: str,
+    picture: Callable[[dict[str, Tensor]], np.ndarray] | None = None,
 ) -> tuple[float, int]:
-    """Train until `train.images` are seen, saving state in `job.scratch`; returns (seconds, images) of this process."""
-    train, common, team = run.train, run.common, job.team
-    if run.resume(job.scratch, key):
-        job.say(f"{job.name}: resumed at {run.seen} of {train.images} images")
-        job.tags(resumed=run.seen)
-    _start_together(run, team)
-    device = next(run.model.parameters()).device
+    """Train until `train.images` are seen, saving state in `job.scratch`; returns (seconds, images) of this process.
 
-    def work(player: Player, shard: Shard) -> Losses:
-        batch = feed.batch(run.seen, train.batch, shard)
-        draws = StepDraws(derive(seed, "noise", run.seen), train.batch, shard, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=common.precision == "bf16"):
-            return player.step(batch, draws)
+    Args:
+        validate: averaged weights → how good they are, asked of all processes together; None: the last are the result.
+        picture: averaged weights → (H, W, 3) uint8 for the logbook, asked of the leader alone every
+            `training.grid.every` images.
+    """
+    train, common, group = state.train, state.common, job.group
+    if state.resume(job.scratch, key):
+        job.say(f"{job.name}: resumed at {state.seen} of {train.images} images")
+        job.tags(resumed=state.seen)
+    _synchronise(state, group)
+    device = next(state.model.parameters()).device
 
-    started, first, logged = time.perf_counter(), run.seen, len(run.rows)
+    def shard_losses(player: Player, shard: Shard) -> Iterator[Losses]:
+        batch = feed.batch(state.seen, train.batch, shard)
+        rng = BatchRng(derive(seed, "noise", state.seen), train.batch, shard, device)
+        stream = player.losses(batch, rng)
+        while True:
+            # Around each loss anew: autocast belongs to a thread, and the next loss may be another thread's.
+            with torch.autocast(device.type, torch.bfloat16, enabled=common.precision == "bf16"):
+                losses = next(stream, None)
+            if losses is None:
+                return
+            yield losses
+
+    shares = common.threads if device.type == "cpu" else 1
+    micro = micro_batches(train.batch // (shares * group.world_size), common.micro_batch)
+    started, first, logged = time.perf_counter(), state.seen, len(state.rows)
     saved = time.monotonic()
+    pictured = common.grid.every if picture and common.grid and group.is_leader else 0
     with (
-        job.progress(train.images, "images", done=run.seen) as bar,
-        workers(common.threads if device.type == "cpu" else 1, team) as crew,
+        job.progress(train.images, "images", done=state.seen) as bar,
+        data_parallel(shares, group, micro) as parallel,
         interrupt.Watch() as watch,
     ):
         while True:
             # A state that is due comes before a validation, which may outlast the time that SIGTERM leaves.
-            if validate and run.unjudged:
-                run.judge(validate(run.ema))
-            if len(run.rows) > logged:
-                values = {f"{split}/{name}": v for _, split, name, v in run.rows[logged:]}
-                if run.seen > first:  # not before the first step, in a validation that was still due
-                    values["images_per_second"] = (run.seen - first) / (time.perf_counter() - started)
-                job.metrics(run.seen, values)
-                logged = len(run.rows)
-            if run.seen >= train.images:
+            if validate and state.validation_due:
+                state.record_validation(validate(state.ema))
+            if state.seen and _due(state.seen, pictured, train.batch):
+                job.picture(state.seen, "validation", picture(state.ema))
+            if len(state.rows) > logged:
+                values = {f"{split}/{name}": v for _, split, name, v in state.rows[logged:]}
+                if state.seen > first:  # not before the first step, in a validation that was still due
+                    values["images_per_second"] = (state.seen - first) / (time.perf_counter() - started)
+                job.metrics(state.seen, values)
+                logged = len(state.rows)
+            if state.seen >= train.images:
                 break
-            losses = run.advance(lambda player: crew.gradients(player.network, partial(work, player)))
+            losses = state.advance(lambda player: parallel.gradients(player.network, partial(shard_losses, player)))
             bar.set_postfix(
                 {f"{name} loss".strip(): f"{float(v.loss):.4f}" for name, v in losses.items()}, refresh=False
             )
             bar.update(train.batch)
-            if run.seen >= train.images and not validate:
+            if state.seen >= train.images and not validate:
                 continue
             reason = watch.due
-            stop = team.any(reason is not None)
-            due = _due(run.seen, common.state_images, train.batch) or time.monotonic() - saved > STATE_SECONDS
-            if team.leads and (stop or due):
+            stop = group.any(reason is not None)
+            due = _due(state.seen, common.state_images, train.batch) or time.monotonic() - saved > STATE_SECONDS
+            if group.is_leader and (stop or due):
                 job.confirm()
-                run.save(job.scratch, key)
+                state.save(job.scratch, key)
                 saved = time.monotonic()
             if stop:
                 why = reason or "another process of this training was asked to stop"
-                job.say(f"{job.name}: {why}; {run.seen} of {train.images} images are saved, the same command goes on")
+                job.say(f"{job.name}: {why}; {state.seen} of {train.images} images are saved, the same command goes on")
                 sys.exit(interrupt.EXIT)
-    return time.perf_counter() - started, run.seen - first
+    if group.is_leader and state.kept[1:]:
+        job.confirm()
+        folder = checkpoints.write_kept(job.scratch, [(kept.seen, kept.value, kept.weights) for kept in state.kept[1:]])
+        job.say(f"{job.name}: the {len(state.kept) - 1} next best weights are in {folder}, named by images and value")
+    return time.perf_counter() - started, state.seen - first
 
 
-def _start_together(run: Run, team: Team) -> None:
+def _synchronise(state: TrainState, group: ProcessGroup) -> None:
     """All processes at the same image with the same weights.
 
     Raises:
         UserError: they read different states.
     """
-    places = team.gathered(torch.tensor([run.seen])).tolist()
+    places = group.all_gather(torch.tensor([state.seen])).tolist()
     if len(set(places)) > 1:
         raise UserError(
             f"the processes of this training resume at {places} images; let all nodes see the same work/ and run again"
         )
     with torch.no_grad():
-        team.follow_([p for player in run.players for p in player.network.state_dict().values()])
+        group.broadcast_([p for player in state.players for p in player.network.state_dict().values()])
 
 
 def _due(seen: int, every: int, batch: int) -> bool:

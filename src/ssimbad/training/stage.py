@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
+from ssimbad.features import registry as features
 from ssimbad.methods import registry
 from ssimbad.methods.contract import PHI, Batch, Method, Plan, Player, Setup
 from ssimbad.metrics.psnr import psnr
@@ -24,7 +25,7 @@ from ssimbad.params.view import View
 from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
-from ssimbad.training import checkpoints, features, loop
+from ssimbad.training import checkpoints, loop, pictures
 from ssimbad.training.feed import Feed
 
 Paths = dict[str, Path]
@@ -32,7 +33,7 @@ Paths = dict[str, Path]
 
 def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     """Train one slot of a method and write its weights."""
-    device = job.team.device or devices.pick()
+    device = job.group.device or devices.pick()
     block = params.methods[job.method]
     train: Train = block[job.stage]
     method = registry.get(block.kind)
@@ -41,30 +42,32 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     seed = derive(job.seed, job.stage)
     model = _model(setup, inputs, seed, device, params)
     plan = Plan(train.objective, train.options)
-    law = _law(params) if "reference" in method.inputs else None
+    warp_config = _warp_config(params) if "reference" in method.inputs else None
     feed = Feed(
         artifacts.read_array(inputs["train"]),
         artifacts.read_array(inputs["train_sketches"]) if "train_sketches" in inputs else None,
         params.data.size,
-        law,
+        warp_config,
         seed,
         device,
         params.training.channels_last,
     )
-    looking = features.load(inputs, device)
-    parties = _players(method, model, plan, looking, seed)
-    validate = _validator(params, inputs, setup, train, law, job, device) if train.validation else None
-    going = loop.Run(model, parties, train, params.training, job.name)
-    seconds, images = loop.fit(going, feed, validate, seed, job, key=job.scratch.name)
-    if not job.team.leads:
+    feature_network = features.among(inputs, device)
+    trained = _players(method, model, plan, feature_network, seed)
+    validate, picture = None, None
+    if train.validation:
+        validate, picture = _validator(params, inputs, setup, train, warp_config, job, device)
+    state = loop.TrainState(model, trained, train, params.training, job.name, load.parts(setup))
+    seconds, images = loop.fit(state, feed, validate, seed, job, job.scratch.name, picture)
+    if not job.group.is_leader:
         return
-    remarks = method.remarks(setup.config, plan.options, looking is not None)
-    _write(going, setup, train, remarks, outputs, job)
+    remarks = method.remarks(setup.config, plan.options, feature_network is not None)
+    _write(state, setup, train, remarks, outputs, job)
     _note_cost(job, seconds, images, _count(model), devices.name(device))
     job.say(f"{job.name}: {train.images} images -> {outputs['weights']}")
 
 
-def _law(params: View) -> tps.Law:
+def _warp_config(params: View) -> tps.Law:
     asked = params.references
     return tps.Law(asked.low, asked.high, asked.shift, asked.decimals)
 
@@ -73,15 +76,15 @@ def _count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _players(method: Method, model: nn.Module, plan: Plan, looking: Any, seed: int) -> list[Player]:
+def _players(method: Method, model: nn.Module, plan: Plan, feature_network: Any, seed: int) -> list[Player]:
     """The model and, where the method has them, its opponents: freshly initialised, where the model is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "opponents"))
-        parties = method.parties(model, plan, looking)
+        trained = method.parties(model, plan, feature_network)
     device = next(model.parameters()).device
-    for player in parties:
+    for player in trained:
         player.network.to(device)
-    return parties
+    return trained
 
 
 def _setup(params: View, block: View, method: Method, inputs: Paths, slot: str) -> Setup:
@@ -115,42 +118,52 @@ def _model(setup: Setup, inputs: Paths, seed: int, device: torch.device, params:
 
 
 def _validator(
-    params: View, inputs: Paths, setup: Setup, train: Train, law: tps.Law | None, job: Job, device: torch.device
-) -> Callable[[dict[str, Tensor]], float]:
-    """A function weights → mean value of the validation faces: what the method scores, else the PSNR of its answers."""
+    params: View, inputs: Paths, setup: Setup, train: Train, warp_config: tps.Law | None, job: Job, device: torch.device
+) -> tuple[Callable[[dict[str, Tensor]], float], Callable[[dict[str, Tensor]], np.ndarray] | None]:
+    """Two functions of weights: the mean value of the validation faces (what the method scores, else the PSNR of its
+    answers), and a picture of the first of them where they are coloured and `training.grid` asks for it."""
     ids = manifest.ids(inputs["manifest"], "val")
     faces, size = manifest.images(inputs["val"], ids), params.data.size
     given: dict[str, Tensor] = {}
-    if law is not None:
+    if warp_config is not None:
         # In float64, as the stage references warps, and through bytes: what the test set will look like.
-        warped = tps.warp(resize.to_unit(faces).double(), tps.draw(params.references.seed, ids, law))
+        warped = tps.warp(resize.to_unit(faces).double(), tps.draw(params.references.seed, ids, warp_config))
         given["reference"] = resize.to_unit(resize.area(resize.to_bytes(warped), size))
     if "val_sketches" in inputs:
         given["sketch"] = resize.to_unit(resize.area(artifacts.read_array(inputs["val_sketches"]), size))
     target = resize.area(faces, size)
-    method, judge, parts = registry.get(setup.kind), registry.built(setup), load.parts(setup)
-    load.fill(judge, setup)
-    judge.to(device)
+    method, network, parts = registry.get(setup.kind), registry.built(setup), load.parts(setup)
+    load.fill(network, setup)
+    network.to(device)
 
     # An equal number of rows on each device, the last ones repeated.
-    share = -(-len(ids) // job.team.world)
-    mine = [min(i, len(ids) - 1) for i in range(job.team.rank * share, (job.team.rank + 1) * share)]
-    given = {name: images[mine] for name, images in given.items()}
+    share = -(-len(ids) // job.group.world_size)
+    mine = [min(i, len(ids) - 1) for i in range(job.group.rank * share, (job.group.rank + 1) * share)]
+    own = {name: images[mine] for name, images in given.items()}
 
-    def coloured() -> np.ndarray:
-        images = chunks.colour(
-            chunks.bound(method, judge), given, [ids[i] for i in mine], train.validation.colour,
+    def coloured(rows: list[int]) -> np.ndarray:
+        return chunks.colour(
+            chunks.bound(method, network), {name: images[rows] for name, images in given.items()},
+            [ids[i] for i in rows], train.validation.colour,
             chunk=train.batch, seed=params.references.seed, device=device, threads=params.training.threads,
             precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
-        return psnr(images, target[mine])
 
     def validate(weights: dict[str, Tensor]) -> float:
-        checkpoints.load_into(judge, weights, inputs["val"], parts)
-        values = coloured() if train.validation.colour else _scores(method, judge, given, target[mine], train, device)
-        return float(job.team.gathered(torch.from_numpy(values)).numpy()[: len(ids)].mean())
+        checkpoints.load_into(network, weights, inputs["val"], parts)
+        if train.validation.colour:
+            values = psnr(coloured(mine), target[mine])
+        else:
+            values = _scores(method, network, own, target[mine], train, device)
+        return float(job.group.all_gather(torch.from_numpy(values)).numpy()[: len(ids)].mean())
 
-    return validate
+    def picture(weights: dict[str, Tensor]) -> np.ndarray:
+        checkpoints.load_into(network, weights, inputs["val"], parts)
+        shown = list(range(params.training.grid.images))
+        conditions = [resize.to_bytes(given[name][shown]) for name in ("sketch", "reference") if name in given]
+        return pictures.tiled([*conditions, coloured(shown), target[shown]])
+
+    return validate, picture if train.validation.colour and params.training.grid else None
 
 
 @torch.inference_mode()
@@ -166,10 +179,8 @@ def _scores(
     return torch.cat(values).numpy()
 
 
-def _write(going: loop.Run, setup: Setup, train: Train, remarks: list[str], outputs: Paths, job: Job) -> None:
-    others = load.parts(setup)
-    weights = {k: v for k, v in (going.best or going.ema).items() if not (others and k.startswith(others))}
-    checkpoints.write_weights(outputs["weights"], weights)
+def _write(state: loop.TrainState, setup: Setup, train: Train, remarks: list[str], outputs: Paths, job: Job) -> None:
+    checkpoints.write_weights(outputs["weights"], state.best or state.ema)
     made = {
         "setup": registry.described(setup),
         "method": job.method,
@@ -177,16 +188,16 @@ def _write(going: loop.Run, setup: Setup, train: Train, remarks: list[str], outp
         "seed": job.seed,
         "train": train.model_dump(mode="json"),
         "colour": registry.colour_of(setup.kind, setup.config, train).model_dump(mode="json"),
-        "parameters": _count(going.model),
-        "images": going.seen,
+        "parameters": _count(state.model),
+        "images": state.seen,
         "remarks": remarks,
-        "validation": going.best_psnr if going.best else None,
+        "validation": state.best_psnr if state.best else None,
     }
     artifacts.write_json(outputs["made"], made)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("images", "split", "name", "value"))
-    writer.writerows((seen, split, name, f"{value:.6g}") for seen, split, name, value in going.rows)
+    writer.writerows((seen, split, name, f"{value:.6g}") for seen, split, name, value in state.rows)
     artifacts.write_text(outputs["curve"], text.getvalue())
 
 
@@ -200,5 +211,5 @@ def _note_cost(job: Job, seconds: float, images: int, parameters: int, device: s
             images_per_second=images / seconds,
             parameters=parameters,
             device=device,
-            devices=job.team.world,
+            devices=job.group.world_size,
         )

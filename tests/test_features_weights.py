@@ -11,7 +11,7 @@ import pytest
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.metrics import weights
+from ssimbad.features import stage as weights
 from ssimbad.runtime.job import Job
 
 DATA = bytes(range(256)) * 8192  # 2 MiB

@@ -18,8 +18,7 @@ import torch
 
 from ssimbad import artifacts
 from ssimbad.errors import ParameterError, UserError
-from ssimbad.runtime import dealing, devices
-from ssimbad.runtime import distributed as team
+from ssimbad.runtime import devices, distributed
 from ssimbad.training import checkpoints
 
 from .conftest import ROOT, make_house, miniature
@@ -163,12 +162,12 @@ def test_srun_says_who_is_who(monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "3")
     monkeypatch.setenv("SLURM_LOCALID", "1")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert team.here() == team.ALONE
+    assert distributed.from_environment() == distributed.ALONE
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
-    assert team.here() == team.Team(rank=3, world=4, local=1)
+    assert distributed.from_environment() == distributed.ProcessGroup(rank=3, world_size=4, local_rank=1)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert team.here() == team.Team(rank=0, world=2)
+    assert distributed.from_environment() == distributed.ProcessGroup(rank=0, world_size=2)
 
 
 FREE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -179,7 +178,7 @@ FREE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     [
         ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT are not set"),
         ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "MASTER_ADDR and MASTER_PORT are not set"),
-        ({"RANK": "2", "WORLD_SIZE": "2", **FREE}, "RANK=2, WORLD_SIZE=2: no process of a team"),
+        ({"RANK": "2", "WORLD_SIZE": "2", **FREE}, "RANK=2, WORLD_SIZE=2: no process of a group"),
         ({"RANK": "-1", "WORLD_SIZE": "2", **FREE}, "RANK=-1: expected a number"),
         ({"RANK": "first", "WORLD_SIZE": "2", **FREE}, "RANK=first: expected a number"),
         ({"RANK": "0", "WORLD_SIZE": "0", **FREE}, "WORLD_SIZE=0: expected a number"),
@@ -194,7 +193,7 @@ def test_leftovers_in_the_environment_are_one_line_that_names_them(monkeypatch, 
     for name, value in left.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ParameterError, match=re.escape(said)) as caught:
-        team.here()
+        distributed.from_environment()
     assert "if this process is alone" in str(caught.value)
 
 
@@ -216,15 +215,15 @@ def test_one_process_is_alone_whatever_shell_it_was_started_in(monkeypatch, left
         monkeypatch.delenv(name)
     for name, value in left.items():
         monkeypatch.setenv(name, value)
-    assert team.here() == team.ALONE
+    assert distributed.from_environment() == distributed.ALONE
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_process_whom_nobody_meets_ends_in_one_line(tmp_path, rank):
     """It waits for ten minutes, here for two seconds."""
     folder = workshop(tmp_path / "house")
-    patience = "from datetime import timedelta; from ssimbad.runtime import distributed as team; "
-    patience += "team.MEETING = timedelta(seconds=2); "
+    patience = "from datetime import timedelta; from ssimbad.runtime import distributed; "
+    patience += "distributed.RENDEZVOUS_TIMEOUT = timedelta(seconds=2); "
     env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
     env |= {"PYTHONPATH": str(ROOT / "src"), "SSIMBAD_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     env |= {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
@@ -330,33 +329,3 @@ def test_devices_are_those_named(monkeypatch):
     monkeypatch.setenv("SSIMBAD_DEVICE", "cpu,gpu9")
     with pytest.raises(UserError, match="SSIMBAD_DEVICE"):
         devices.visible()
-
-
-def test_work_is_dealt_in_order():
-    def work(worker, item):
-        time.sleep(0.01 * (item % 3))
-        return worker, item
-
-    done = list(dealing.deal(work, range(20), ["a", "b", "c"]))
-    assert [item for _, item in done] == list(range(20))
-    assert {worker for worker, _ in done} == {"a", "b", "c"}
-    assert list(dealing.deal(work, range(3), ["a"])) == [("a", 0), ("a", 1), ("a", 2)]
-
-    def broken(worker, item):
-        raise UserError(f"item {item}")
-
-    with pytest.raises(UserError, match="item 0"):
-        list(dealing.deal(broken, range(5), ["a", "b"]))
-
-
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_each_worker_computes_with_one_core(workers):
-    """And the caller as before, also when it stops in the middle."""
-    torch.set_num_threads(3)
-    try:
-        dealt = dealing.deal(lambda worker, item: torch.get_num_threads(), range(20), range(workers))
-        assert [next(dealt) for _ in range(7)] == [1] * 7
-        dealt.close()
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Work dealt to several workers, in order and with little of it waiting."""
+"""A pool of threads that maps over a stream: in order, and with little of it waiting."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ Result = TypeVar("Result")
 Worker = TypeVar("Worker")
 
 
-def deal(work: Callable[[Worker, Item], Result], items: Iterable[Item], workers: Sequence[Worker]) -> Iterator[Result]:
+def ordered_map(
+    work: Callable[[Worker, Item], Result], items: Iterable[Item], workers: Sequence[Worker]
+) -> Iterator[Result]:
     """`work(worker, item)` for every item, in the order of the items, each by a worker that is free.
 
-    One thread and one core per worker. Few items are under way at a time, so millions can be dealt out.
+    One thread and one core per worker. Few items are under way at a time, so there may be millions.
     """
     if len(workers) == 1:
         with cores.alone():

@@ -1,0 +1,40 @@
+"""The network of LPIPS (Zhang et al. 2018), version 0.1: torchvision's AlexNet under the lpips package's weights."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import lpips
+from torch import Tensor, nn
+
+from ssimbad.features.files import filling, read_state
+
+SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
+
+
+class LPIPS(lpips.LPIPS):
+    """(B, 3, H, W) twice in [-1, 1] → (B,) distances."""
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        return super().forward(image, target).flatten()
+
+
+def load(path: Path) -> nn.Module:
+    """The network with torchvision's AlexNet from a local file, in evaluation mode on the CPU.
+
+    The five linear layers come with the lpips package; its backbone is built without weights, then filled, so
+    that nothing is downloaded.
+
+    Raises:
+        UserError: the file is no state dictionary of torchvision's AlexNet.
+    """
+    state = read_state(path, "alexnet")
+    with warnings.catch_warnings():  # lpips asks torchvision for "no weights" by a deprecated name
+        warnings.simplefilter("ignore", UserWarning)
+        network = LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
+    with filling(path, "alexnet", "torchvision's AlexNet"):
+        # lpips cuts AlexNet into slices but keeps the numbers: slice2.3.weight is features.3.weight
+        backbone = {name: state["features." + name.split(".", 1)[1]] for name in network.net.state_dict()}
+        network.net.load_state_dict(backbone)
+    return network.eval()

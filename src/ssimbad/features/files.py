@@ -1,0 +1,39 @@
+"""Reading a feature network's weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ssimbad.errors import UserError
+
+
+def read_state(path: Path, name: str) -> dict[str, torch.Tensor]:
+    """State dictionary of a .pth file; nothing in it is executed. `name`: of the network whose file it should be.
+
+    Raises:
+        UserError: the file cannot be read as tensors.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for a file that is none of its own
+        kind = type(error).__name__
+        raise UserError(
+            f"{path}: no PyTorch weights ({kind}); delete it and check weights.{name} in params.yaml"
+        ) from None
+
+
+@contextmanager
+def filling(path: Path, name: str, whose: str) -> Iterator[None]:
+    """While a network takes its tensors from a state that was read from `path`.
+
+    Raises:
+        UserError: one is missing or has another shape.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, AttributeError):
+        raise UserError(f"{path}: not {whose}; check weights.{name} in params.yaml") from None

@@ -1,0 +1,85 @@
+"""Losses of the finished image by name, for every method that trains on one: `loss` in its options.
+
+A loss is a function (image, target, features) → (B,) of (B, 3, H, W) float32 images in [-1, 1], the target without
+gradient; `features` is the feature network it names (features/registry.py), None where it names none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssimbad.methods.contract import Features
+
+WINDOW, SIGMA = 11, 1.5
+C1, C2 = 0.01**2, 0.03**2
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss and the feature network through which it looks, a key of `weights`."""
+
+    function: Callable[[Tensor, Tensor, Features | None], Tensor]
+    network: str | None = None
+
+
+def make(name: str, features: Features | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of that name, (image, target) → (B,).
+
+    Raises:
+        ValueError: it looks through a feature network, and there is none.
+    """
+    if LOSSES[name].network and features is None:
+        raise ValueError(f"loss {name} needs the feature network's weights (weights.enabled)")
+    return partial(LOSSES[name].function, features=features)
+
+
+def mse(image: Tensor, target: Tensor, features: Features | None = None) -> Tensor:
+    """(B,) mean squared error on the [0, 1] scale, unclamped: every pixel keeps its gradient."""
+    return (_unit(image) - _unit(target)).square().mean(dim=(1, 2, 3))
+
+
+def lpips(image: Tensor, target: Tensor, features: Features) -> Tensor:
+    """(B,) LPIPS (Zhang et al. 2018) by AlexNet."""
+    return features(image, target)
+
+
+def ssim_l1(image: Tensor, target: Tensor, features: Features | None = None) -> Tensor:
+    """(B,) 1 - SSIM (11×11 Gaussian window) plus the mean absolute error, on the [0, 1] scale."""
+    similarity = ssim(_unit(image).clamp(0, 1), _unit(target))
+    return 1 - similarity + (_unit(image) - _unit(target)).abs().mean(dim=(1, 2, 3))
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """(B,) structural similarity (Wang et al. 2004, eq. 13) of (B, C, H, W) in [0, 1], H, W ≥ 11.
+
+    Channels apart, over all windows that fit. Operation by operation as in piq, hence equal to the bit; but piq looks
+    at the values first, and tensors without data (planning/flops.py) have none.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    axis = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - (WINDOW - 1) / 2
+    kernel = (-(axis**2 + axis[:, None] ** 2) / (2 * SIGMA**2)).exp()
+    kernel = (kernel / kernel.sum()).repeat(x.shape[1], 1, 1, 1)
+
+    def mean(values: Tensor) -> Tensor:
+        return F.conv2d(values, kernel, groups=x.shape[1])
+
+    mean_x, mean_y = mean(x), mean(y)
+    xx, yy, xy = mean_x**2, mean_y**2, mean_x * mean_y
+    var_x, var_y, covariance = mean(x**2) - xx, mean(y**2) - yy, mean(x * y) - xy
+    contrast = (2.0 * covariance + C2) / (var_x + var_y + C2)
+    return ((2.0 * xy + C1) / (xx + yy + C1) * contrast).mean(dim=(-1, -2)).mean(1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return (x + 1) / 2
+
+
+LOSSES = {"mse": Loss(mse), "lpips": Loss(lpips, "alexnet"), "ssim+l1": Loss(ssim_l1)}

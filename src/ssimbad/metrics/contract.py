@@ -1,0 +1,99 @@
+"""What a metric is given and what it declares; every metric is one file of this room with a `METRIC`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LAST = 1000
+ABSENT = {
+    "targets": "no right answer to compare with",
+    "faces": "no set of faces to compare with",
+    "lines": "no sketch given",
+    "references": "no reference shown",
+}
+SWITCHED_OFF = "feature network switched off (weights.enabled: false)"
+
+
+class Unmeasurable(ValueError):  # noqa: N818 - says what the images are, not what went wrong here
+    """These images have no such value; the message is the reason, as it stands under the table."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The given sketches, (N, kH, kW) uint8, 255 = white paper, k ≥ 1, and how lines are drawn from the answers: by
+    XDoG's constants (`xdog.XDoG`) with each image's own sigma, (N,) pixels of the sketch."""
+
+    sketches: np.ndarray
+    sigmas: np.ndarray
+    law: Any
+
+
+@dataclass(frozen=True)
+class Given:
+    """Answers, (N, H, W, 3) uint8, and what they are measured by; what is None is not there.
+
+    `targets` and `references` (N, H, W, 3) uint8 and `lines` belong to the answers by position; `faces`,
+    (M, H, W, 3) uint8, is a set, in no order.
+    """
+
+    images: np.ndarray
+    targets: np.ndarray | None = None
+    faces: np.ndarray | None = None
+    references: np.ndarray | None = None
+    lines: Lines | None = None
+    networks: Mapping[str, tuple[nn.Module, ...]] = field(default_factory=dict)
+    """Feature networks with their published weights, once per worker (those on a CPU are one and the same)."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Why something is not there, by its name; else `ABSENT` or `SWITCHED_OFF` says it."""
+    seed: int = 0
+    """Of random subsets."""
+    seen: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What several metrics look at, made by the first of them."""
+        if name not in self.seen:
+            self.seen[name] = make()
+        return self.seen[name]
+
+    def reason(self, needs: tuple[str, ...]) -> str | None:
+        """Why one of the needs cannot be met; None: all are there."""
+        for need in needs:
+            if need in ABSENT:
+                if getattr(self, need) is None:
+                    return self.absent.get(need, ABSENT[need])
+            elif not self.networks.get(need):
+                return self.absent.get(need, SWITCHED_OFF)
+        return None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the tables."""
+
+    id: str
+    label: str
+    """As printed, with its unit."""
+    decimals: int
+    better: Literal["↑", "↓"]
+    function: Callable[[Given], Any]
+    """Per image: (N,) float64, each value the same in whatever company; of a set: one float. Raises Unmeasurable."""
+    needs: tuple[str, ...]
+    """Besides the answers: `targets`, `faces`, `references`, `lines`, and names of feature networks."""
+    of_set: bool = False
+    place: int = LAST
+    """In the tables; those of one place go by their ids."""
+    facts: Callable[[Given], dict[str, Any]] = lambda given: {}
+    """Stored beside the value."""
+    note: str = ""
+    """A sentence for the foot of every main table that shows it."""
+
+    def shown(self, value: float | None, signed: bool = False) -> str:
+        """A value with the metric's decimals; a dash for None; a true minus sign."""
+        return "—" if value is None else f"{value:{'+' if signed else ''}.{self.decimals}f}".replace("-", "−")

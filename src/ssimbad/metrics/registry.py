@@ -1,0 +1,34 @@
+"""Metrics by name: a metric is a module in this package with a `METRIC` (metrics/contract.py).
+
+A metric's module is import-light: torch, feature networks and scikit-image are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from ssimbad import metrics as room
+from ssimbad.metrics.contract import Metric
+
+_NOT_METRICS = {
+    *("contract", "registry", "measure", "bootstrap", "mmd", "spread"),
+    *("evaluate", "baselines", "test_set", "folders"),
+}
+
+
+def names() -> list[str]:
+    """Names of all metric modules."""
+    return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if m.name not in _NOT_METRICS)
+
+
+def metrics() -> list[Metric]:
+    """All metrics, in the order of the tables."""
+    return sorted(map(by_id, names()), key=lambda metric: (metric.place, metric.id))
+
+
+def by_id(name: str) -> Metric:
+    """The metric of that name. Raises ValueError naming the known ones."""
+    if name not in names():
+        raise ValueError(f"unknown metric {name!r}; known: {', '.join(names())}")
+    return importlib.import_module(f"{room.__name__}.{name}").METRIC
