@@ -86,7 +86,7 @@ def parts(setup: Setup) -> tuple[str, ...]:
 
 
 def fill(model: nn.Module, setup: Setup) -> None:
-    """Bring the finished parts of other trainings into a model, frozen.
+    """Bring the finished parts of other trainings into a model, frozen; and theirs into them.
 
     Raises:
         UserError: a file is missing, damaged or not the one that the setup names.
@@ -97,8 +97,9 @@ def fill(model: nn.Module, setup: Setup) -> None:
             tensors, _ = checkpoints.read_tensors(path)
             if artifacts.sha256(path) != part.sha256:
                 raise UserError(f"{path}: not the weights that this model was trained with; fetch them or train again")
-            module = getattr(model, name)
-            checkpoints.load_into(module, tensors, path)
+            module, inner = getattr(model, name), registry.setup_from(part.setup)
+            checkpoints.load_into(module, tensors, path, parts(inner))
+            fill(module, inner)
             module.requires_grad_(False).eval()
 
 

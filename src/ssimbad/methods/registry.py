@@ -76,6 +76,8 @@ def _loaded(module: str) -> Method:
     wrong = [*(set(method.inputs) - set(INPUTS)), *(set(method.reads) - set(SHARED))]
     if not isinstance(method, Method) or wrong:
         raise UserError(f"{module}: METHOD is no Method of this version ({', '.join(wrong) or type(method).__name__})")
+    if "reference" in method.inputs and "sketch" not in method.inputs:
+        raise UserError(f"{module}: METHOD takes a reference and no sketch, which no setting shows; take both, or none")
     return method
 
 
@@ -253,4 +255,7 @@ def setup_from(written: Any) -> Setup:
 
 
 def _needed(value: dict[str, Any]) -> Any:
-    return Part(**value) if {"weights", "sha256"} <= set(value) else dict(value)
+    if not {"weights", "sha256"} <= set(value):
+        return dict(value)
+    setup_from(value["setup"])  # so that whoever fills the part finds a setup there
+    return Part(**value)
