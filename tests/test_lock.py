@@ -45,7 +45,7 @@ def test_a_second_writer_waits_until_the_first_has_ended(tmp_path):
 def test_one_who_waits_can_be_asked_to_stop(tmp_path):
     first = holder(tmp_path)
     code = (
-        "from ssimbad import interrupt\ninterrupt.install()\n"
+        "from ssimbad.runtime import interrupt\ninterrupt.install()\n"
         + HOLD
         + f"with lock.held(Path({str(tmp_path)!r}), 'x'):\n    pass\n"
     )
@@ -212,7 +212,7 @@ def test_half_a_lock_is_no_lock(tmp_path, text):
 
 def test_sigterm_is_a_flag_in_a_training_and_an_end_elsewhere():
     code = (
-        "import os, signal\nfrom ssimbad import interrupt\ninterrupt.install()\n"
+        "import os, signal\nfrom ssimbad.runtime import interrupt\ninterrupt.install()\n"
         "with interrupt.Watch() as watch:\n"
         "    assert watch.due is None\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

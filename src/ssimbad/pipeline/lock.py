@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -24,16 +22,12 @@ import psutil
 from filelock import FileLock
 
 from ssimbad import artifacts
+from ssimbad.runtime import slurm
 
 GLANCE = 2.0  # seconds between two looks of one who waits
 HEARTBEAT = 10.0  # seconds
 PATIENCE = 6 * HEARTBEAT  # a holder on another machine that has been silent for longer is dead
 SKEW = 600.0  # seconds by which the clocks of two machines, or of a file server, may differ
-# What squeue says of a job that does not run; every other word is life.
-_ENDED = {
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PENDING", "PREEMPTED",
-    "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "REVOKED", "SPECIAL_EXIT", "TIMEOUT",
-}  # fmt: skip
 
 
 @contextmanager
@@ -122,7 +116,7 @@ def _me() -> dict[str, Any]:
         "machine": _machine(),
         "pid": os.getpid(),
         "started": _started(os.getpid()),
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_job_id": slurm.job_id(),
     }
 
 
@@ -165,21 +159,7 @@ def _alive(holder: dict[str, Any], silent: float) -> bool:
         return True
     # Silent, but perhaps suspended. A job that was requeued to another node has kept its number: that one is us.
     job = holder["slurm_job_id"]
-    return bool(job) and job != os.environ.get("SLURM_JOB_ID") and _in_slurm(job)
-
-
-def _in_slurm(job: str) -> bool:
-    """Whether the job is running as far as one knows: no where there is no SLURM, yes while it does not answer."""
-    if not shutil.which("squeue"):
-        return False
-    command = ["squeue", "-h", "-j", job, "-o", "%T"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except subprocess.TimeoutExpired:
-        return True
-    if done.returncode:
-        return "Invalid job id" not in done.stderr
-    return bool(set(done.stdout.split()) - _ENDED)
+    return bool(job) and job != slurm.job_id() and slurm.is_running(job)
 
 
 def _beat(path: Path, me: dict[str, Any], done: threading.Event) -> None:

@@ -20,6 +20,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.runtime import slurm
 from ssimbad.runtime.interrupt import EXIT
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ LEADER_TIMEOUT = timedelta(days=2)  # followers wait while the leader takes the 
 GRACE = 5.0  # seconds in which the leader may end by itself after a follower has failed
 _LAUNCHED = "SSIMBAD_STARTED_BY_LEADER"
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 _ALONE = "if this process is alone, take RANK, WORLD_SIZE and SLURM_STEP_NUM_TASKS out of its environment"
 
 
@@ -116,14 +116,14 @@ def from_environment() -> ProcessGroup:
         ParameterError: they make no sense, or say nothing of where the processes meet: leftovers, perhaps.
     """
     e = os.environ
-    names = _TORCHRUN if e.get("WORLD_SIZE") and e.get("RANK") else _SRUN
+    names = _TORCHRUN if e.get("WORLD_SIZE") and e.get("RANK") else slurm.TASK
     rank, world_size, local_rank = _number(names[0], 0), _number(names[1], 1), _number(names[2], 0)
     if world_size == 1:
         return ALONE
     said = ", ".join(f"{name}={e[name]}" for name in names if name in e)
     if not rank < world_size:
         raise ParameterError(f"{said}: no process of a group; {_ALONE}")
-    if not (e.get("SLURM_JOB_ID") or (e.get("MASTER_ADDR") and e.get("MASTER_PORT"))):
+    if not (slurm.job_id() or (e.get("MASTER_ADDR") and e.get("MASTER_PORT"))):
         raise ParameterError(
             f"{said}, but MASTER_ADDR and MASTER_PORT are not set; start the processes with torchrun, or {_ALONE}"
         )
@@ -245,24 +245,14 @@ def _prefix(name: str) -> str:
     return f"ssimbad/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 
-def _first_node(nodes: str) -> str:
-    try:
-        command = ["scontrol", "show", "hostnames", nodes]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.split()
-    except (OSError, subprocess.TimeoutExpired):
-        said = []
-    if not said:
-        raise ParameterError(f"the nodes of this SLURM job ({nodes}) are not known; set MASTER_ADDR, or {_ALONE}")
-    return said[0]
-
-
 def _address() -> tuple[str, int]:
     """MASTER_ADDR and MASTER_PORT, or the first node of the SLURM job and a port for its step."""
     e = os.environ
     host, port = e.get("MASTER_ADDR"), e.get("MASTER_PORT")
-    job = e.get("SLURM_JOB_ID")
-    if job and not host:
-        host = _first_node(e.get("SLURM_STEP_NODELIST") or e.get("SLURM_JOB_NODELIST") or "")
+    job = slurm.job_id()
+    if job and not host and not (host := slurm.first_node()):
+        known = f"the nodes of this SLURM job ({slurm.nodes()}) are not known"
+        raise ParameterError(f"{known}; set MASTER_ADDR, or {_ALONE}")
     if job and not port:
         step = 1009 * _number("SLURM_STEP_ID", 0)
         return host, 20000 + (_number("SLURM_JOB_ID", 0) + step) % 20000

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
-from datetime import datetime
 from types import FrameType
 
 from ssimbad.errors import ParameterError
+from ssimbad.runtime import slurm
 
 EXIT = 75  # "temporary failure": run the same command again and it goes on
 MARGIN = 60.0  # seconds before the time limit in which a state is written
@@ -59,11 +58,16 @@ def deadline() -> float | None:
     Raises:
         ParameterError: the variable is no number.
     """
-    for name in ("SSIMBAD_DEADLINE", "SLURM_JOB_END_TIME"):
+    for name in ("SSIMBAD_DEADLINE", slurm.END_TIME):
         if given := os.environ.get(name):
             return _seconds(name, given)
-    job = os.environ.get("SLURM_JOB_ID")
-    return _asked(job) if job else None
+    job = slurm.job_id()
+    try:
+        return slurm.end_of(job) if job else None
+    except LookupError as error:
+        line = f"SLURM job {job}: time limit not known (squeue: {error}); only SIGTERM will stop this training in time"
+        print(line, file=sys.stderr, flush=True)
+        return None
 
 
 def _seconds(name: str, given: str) -> float:
@@ -74,21 +78,3 @@ def _seconds(name: str, given: str) -> float:
     if not math.isfinite(seconds):
         raise ParameterError(f"{name}={given}: expected seconds since 1970, as `date +%s -d '10 hours'` prints them")
     return seconds
-
-
-def _asked(job: str) -> float | None:
-    """The end of a SLURM job, from squeue."""
-    try:
-        done = subprocess.run(
-            ["squeue", "-h", "-j", job, "-o", "%e"], capture_output=True, text=True, timeout=30, check=False
-        )
-        said = done.stdout.strip() or done.stderr.strip()
-        return datetime.fromisoformat(said).timestamp()
-    except (OSError, subprocess.TimeoutExpired) as error:
-        said = str(error)
-    except ValueError:
-        if said in ("N/A", "NONE"):
-            return None  # no limit
-    line = f"SLURM job {job}: time limit not known (squeue: {said}); only SIGTERM will stop this training in time"
-    print(line, file=sys.stderr, flush=True)
-    return None

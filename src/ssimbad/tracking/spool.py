@@ -24,6 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError, masked
+from ssimbad.runtime import slurm
 
 ROOT = Path("work/spool")
 Event = dict[str, Any]
@@ -119,9 +120,9 @@ def origin() -> dict[str, str]:
     engine, pipeline = _engine()
     tags = {"engine": engine, "pipeline_id": pipeline}
     tags |= {key: value for key, value in _git().items() if value}
-    if job := os.environ.get("SLURM_JOB_ID"):
+    if job := slurm.job_id():
         tags["slurm_job_id"] = job
-        tags["slurm_restart_count"] = os.environ.get("SLURM_RESTART_COUNT", "0")
+        tags["slurm_restart_count"] = slurm.restarts()
     return tags
 
 
