@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssimbad.methods import edm, registry
+from ssimbad.methods import chain, edm, registry
 from ssimbad.methods.contract import Batch, Plan, Setup
 from ssimbad.pairing.tps import Law
 from ssimbad.params import tree as params
-from ssimbad.params.base import Network, Sampler
+from ssimbad.params.base import Colour, Network, Sampler
 from ssimbad.params.tree import Params
 from ssimbad.training.feed import BatchRng, Feed, Shard
 
@@ -106,10 +106,12 @@ class Bench:
 
     def model(self, mode: Mode) -> nn.Module:
         method = self.p.methods["ssimbad"]
-        config = registry.module(method.kind).Config.model_validate({**method.config, "phi": PHI})
-        setup = Setup(method.kind, config, self.how.network, self.p.noise, self.p.schedule.saturation, PHI)
+        config = method.config.model_copy(update={"phi": PHI})
+        p = self.p
+        shared = {"network": self.how.network, "noise": p.noise, "schedule.saturation": p.schedule.saturation}
+        setup = Setup(method.kind, config, self.how.size, shared)
         memory = torch.channels_last if mode.channels_last else torch.contiguous_format
-        model = edm.build(setup).to(self.device, memory_format=memory)
+        model = registry.built(setup).to(self.device, memory_format=memory)
         if mode.compiled:
             model.network.compile(backend=self.how.backend)
         return model
@@ -145,11 +147,11 @@ class Bench:
     def sampling(self, mode: Mode, batch: int, steps: int) -> Callable[[], None]:
         model, feed = self.model(mode).eval(), self.feed(mode)
         given: Batch = feed.batch(0, batch, Shard())
-        noise = torch.randn_like(given.target)
+        noise, colour = torch.randn_like(given.target), Colour(sampler=Sampler(name="euler", steps=steps))
 
         def run() -> None:
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mode.bf16):
-                edm.colorize(model, given.sketch, given.reference, lambda: noise, Sampler(name="euler", steps=steps))
+                edm.colorize(model, given, lambda *shape: noise, colour, None)
 
         return run
 
@@ -157,16 +159,15 @@ class Bench:
 def rows(bench: Bench) -> Iterator[Row]:
     """Every measurement, one after the other."""
     how = bench.how
-    coloured = Sampler(name="euler", steps=how.sample_steps)
     for mode, batch in itertools.product(MODES, how.train_batches):
-        plan = Plan("denoising", edm.OBJECTIVES["denoising"](), coloured)
+        plan = Plan("denoising", edm.Denoising())
         yield measured(
             bench,
             Row("train", mode.name, batch),
             lambda mode=mode, batch=batch, plan=plan: bench.step(mode, batch, plan),
         )
     for batch, steps, saved in itertools.product(how.refine_batches, how.refine_steps, (False, True)):
-        plan = Plan("trajectory", edm.OBJECTIVES["trajectory"](save_memory=saved), Sampler(name="euler", steps=steps))
+        plan = Plan("trajectory", chain.Trajectory(save_memory=saved, sampler=Sampler(name="euler", steps=steps)))
         yield measured(
             bench,
             Row("refine", BEST_EAGER.name, batch, steps, saved),

@@ -3,7 +3,7 @@
     python benchmarks/learning.py
 
 Needs a finished run (`make demo-all`) in the current directory. The untrained network is drawn anew by the seed 0, and
-colours with the row's own sampler.
+colours as the row does.
 """
 
 import json
@@ -13,8 +13,8 @@ import torch
 from samplers import TestFaces
 from tabulate import tabulate
 
+from ssimbad.colorize import load
 from ssimbad.methods import registry
-from ssimbad.methods.contract import Setup
 from ssimbad.params import tree as params
 from ssimbad.pipeline import table
 from ssimbad.runtime import devices
@@ -23,18 +23,18 @@ from ssimbad.runtime import devices
 def main() -> None:
     p = params.load()
     faces, rows = TestFaces(p), []
-    known: dict[str, float] = {}  # rows of one kind, config and sampler have the same untrained network
+    known: dict[str, float] = {}  # rows of one setup that colour alike have the same untrained network
     memory = torch.channels_last if p.training.channels_last else torch.contiguous_format
-    for row in table.trained(p):
+    for row in table.rows(p):
         method, stage, seed = row["method"], row["stage"], row["seed"]
-        made = json.loads(Path(f"models/{method}/{stage}/seed-{seed}.json").read_text())
-        setup = Setup.from_json(made["setup"])
-        sampler = getattr(p.methods[method], stage).sampler
-        key = json.dumps([made["setup"], sampler and sampler.model_dump()])
+        made = json.loads(Path(table.weights(p, row, "json")).read_text())
+        setup, colour = registry.setup_from(made["setup"]), p.methods[method].colour[stage]
+        key = json.dumps([made["setup"], colour.model_dump(mode="json")])
         if key not in known:
             torch.manual_seed(0)
-            fresh = registry.module(setup.kind).build(setup).to(devices.pick(), memory_format=memory).eval()
-            known[key] = faces.psnr(fresh, setup.kind, sampler)
+            fresh = registry.built(setup).to(devices.pick(), memory_format=memory).eval()
+            load.fill(fresh, setup)
+            known[key] = faces.psnr(fresh, setup.kind, colour)
         untrained = known[key]
         summary = json.loads(Path(f"reports/metrics/{method}/{stage}/seed-{seed}/same.json").read_text())
         found = summary["metrics"]["psnr"]["value"]

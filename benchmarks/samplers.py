@@ -6,7 +6,6 @@ Needs a finished run (`make demo`) in the current directory.
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from tabulate import tabulate
@@ -18,10 +17,9 @@ from ssimbad.methods import registry
 from ssimbad.metrics.psnr import psnr
 from ssimbad.pairing import resize
 from ssimbad.params import tree as params
-from ssimbad.params.base import Sampler
+from ssimbad.params.base import Colour, Sampler
 from ssimbad.params.tree import Params
 from ssimbad.runtime import devices
-from ssimbad.samplers import SAMPLERS, nfe
 
 
 class TestFaces:
@@ -29,18 +27,17 @@ class TestFaces:
 
     def __init__(self, p: Params) -> None:
         self._p, self._ids = p, manifest.ids(Path("data/faces/manifest.csv"), "test")
-        self._sketches, self._references = (
-            self._stored(f"{name}.npy") for name in ("sketches/test", "references/same")
-        )
+        self._given = {"sketch": self._stored("sketches/test.npy"), "reference": self._stored("references/same.npy")}
         self._targets = resize.area(manifest.images(Path("data/faces/test.npy"), self._ids), p.data.size)
 
     def _stored(self, name: str) -> Tensor:
         return resize.to_unit(resize.area(manifest.images(Path("data") / name, self._ids), self._p.data.size))
 
-    def psnr(self, model: nn.Module, kind: str, sampler: Sampler | None) -> float:
+    def psnr(self, model: nn.Module, kind: str, colour: Colour) -> float:
         """Mean PSNR (dB) of the faces as this model of this kind colours them."""
+        method = registry.get(kind)
         images = chunks.colour(
-            partial(registry.module(kind).colorize, model), self._sketches, self._references, self._ids, sampler,
+            chunks.bound(method, model), {name: self._given[name] for name in method.inputs}, self._ids, colour,
             chunk=self._p.colorize.chunk, seed=self._p.colorize.seed, device=devices.pick(),
             precision=self._p.training.precision, channels_last=self._p.training.channels_last,
         )  # fmt: skip
@@ -55,11 +52,12 @@ def main() -> None:
     p = params.load()
     faces, rows = TestFaces(p), []
     for weights in arguments.weights:
-        model, made = load.trained(weights, devices.pick(), p.training.channels_last)
-        for name in SAMPLERS:
+        loaded = load.trained(weights, devices.pick(), p.training.channels_last)
+        for name, cost in loaded.method.samplers.items():
             for steps in arguments.steps:
-                value = faces.psnr(model, made["setup"]["kind"], Sampler(name=name, steps=steps))
-                rows.append((weights, name, steps, nfe(name, steps), value))
+                colour = Colour(sampler=Sampler(name=name, steps=steps), options=loaded.colour.options)
+                value = faces.psnr(loaded.model, loaded.setup.kind, colour)
+                rows.append((weights, name, steps, cost.of(steps), value))
     print(tabulate(rows, headers=["weights", "sampler", "steps", "NFE", "PSNR (dB)"], floatfmt=".2f"))
 
 

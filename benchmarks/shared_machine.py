@@ -34,12 +34,12 @@ from tabulate import tabulate
 from ssimbad.colorize import chunks
 from ssimbad.features.alexnet import LPIPS
 from ssimbad.methods import chain, edm, registry
-from ssimbad.methods.contract import Losses, Plan, Setup, players
+from ssimbad.methods.contract import Losses, Plan, Setup
 from ssimbad.metrics import lpips, measure, ms_ssim, psnr
 from ssimbad.metrics.contract import Given
 from ssimbad.pairing.tps import Law
 from ssimbad.params import tree as params
-from ssimbad.params.base import Network, Sampler
+from ssimbad.params.base import Colour, Network, Sampler
 from ssimbad.params.tree import Params
 from ssimbad.runtime import cores
 from ssimbad.training import loop
@@ -68,15 +68,15 @@ class Bench:
         self.groups = 2 if smoke else 8  # chunks to colour
 
     def model(self) -> torch.nn.Module:
-        config = registry.module(self.method.kind).Config.model_validate(self.method.config)
         p = self.p
-        setup = Setup(self.method.kind, config, self.network, p.noise, p.schedule.saturation, PHI)
-        return edm.build(setup).to(memory_format=torch.channels_last)
+        shared = {"network": self.network, "noise": p.noise, "schedule.saturation": p.schedule.saturation}
+        setup = Setup(self.method.kind, self.method.config, self.size, shared, {"phi": PHI})
+        return registry.built(setup).to(memory_format=torch.channels_last)
 
     def training(self, plan: Plan, way: str, stack: ExitStack) -> Work:
         """Steps of batch 8 in two shares; in the old way the main thread's operations use both cores."""
         model, batch = self.model(), self.method.pretrain.batch
-        run = loop.TrainState(model, players(edm, model, None, None), self.method.pretrain, self.p.training)
+        run = loop.TrainState(model, edm.METHOD.parties(model, plan, None), self.method.pretrain, self.p.training)
         feed = Feed(self.faces, self.faces[..., 0], self.size, Law(0.3, 0.7, 0.25, 2), 0, CPU, True)
         parallel = stack.enter_context(loop.data_parallel(CORES))
 
@@ -96,9 +96,10 @@ class Bench:
         model, count = self.model().eval(), self.groups * self.p.colorize.chunk
         draws = torch.Generator().manual_seed(0)
         sketches, references = (torch.rand(count, c, self.size, self.size, generator=draws) * 2 - 1 for c in (1, 3))
+        given = {"sketch": sketches, "reference": references}
         colour = partial(
-            chunks.colour, partial(edm.colorize, model), sketches, references, [str(i) for i in range(count)],
-            Sampler(name="euler", steps=2), chunk=self.p.colorize.chunk, seed=0, device=CPU,
+            chunks.colour, chunks.bound(edm.METHOD, model), given, [str(i) for i in range(count)],
+            Colour(sampler=Sampler(name="euler", steps=2)), chunk=self.p.colorize.chunk, seed=0, device=CPU,
             precision="fp32", channels_last=True,
         )  # fmt: skip
 
@@ -124,9 +125,9 @@ class Bench:
         return work
 
     def works(self, way: str, stack: ExitStack) -> dict[str, Work]:
-        sampler = Sampler(name="euler", steps=8)
-        denoising = Plan("denoising", edm.Denoising(), sampler)
-        refinement = Plan("trajectory", chain.Trajectory(save_memory=False), sampler)
+        denoising = Plan("denoising", edm.Denoising())
+        through = Sampler(name="euler", steps=8)
+        refinement = Plan("trajectory", chain.Trajectory(save_memory=False, sampler=through))
         return {
             "training": self.training(denoising, way, stack),
             "refinement, 8 steps": self.training(refinement, way, stack),

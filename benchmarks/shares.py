@@ -14,7 +14,7 @@ import torch
 from tabulate import tabulate
 
 from ssimbad.methods import chain, edm, registry
-from ssimbad.methods.contract import Losses, Plan, Setup, players
+from ssimbad.methods.contract import Losses, Plan, Setup
 from ssimbad.pairing.tps import Law
 from ssimbad.params import tree as params
 from ssimbad.params.base import Sampler
@@ -47,15 +47,14 @@ def main() -> None:
     arguments = parser.parse_args()
     p = params.load(params.Path("presets/demo.yaml"))
     method = p.methods["ssimbad"]
-    config = registry.module(method.kind).Config.model_validate(method.config)
-    model = edm.build(Setup(method.kind, config, p.network, p.noise, p.schedule.saturation, PHI))
+    shared = {"network": p.network, "noise": p.noise, "schedule.saturation": p.schedule.saturation}
+    model = registry.built(Setup(method.kind, method.config, p.data.size, shared, {"phi": PHI}))
     faces = np.random.default_rng(0).integers(0, 256, (64, p.data.native_size, p.data.native_size, 3), dtype=np.uint8)
     feed = Feed(faces, faces[..., 0], p.data.size, Law(0.3, 0.7, 0.25, 2), 0, CPU, True)
     model = model.to(memory_format=torch.channels_last)
-    run = loop.TrainState(model, players(edm, model, None, None), method.pretrain, p.training)
-    sampler = Sampler(name="euler", steps=8)
-    denoising = Plan("denoising", edm.Denoising(), sampler)
-    refinement = Plan("trajectory", chain.Trajectory(save_memory=False), sampler)
+    denoising = Plan("denoising", edm.Denoising())
+    refinement = Plan("trajectory", chain.Trajectory(save_memory=False, sampler=Sampler(name="euler", steps=8)))
+    run = loop.TrainState(model, edm.METHOD.parties(model, denoising, None), method.pretrain, p.training)
     rows = []
     for name, plan, batch in (
         ("denoising", denoising, 8),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Batch, Losses, Method, Plan, Player, Setup
+from ssimbad.methods.losses import mse
 from ssimbad.pairing.tps import Law
 from ssimbad.params.base import Colour, Network, Noise, Sampler
 from ssimbad.params.methods import Train, Validation
@@ -103,7 +104,7 @@ def refines_from_pure_noise(method: Method, model: nn.Module, plan: Plan, sigma_
     assert sigma.tolist() == pytest.approx([sigma_max] * 4, rel=1e-5)
     assert x.std().item() == pytest.approx(scale, rel=0.05) and x.mean().abs().item() < 0.1 * scale
     for found, target in ((losses, given.target), (losses_of_other, other.target)):
-        assert torch.allclose(found.per_image, losses.mse(RAMP.expand_as(target), target))
+        assert torch.allclose(found.per_image, mse(RAMP.expand_as(target), target))
 
 
 # Of a training: feed, settings, and the loop.

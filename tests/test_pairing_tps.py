@@ -1,5 +1,7 @@
 """The TPS warp against a direct float64 evaluation of the published protocol."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -195,3 +197,35 @@ def test_gpu_agrees_with_the_cpu():
     assert (tps.grid(warp, 256, 256, "cuda").cpu() - expected).abs().max() < 0.01
     exact = tps.warp(images.double(), warp)
     torch.testing.assert_close(tps.warp(images.double().cuda(), warp).cpu(), exact, atol=1e-6, rtol=0)
+
+
+def test_without_rotation_the_numbers_are_those_of_the_public_code():
+    plain, none = (tps.draw(0, ["a", "b"], replace(LAW, rotation=degrees)) for degrees in (0.0, 0))
+    turned = tps.draw(0, ["a", "b"], replace(LAW, rotation=30.0))
+    assert not plain.angles.any() and (plain.points == none.points).all()
+    assert (turned.points == plain.points).all() and (turned.shifts == plain.shifts).all()
+    assert np.ptp(turned.angles) > 0 and np.abs(turned.angles).max() <= np.radians(30)
+
+
+@pytest.mark.parametrize("degrees", [-90.0, 30.0, 90.0, 180.0])
+def test_a_turn_is_about_the_centre_and_clockwise(degrees):
+    """On a disc that is dark but for a spot above its centre, against the place where a turn puts the spot."""
+    side = 65
+    still = tps.Warp(np.array([[0.4, 0.6]]), np.zeros((1, 2)), np.radians([degrees]))
+    y, x = torch.meshgrid(*[torch.arange(side, dtype=torch.float64)] * 2, indexing="ij")
+    spot = torch.exp(-((x - 32) ** 2 + (y - 12) ** 2) / 18)
+    out = (tps.warp(2 * spot.expand(1, 3, side, side) - 1, still)[0, 0] + 1) / 2
+    at = [float((out * axis).sum() / out.sum()) for axis in (x, y)]
+    angle = np.radians(degrees)
+    # The stretch by W / (W - 1) of the published coordinates moves it by less than a pixel.
+    assert at == pytest.approx([32 + 20 * np.sin(angle), 32 - 20 * np.cos(angle)], abs=1.2)
+
+
+def test_correspondence_turns_with_the_image():
+    """Where a turned reference reads the face is where its colours come from."""
+    warp = tps.draw(3, ["a"], replace(LAW, rotation=45.0))
+    ramp = torch.linspace(-1, 1, 64, dtype=torch.float64).expand(1, 1, 64, 64).clone()
+    read = tps.grid(warp, 64, 64, dtype=torch.float64)[0, ..., 0]
+    inside = (tps.grid(warp, 64, 64, dtype=torch.float64)[0] - 32).abs().amax(-1) < 28
+    shown = tps.warp(ramp, warp)[0, 0]
+    assert torch.allclose(shown[inside], (read / 63 * 2 - 1)[inside], atol=0.02)

@@ -128,10 +128,11 @@ def with_chain(p: Params, name: str, stage: str, steps: int) -> Params:
 def test_a_row_is_counted_whatever_its_loss(tree, loss):
     """Of a loss' feature network nothing is counted; SSIM is five filterings of each channel, forwards."""
     p = small(tree)
-    plain, method = row(p, "ssimbad", "finetune"), p.methods["ssimbad"]
-    options = method.finetune.options | {"loss": loss}
-    train = method.finetune.model_copy(update={"options": options})
-    extra = flops.count(p, method, train).train - plain.train
+    plain, block = row(p, "ssimbad", "finetune"), p.methods["ssimbad"]
+    options = block.finetune.options.model_copy(update={"loss": loss})
+    block = block.model_copy(update={"finetune": block.finetune.model_copy(update={"options": options})})
+    other = p.model_copy(update={"methods": p.methods | {"ssimbad": block}})
+    extra = row(other, "ssimbad", "finetune").train - plain.train
     filtered = 5 * 3 * (32 - 10) ** 2 * 2 * 11**2
     assert (extra >= filtered) if loss == "ssim+l1" else (extra == 0)
 

@@ -32,7 +32,9 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
         UserError: the manifest does not belong to the faces, they are fewer than three, or an answer is
         missing.
     """
-    law = tps.Law(**{name: getattr(params.references, name) for name in ("low", "high", "shift", "decimals")})
+    law = tps.Law(
+        **{name: getattr(params.references, name) for name in ("low", "high", "shift", "decimals", "rotation")}
+    )
     seed = params.references.seed
     ids = manifest.ids(inputs["manifest"], "test")
     faces = manifest.images(inputs["test"], ids)

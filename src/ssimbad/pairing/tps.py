@@ -37,12 +37,14 @@ _CPU_CHUNK = 8  # images
 
 @dataclass(frozen=True)
 class Law:
-    """How the two inner points are drawn: U(low, high) shifted by U(-shift, shift), rounded to `decimals`."""
+    """How the two inner points are drawn: U(low, high) shifted by U(-shift, shift), rounded to `decimals`; and by how
+    many degrees the whole may be turned about the centre, U(-rotation, rotation): 0 in the public code."""
 
     low: float
     high: float
     shift: float
     decimals: int
+    rotation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,24 @@ class Warp:
     """A batch of B warps.
 
     `points` p and `shifts` r: (B, 2) float64, positions along the diagonal of the unit square and how far
-    they move.
+    they move. `angles`: (B,) float64, radians by which the image is then turned, clockwise as it is seen;
+    None: by none.
     """
 
     points: np.ndarray
     shifts: np.ndarray
+    angles: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> Warp:
+        """From (B, 5) numbers as they are drawn."""
+        return cls(rows[:, :2], rows[:, 2:4], rows[:, 4])
 
     def __len__(self) -> int:
         return len(self.points)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Warp:
-        return Warp(self.points[rows], self.shifts[rows])
+        return Warp(self.points[rows], self.shifts[rows], None if self.angles is None else self.angles[rows])
 
     @classmethod
     def random(cls, generator: torch.Generator | np.random.Generator, count: int, law: Law) -> Warp:
@@ -69,8 +78,8 @@ class Warp:
         Raises:
             UserError: the law cannot give two distinct displaced points.
         """
-        rows = np.stack([_draw_one(generator, law) for _ in range(count)]) if count else np.empty((0, 4))
-        return cls(rows[:, :2], rows[:, 2:])
+        rows = np.stack([_draw_one(generator, law) for _ in range(count)]) if count else np.empty((0, 5))
+        return cls.of(rows)
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -101,25 +110,27 @@ def draw(seed: int, ids: Sequence[str], law: Law) -> Warp:
         UserError: the law cannot give two distinct displaced points.
     """
     rows = np.stack([_draw_one(np.random.default_rng(derive(seed, "tps", i)), law) for i in ids])
-    return Warp(rows[:, :2], rows[:, 2:])
+    return Warp.of(rows)
 
 
 def _draw_one(generator: torch.Generator | np.random.Generator, law: Law) -> np.ndarray:
     for _ in range(_TRIES):
-        unit = _uniform4(generator)
+        unit = _uniform(generator, 4)
         points = np.round(law.low + (law.high - law.low) * unit[:2], law.decimals)
         shifts = np.round(law.shift * (2 * unit[2:] - 1), law.decimals)
         displaced = np.round(points + shifts, law.decimals)
         # A centre used twice makes the system singular; with the published law only the inner two can meet.
         if len({0.0, 1.0, *displaced.tolist()}) == 4:
-            return np.concatenate([points, shifts])
+            # Drawn last, and only where it is asked for: without, the numbers are those of the published protocol.
+            angle = np.radians(law.rotation * (2 * _uniform(generator, 1) - 1)) if law.rotation else np.zeros(1)
+            return np.concatenate([points, shifts, angle])
     raise UserError("references.decimals: low, high and shift leave no two distinct points; give more decimals")
 
 
-def _uniform4(generator: torch.Generator | np.random.Generator) -> np.ndarray:
+def _uniform(generator: torch.Generator | np.random.Generator, count: int) -> np.ndarray:
     if isinstance(generator, torch.Generator):
-        return torch.rand(4, generator=generator, dtype=torch.float64, device=generator.device).cpu().numpy()
-    return generator.random(4)
+        return torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device).cpu().numpy()
+    return generator.random(count)
 
 
 def displacement(
@@ -183,16 +194,26 @@ def grid(
     For correspondence: output pixel (i, j) shows the source at grid[b, i, j], which may lie outside the
     image.
     """
-    return _positions(displacement(warp, height, width, device, dtype), (width, height), 0)
+    return _positions(displacement(warp, height, width, device, dtype), (width, height), 0, warp.angles)
 
 
-def _positions(d: torch.Tensor, scale: tuple[float, float], offset: float) -> torch.Tensor:
-    """scale·(u + d) + offset, (B, H, W, 2)."""
+def _positions(d: torch.Tensor, scale: tuple[float, float], offset: float, angles: np.ndarray | None) -> torch.Tensor:
+    """scale·R(u + d) + offset, (B, H, W, 2); R turns about the centre of the unit square."""
     y, x = _axes(d.shape[1], d.shape[2], d.device, d.dtype)
     out = torch.empty(*d.shape, 2, device=d.device, dtype=d.dtype)
     torch.add(x * scale[0] + offset, d, alpha=scale[0], out=out[..., 0])
     torch.add((y * scale[1] + offset)[:, None], d, alpha=scale[1], out=out[..., 1])
-    return out
+    return out if angles is None or not angles.any() else _turned(out, scale, offset, angles)
+
+
+def _turned(at: torch.Tensor, scale: tuple[float, float], offset: float, angles: np.ndarray) -> torch.Tensor:
+    """Positions turned about the centre of the unit square. It is read there, so that the image turns clockwise when
+    the positions turn the other way."""
+    size = torch.tensor(scale, device=at.device, dtype=at.dtype)
+    centre = size / 2 + offset
+    c, s = (torch.from_numpy(f(angles)).to(at)[:, None, None] for f in (np.cos, np.sin))
+    x, y = ((at - centre) / size).unbind(-1)
+    return torch.stack([c * x + s * y, c * y - s * x], dim=-1) * size + centre
 
 
 @torch.no_grad()
@@ -216,7 +237,7 @@ def warp(images: torch.Tensor, by: Warp) -> torch.Tensor:
     height, width = images.shape[2:]
     # grid_sample counts from -1 to 1 between the outermost pixel centres.
     scale = (2 * width / (width - 1), 2 * height / (height - 1))
-    at = _positions(displacement(by, height, width, images.device, images.dtype), scale, -1)
+    at = _positions(displacement(by, height, width, images.device, images.dtype), scale, -1, by.angles)
     # Its padding is zero, so black is lifted from -1 to 0 meanwhile.
     sampled = F.grid_sample(images + 1, at, mode="bicubic", padding_mode="zeros", align_corners=True)
     return sampled.clamp_(0, 2).sub_(1)

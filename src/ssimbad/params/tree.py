@@ -76,6 +76,9 @@ class References(Strict):
     high: Fraction = Field(description="... to here")
     shift: Above0 = Field(description="largest displacement along the diagonal, unit square")
     decimals: Annotated[int, Field(ge=0, le=9)] = Field(description="points and shifts are rounded to this")
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(
+        description="largest turn about the centre, degrees; 0 as in the public code, though the study speaks of turns"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> References:

@@ -67,7 +67,7 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
 
 def _warp_config(params: View) -> tps.Law:
     asked = params.references
-    return tps.Law(asked.low, asked.high, asked.shift, asked.decimals)
+    return tps.Law(asked.low, asked.high, asked.shift, asked.decimals, asked.rotation)
 
 
 def _count(model: nn.Module) -> int:
