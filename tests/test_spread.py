@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssimbad import artifacts
 from ssimbad.colorize import chunks
 from ssimbad.colorize.chunks import mean_image, stream
 from ssimbad.colorize.spread import lines
@@ -171,11 +172,11 @@ def test_whoever_watches_the_samples_is_told_of_all_their_calls_and_changes_no_b
 
 def printed(folder: Path, by_row: dict[tuple[str, str, int], list[dict]]) -> dict[str, Path]:
     """The table of lines by method, stage and seed, through the files that the stage spread writes."""
-    from ssimbad.colorize.spread import write
+    from ssimbad.colorize.spread import COLUMNS
 
     values = [folder / f"{method}/{stage}/seed-{seed}.csv" for method, stage, seed in by_row]
     for path, got in zip(values, by_row.values(), strict=True):
-        write(path, got)
+        artifacts.write_csv(path, COLUMNS, got)
     params = SimpleNamespace(
         preset="demo", data=SimpleNamespace(size=64), evaluation=EVALUATION,
         methods={"edm": SimpleNamespace(label="EDM"), "ssimbad": SimpleNamespace(label="SSIMBaD")},

@@ -3,6 +3,7 @@
 Every writer goes to a temporary name in the same folder and renames; no file holds a time, a host or a random order.
 """
 
+import csv
 import hashlib
 import io
 import json
@@ -10,7 +11,7 @@ import os
 import shutil
 import uuid
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,17 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not there; run the stage that makes it (`ssimbad status` names it)") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); delete it and run its stage again") from None
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any] | Sequence[Any]]) -> None:
+    """A header and a line per row; None and NaN are empty fields, and so is what a mapping lacks of the columns."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = map(row.get, columns) if isinstance(row, Mapping) else row
+        writer.writerow(["" if value is None or value != value else value for value in values])
+    write_text(path, text.getvalue())
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,18 +52,14 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
             precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
 
-    # The plans are dealt, and not the chunks of each: a plan has few chunks, often one.
+    # The plans are spread over the cores, and not the chunks of each: a plan has few chunks, often one.
     done = pool.ordered_map(coloured, plans, devices.workers([device], job.threads))
     with job.progress(sum(known[solver.name].of(steps) for solver, _, steps in plans), "network calls") as bar:
         for (solver, calls, steps), images in zip(plans, done, strict=True):
             how = {"sampler": solver.label, "calls": calls, "steps": steps, "nfe": known[solver.name].of(steps)}
             rows += [how | line for line in _measured(images, targets, params.evaluation)]
             bar.update(how["nfe"])
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    artifacts.write_text(outputs["values"], text.getvalue())
+    artifacts.write_csv(outputs["values"], COLUMNS, rows)
     job.say(f"{job.name}: {len(plans)} ways to colour {count} images -> {outputs['values']}")
 
 

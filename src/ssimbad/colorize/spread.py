@@ -6,8 +6,6 @@ answers with the mean of all plausible images is not. This stage tells the two a
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +61,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     one_step, *others = found
     samples = [by_id(inputs["images"], ids, size)[:count], *others]
     targets = at_size(inputs["test"], size, ids)[:count]
-    write(outputs["values"], lines(one_step, samples, targets, row.sampler, loaded.method.samplers, params.evaluation))
+    found = lines(one_step, samples, targets, row.sampler, loaded.method.samplers, params.evaluation)
+    artifacts.write_csv(outputs["values"], COLUMNS, found)
     job.say(f"{job.name}: {asked.samples} samples and one step of {count} images -> {outputs['values']}")
 
 
@@ -131,12 +130,3 @@ def _share(spread: np.ndarray, error: np.ndarray, how: dict[str, Any]) -> dict[s
 def _rounded(estimate: bootstrap.Estimate) -> dict[str, Any]:
     ends = {"value": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
     return {name: None if end is None else round(end, measure.DIGITS) for name, end in ends.items()}
-
-
-def write(path: Path, found: list[dict[str, Any]]) -> None:
-    """CSV with `COLUMNS`; an empty field where a line lacks one."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    artifacts.write_text(path, text.getvalue())

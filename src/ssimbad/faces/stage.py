@@ -1,9 +1,7 @@
 """Stage faces: raw images of any source → one array per split, the manifest and the quarantine report."""
 
-import csv
 import hashlib
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +67,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
             chosen = [usable[id_] for id_ in splits[split]]
             _store(outputs[split], chosen, source, examined, data, job)
     rows = [_row(split, usable[id_], examined[id_]) for split in SPLITS for id_ in splits[split]]
-    artifacts.write_text(outputs["manifest"], _csv(COLUMNS, rows))
-    artifacts.write_text(outputs["quarantine"], _csv(("source", "reason"), sorted(quarantine.items())))
+    artifacts.write_csv(outputs["manifest"], COLUMNS, rows)
+    artifacts.write_csv(outputs["quarantine"], ("source", "reason"), sorted(quarantine.items()))
     _report(job, outputs, splits, usable, quarantine)
 
 
@@ -173,14 +171,6 @@ def _digest(image: np.ndarray) -> str:
 
 def _row(split: str, picture: Picture, seen: _Examined) -> tuple:
     return (picture.id, split, picture.name, seen.sha256, seen.width, seen.height, picture.sketch)
-
-
-def _csv(columns: tuple[str, ...], rows: Iterable[tuple]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _nothing_usable(source: Source, quarantine: dict[str, str]) -> str:

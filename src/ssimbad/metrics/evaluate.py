@@ -72,7 +72,5 @@ def lines(path: Path, ids: list[str], sketches: Any) -> Lines:
 
 def write_values(path: Path, ids: list[str], values: dict[str, np.ndarray]) -> None:
     """CSV with column id and one column per metric."""
-    import pandas as pd
-
-    frame = pd.DataFrame({"id": ids} | values)
-    artifacts.write_text(path, frame.to_csv(index=False, float_format=f"%.{measure.DIGITS}f", lineterminator="\n"))
+    columns = [[f"{value:.{measure.DIGITS}f}" if value == value else None for value in of] for of in values.values()]
+    artifacts.write_csv(path, ["id", *values], zip(ids, *columns, strict=True))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import zipfile
 from pathlib import Path
 
@@ -47,7 +45,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     artifacts.write_array(outputs["same"], same)
     artifacts.write_array(outputs["cross"], same[[place[cross[i]] for i in ids]])
     artifacts.write_array(outputs["other"], same[[place[other[i]] for i in ids]])
-    _write_pairing(outputs["pairing"], [(i, cross[i], other[i]) for i in ids])
+    artifacts.write_csv(outputs["pairing"], ("id", "cross", "other"), [(i, cross[i], other[i]) for i in ids])
     if "true" in outputs:
         answers = _answers(inputs["answers"], [f"{i}__{cross[i]}.png" for i in ids], params)
         artifacts.write_array(outputs["true"], answers)
@@ -67,13 +65,6 @@ def _warped(faces: np.ndarray, warps: tps.Warp, job: Job) -> np.ndarray:
             same[start : start + len(images)] = images
             bar.update(len(images))
     return same
-
-
-def _write_pairing(path: Path, rows: list[tuple[str, str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([("id", "cross", "other"), *rows])
-    artifacts.write_text(path, text.getvalue())
 
 
 def _answers(path: Path, names: list[str], params: View) -> np.ndarray:

@@ -43,7 +43,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     found = res.load(inputs["summaries"], inputs["images"])
     work = {row: _work(params, *row) for row in res.rows(found)}
     lines = [line for row in work for line in _lines(found, row, work[row], params.evaluation.confidence)]
-    res.write_csv(outputs["compute"], COLUMNS, lines)
+    artifacts.write_csv(outputs["compute"], COLUMNS, lines)
     names = res.labels(work, params.methods)
     note = res.scale_note(params.preset, found[0].size, found[0].n)
     settings = [s for s in LISTED if any(line["setting"] == s for line in lines)]

@@ -10,7 +10,7 @@ from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.params.base import SLOTS
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import demo_scale, write_csv
+from ssimbad.reporting.results import demo_scale
 
 MEASURED = [
     *["method", "stage", "seed", "phase", "setting", "device", "parameters", "images", "seconds", "images_per_second"],
@@ -71,7 +71,7 @@ def write(
     lines = sorted(map(_line, costs), key=_order)
     if not lines:
         return None
-    write_csv(tables / "cost.csv", COLUMNS, lines)
+    artifacts.write_csv(tables / "cost.csv", COLUMNS, lines)
     table = _layout(lines, labels or {}, preset)
     artifacts.write_text(tables / "cost.md", markdown([table]))
     artifacts.write_text(tables / "cost.tex", latex([table]))

@@ -9,7 +9,7 @@ from ssimbad.pairing.settings import LISTED
 from ssimbad.reporting import comparisons
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import METRICS, Result, write_csv
+from ssimbad.reporting.results import METRICS, Result
 from ssimbad.runtime.job import Job
 
 VALUES = ["method", "stage", "setting", "metric", "value", "ci_low", "ci_high", "seeds", "n"]
@@ -32,7 +32,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     lines = [line for setting in LISTED for line in _lines(found, rungs, setting, params.evaluation)]
     lines = [line | switches[line["method"]] for line in lines]
     columns = [*VALUES, *DIFFERENCES, *next(iter(switches.values()))]
-    write_csv(outputs["ladder"], columns, lines)
+    artifacts.write_csv(outputs["ladder"], columns, lines)
     labels = {(name, "pretrain"): params.methods[name].label for name in params.report.ladder}
     images = params.methods[params.report.ladder[0]].pretrain.images
     note = res.scale_note(params.preset, found[0].size, found[0].n)

@@ -35,7 +35,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     frame = res.read_rows(inputs["values"], "nfe")
     rows = list(dict.fromkeys(zip(frame["method"], frame["stage"], strict=True)))
     names = res.labels(rows, params.methods)
-    res.write_csv(outputs["nfe"], COLUMNS, frame.to_dict("records"))
+    artifacts.write_csv(outputs["nfe"], COLUMNS, frame.to_dict("records"))
     note = res.scale_note(params.preset, params.data.size, int(frame["n"].max()))
     tables = [_table(frame[frame["metric"] == metric], rows, names, metric, note) for metric in _metrics(frame)]
     artifacts.write_text(outputs["nfe_md"], markdown(tables))

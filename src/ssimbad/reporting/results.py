@@ -169,9 +169,3 @@ def scale_note(preset: str, size: int, n: int) -> str:
 def demo_scale(preset: str) -> bool:
     """Whether a preset is the demo or one of its kind, such as demo-all."""
     return preset.split("-")[0] == "demo"
-
-
-def write_csv(path: Path, columns: list[str], lines: list[dict[str, Any]]) -> None:
-    """CSV with these columns; None is an empty field."""
-    frame = pd.DataFrame(lines, columns=columns, dtype=object)
-    artifacts.write_text(path, frame.to_csv(index=False, lineterminator="\n"))

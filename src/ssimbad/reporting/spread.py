@@ -32,7 +32,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     frame = frame.astype(object).where(frame.notna(), None)
     rows = list(dict.fromkeys(zip(frame["method"], frame["stage"], strict=True)))
     names = res.labels(rows, params.methods)
-    res.write_csv(outputs["spread"], COLUMNS, frame.to_dict("records"))
+    artifacts.write_csv(outputs["spread"], COLUMNS, frame.to_dict("records"))
     note = res.scale_note(params.preset, params.data.size, int(frame["n"].max()))
     tables = [
         _table(frame, metric, names, note, params.evaluation.confidence)

@@ -26,17 +26,17 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     confidence = params.evaluation.confidence
     note = results.scale_note(params.preset, found[0].size, found[0].n)
 
-    results.write_csv(outputs["main"], main_table.COLUMNS, main_table.long_form(found, confidence))
+    artifacts.write_csv(outputs["main"], main_table.COLUMNS, main_table.long_form(found, confidence))
     baselines = artifacts.read_json(inputs["baselines"])
     made = [artifacts.read_json(path) for path in inputs["made"]]
     _print(outputs, "main", main_table.layout(found, baselines, names, params.preset, confidence, made, params.methods))
 
     use = comparisons.reference_use(found, params.evaluation)
-    results.write_csv(outputs["reference_use"], comparisons.USE_COLUMNS, use)
+    artifacts.write_csv(outputs["reference_use"], comparisons.USE_COLUMNS, use)
     _print(outputs, "reference_use", [comparisons.use_table(use, names, note, confidence)])
 
     pairs = comparisons.differences(found, params.evaluation)
-    results.write_csv(outputs["differences"], comparisons.PAIR_COLUMNS, pairs)
+    artifacts.write_csv(outputs["differences"], comparisons.PAIR_COLUMNS, pairs)
     _print(outputs, "differences", [comparisons.differences_table(pairs, names, note, confidence)])
 
     _print(outputs, "r2", [r2_table.layout(inputs["r2"], params.preset, params.schedule.confidence)])

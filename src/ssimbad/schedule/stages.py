@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def run_curves(params: View, inputs: dict[str, Path], outputs: dict[str, Path], 
         Curves("sigma", ids, sigmas, np.stack(by_sigma)),
         Curves("ddpm", ids, timesteps, np.stack(by_timestep)),
     ]
-    artifacts.write_text(outputs["curves"], _curves_csv(curves))
+    artifacts.write_csv(outputs["curves"], _CURVES, _lines(curves))
     job.say(f"ssim_curves: {len(ids)} faces at {schedule.size} px -> {outputs['curves']}")
 
 
@@ -89,7 +88,7 @@ def run_select(params: View, inputs: dict[str, Path], outputs: dict[str, Path], 
     star = phi_star(families, schedule.select_from, criterion, len(sigma.ids), schedule.size)
     table = _table([*rows, *families], params)
     artifacts.write_json(outputs["phi_star"], star)
-    artifacts.write_text(outputs["r2"], _csv(_R2, ([line[key] for key in _R2] for line in table)))
+    artifacts.write_csv(outputs["r2"], _R2, table)
 
     ids, faces = _sampled_faces(params, inputs)
     chosen = next(row for row in families if row.name == schedule.select_from)
@@ -169,24 +168,11 @@ def _text(value: object) -> str:
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
-def _csv(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
-    return buffer.getvalue()
-
-
-def _curves_csv(curves: list[Curves]) -> str:
-    return _csv(
-        _CURVES,
-        (
-            (c.schedule, id_, f"{level:.9g}", f"{value:.9f}")
-            for c in curves
-            for id_, values in zip(c.ids, c.ssim, strict=True)
-            for level, value in zip(c.levels, values, strict=True)
-        ),
-    )
+def _lines(curves: list[Curves]) -> Iterator[tuple[str, str, str, str]]:
+    for c in curves:
+        for id_, values in zip(c.ids, c.ssim, strict=True):
+            for level, value in zip(c.levels, values, strict=True):
+                yield c.schedule, id_, f"{level:.9g}", f"{value:.9f}"
 
 
 def _read_curves(path: Path) -> tuple[Curves, Curves]:

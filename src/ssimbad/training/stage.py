@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,11 +192,8 @@ def _write(state: loop.TrainState, setup: Setup, train: Train, remarks: list[str
         "validation": state.best_psnr if state.best else None,
     }
     artifacts.write_json(outputs["made"], made)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("images", "split", "name", "value"))
-    writer.writerows((seen, split, name, f"{value:.6g}") for seen, split, name, value in state.rows)
-    artifacts.write_text(outputs["curve"], text.getvalue())
+    rows = ((seen, split, name, f"{value:.6g}") for seen, split, name, value in state.rows)
+    artifacts.write_csv(outputs["curve"], ("images", "split", "name", "value"), rows)
 
 
 def _note_cost(job: Job, seconds: float, images: int, parameters: int, device: str) -> None:
