@@ -117,7 +117,7 @@ class Bench:
         return model
 
     def feed(self, mode: Mode) -> Feed:
-        law = Law(**{k: getattr(self.p.references, k) for k in ("low", "high", "shift", "decimals")})
+        law = Law(**{k: getattr(self.p.references, k) for k in ("low", "high", "shift", "decimals", "rotation")})
         return Feed(self.faces, self.faces[..., 0], self.how.size, law, 0, self.device, mode.channels_last)
 
     def step(self, mode: Mode, batch: int, plan: Plan) -> Callable[[], None]:
