@@ -12,7 +12,9 @@ from pydantic import Field
 
 from ssimbad import cli
 from ssimbad.errors import UserError
+from ssimbad.features import registry as features
 from ssimbad.methods import registry
+from ssimbad.metrics import registry as metrics
 from ssimbad.pipeline import code, records, table, versions
 
 from .conftest import ROOT, own_source
@@ -166,8 +168,19 @@ def test_the_ladder_is_stale_when_a_methods_default_changes():
     assert {f"src/ssimbad/methods/{kind}.py" for kind in registry.kinds()} <= set(files)
 
 
-def test_modules_are_loaded_by_name_in_two_places_only():
-    """Any other would be missing in the closures: the registry's are added, the runner's are the stages themselves."""
+def test_metrics_and_feature_networks_are_in_the_closure_of_what_measures_by_all_of_them():
+    """And in no expensive stage's: another metric raises no doubt of a training or a colouring."""
+    everything = {f"src/ssimbad/metrics/{name}.py" for name in metrics.names()}
+    for entry in ("ssimbad.metrics.evaluate:run", "ssimbad.metrics.baselines:run"):
+        networks = {f"src/ssimbad/features/{name}.py" for name in features.names()}
+        assert everything | networks <= set(code.closure(entry))
+    for stage in (s for s in table.STAGES if s.expensive):
+        found = everything & set(code.closure(stage.run))
+        assert found <= {"src/ssimbad/metrics/psnr.py", "src/ssimbad/metrics/ms_ssim.py"}, stage.name
+
+
+def test_modules_are_loaded_by_name_in_registries_and_the_runner_only():
+    """Any other would be missing in the closures: a registry's are added, the runner's are the stages themselves."""
     places = set()
     for file in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -176,4 +189,4 @@ def test_modules_are_loaded_by_name_in_two_places_only():
             if named or getattr(node, "attr", getattr(node, "id", None)) in loads:
                 places.add(str(file.relative_to(ROOT / "src/ssimbad")))
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: relative import"
-    assert places == {"methods/registry.py", "pipeline/runner.py"}
+    assert places == {f"{room}/registry.py" for room in ("features", "methods", "metrics")} | {"pipeline/runner.py"}
