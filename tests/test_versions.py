@@ -13,7 +13,9 @@ from pydantic import Field
 
 from ssimbad import cli
 from ssimbad.errors import UserError
+from ssimbad.features import registry as features
 from ssimbad.methods import registry
+from ssimbad.metrics import registry as metrics
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline import code, records, table, versions
 
@@ -176,7 +178,18 @@ def test_the_ladder_is_stale_when_a_methods_default_changes():
     assert records.resolved(ladder, p)["methods.edm.config"]["rho"] == 7.0
 
 
-def test_modules_are_loaded_by_name_by_registries_and_the_runner_only():
+def test_metrics_and_feature_networks_are_in_the_closure_of_what_measures_by_all_of_them():
+    """And in no expensive stage's: another metric raises no doubt of a training or a colouring."""
+    everything = {f"src/ssimbad/metrics/{name}.py" for name in metrics.names()}
+    for entry in ("ssimbad.metrics.evaluate:run", "ssimbad.metrics.baselines:run"):
+        networks = {f"src/ssimbad/features/{name}.py" for name in features.names()}
+        assert everything | networks <= set(code.closure(entry))
+    for stage in (s for s in table.STAGES if s.expensive):
+        found = everything & set(code.closure(stage.run))
+        assert found <= {"src/ssimbad/metrics/psnr.py", "src/ssimbad/metrics/ms_ssim.py"}, stage.name
+
+
+def test_modules_are_loaded_by_name_in_registries_and_the_runner_only():
     """Any other would be missing in the closures: a registry's are added, the runner's are the stages themselves."""
     places = set()
     for file in (ROOT / "src").rglob("*.py"):
@@ -186,4 +199,4 @@ def test_modules_are_loaded_by_name_by_registries_and_the_runner_only():
             if named or getattr(node, "attr", getattr(node, "id", None)) in loads:
                 places.add(str(file.relative_to(ROOT / "src/ssimbad")))
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: relative import"
-    assert places == {"features/registry.py", "methods/registry.py", "metrics/registry.py", "pipeline/runner.py"}
+    assert places == {f"{room}/registry.py" for room in ("features", "methods", "metrics")} | {"pipeline/runner.py"}
