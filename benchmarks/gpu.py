@@ -31,7 +31,6 @@ from torch import nn
 
 from ssimbad.methods import chain, edm, registry
 from ssimbad.methods.contract import Batch, Plan, Setup
-from ssimbad.pairing.tps import Law
 from ssimbad.params import tree as params
 from ssimbad.params.base import Colour, Network, Sampler
 from ssimbad.params.tree import Params
@@ -117,8 +116,14 @@ class Bench:
         return model
 
     def feed(self, mode: Mode) -> Feed:
+<<<<<<< HEAD
         law = Law(**{k: getattr(self.p.references, k) for k in ("low", "high", "shift", "decimals", "rotation")})
         return Feed(self.faces, self.faces[..., 0], self.how.size, law, 0, self.device, mode.channels_last)
+=======
+        return Feed(
+            self.faces, self.faces[..., 0], self.how.size, self.p.references, 0, self.device, mode.channels_last
+        )
+>>>>>>> w-loop
 
     def step(self, mode: Mode, batch: int, plan: Plan) -> Callable[[], None]:
         """One whole step of training: batch, loss, gradient, clipping, AdamW, EMA."""

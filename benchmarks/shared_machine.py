@@ -37,7 +37,6 @@ from ssimbad.methods import chain, edm, registry
 from ssimbad.methods.contract import Losses, Plan, Setup
 from ssimbad.metrics import lpips, measure, ms_ssim, psnr
 from ssimbad.metrics.contract import Given
-from ssimbad.pairing.tps import Law
 from ssimbad.params import tree as params
 from ssimbad.params.base import Colour, Network, Sampler
 from ssimbad.params.tree import Params
@@ -77,7 +76,7 @@ class Bench:
         """Steps of batch 8 in two shares; in the old way the main thread's operations use both cores."""
         model, batch = self.model(), self.method.pretrain.batch
         run = loop.TrainState(model, edm.METHOD.parties(model, plan, None), self.method.pretrain, self.p.training)
-        feed = Feed(self.faces, self.faces[..., 0], self.size, Law(0.3, 0.7, 0.25, 2), 0, CPU, True)
+        feed = Feed(self.faces, self.faces[..., 0], self.size, self.p.references, 0, CPU, True)
         parallel = stack.enter_context(loop.data_parallel(CORES))
 
         def share(shard: Shard) -> Iterator[Losses]:

@@ -15,7 +15,6 @@ from tabulate import tabulate
 
 from ssimbad.methods import chain, edm, registry
 from ssimbad.methods.contract import Losses, Plan, Setup
-from ssimbad.pairing.tps import Law
 from ssimbad.params import tree as params
 from ssimbad.params.base import Sampler
 from ssimbad.training import loop
@@ -50,7 +49,7 @@ def main() -> None:
     shared = {"network": p.network, "noise": p.noise, "schedule.saturation": p.schedule.saturation}
     model = registry.built(Setup(method.kind, method.config, p.data.size, shared, {"phi": PHI}))
     faces = np.random.default_rng(0).integers(0, 256, (64, p.data.native_size, p.data.native_size, 3), dtype=np.uint8)
-    feed = Feed(faces, faces[..., 0], p.data.size, Law(0.3, 0.7, 0.25, 2), 0, CPU, True)
+    feed = Feed(faces, faces[..., 0], p.data.size, p.references, 0, CPU, True)
     model = model.to(memory_format=torch.channels_last)
     denoising = Plan("denoising", edm.Denoising())
     refinement = Plan("trajectory", chain.Trajectory(save_memory=False, sampler=Sampler(name="euler", steps=8)))

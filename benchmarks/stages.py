@@ -27,6 +27,7 @@ from ssimbad.faces import embedded, manifest
 from ssimbad.faces.reading import normalise
 from ssimbad.metrics.ms_ssim import ms_ssim
 from ssimbad.pairing import resize, tps, xdog
+from ssimbad.params.tree import References, Sketches
 
 SIDE, COUNT, ROWS = 256, 4, 20_000
 DEMO = yaml.safe_load((Path(__file__).parents[1] / "presets/demo.yaml").read_text())
@@ -39,10 +40,9 @@ def steps(folder: Path) -> dict[str, tuple[str, float, Callable[[], object]]]:
     drawings = embedded.draw_faces(ids, style, 0)
     pngs = [embedded.render(style, shape, palette, SIDE) for shape, palette in drawings.values()]
     faces = np.stack([np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in pngs])
-    law = xdog.XDoG(**{k: v for k, v in DEMO["sketches"].items() if k != "seed"})
-    sigmas = xdog.draw_sigma(ids, 0, law)
-    bend = DEMO["references"]
-    warps = tps.draw(0, ids, tps.Law(bend["low"], bend["high"], bend["shift"], bend["decimals"]))
+    sketches, references = Sketches(**DEMO["sketches"]), References(**DEMO["references"])
+    sigmas = xdog.draw_sigma(ids, 0, sketches)
+    warps = tps.draw(0, ids, references)
     exact = resize.to_unit(faces).double()
     noisy = np.clip(faces + np.random.default_rng(0).normal(0, 20, faces.shape), 0, 255).astype(np.uint8)
     listing = folder / "manifest.csv"
@@ -51,7 +51,7 @@ def steps(folder: Path) -> dict[str, tuple[str, float, Callable[[], object]]]:
     return {
         "raw: render": ("ms per image", COUNT, lambda: [embedded.render(style, *d, SIDE) for d in drawings.values()]),
         "faces: read a PNG": ("ms per image", COUNT, lambda: [normalise(png, SIDE, 10**8) for png in pngs]),
-        "sketches: XDoG": ("ms per image", COUNT, lambda: xdog.sketch(faces, sigmas, law)),
+        "sketches: XDoG": ("ms per image", COUNT, lambda: xdog.sketch(faces, sigmas, sketches)),
         "references: warp in float64": ("ms per image", COUNT, lambda: tps.warp(exact, warps)),
         "evaluate: MS-SSIM": ("ms per image", COUNT, lambda: ms_ssim(noisy, faces)),
         "md5 of the arrays": ("ms per MB", len(block) / 1e6, lambda: hashlib.md5(block).digest()),

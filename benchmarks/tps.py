@@ -22,9 +22,10 @@ from skimage import data
 from tabulate import tabulate
 
 from ssimbad.pairing import resize, tps
+from ssimbad.params.tree import References
 
 SIDE, BATCH = 256, 8
-LAW = tps.Law(low=0.3, high=0.7, shift=0.25, decimals=2)
+WARP = References(seed=0, low=0.3, high=0.7, shift=0.25, decimals=2, rotation=0.0)
 
 
 def straightforward(image: np.ndarray, p: np.ndarray, r: np.ndarray) -> np.ndarray:
@@ -54,7 +55,7 @@ def main() -> None:
     seconds = arguments.parse_args().seconds
 
     faces = np.stack([data.astronaut()[2 * i : 2 * i + SIDE, 2 * i : 2 * i + SIDE] for i in range(BATCH)])
-    warp = tps.Warp.random(np.random.default_rng(0), BATCH, LAW)
+    warp = tps.Warp.random(np.random.default_rng(0), BATCH, WARP)
     images = resize.to_unit(faces)
 
     def batched(threads: int) -> None:

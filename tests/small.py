@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Batch, Losses, Method, Plan, Player, Setup
 from ssimbad.methods.losses import mse
-from ssimbad.pairing.tps import Law
 from ssimbad.params.base import Colour, Network, Noise, Sampler
 from ssimbad.params.methods import Train, Validation
-from ssimbad.params.tree import Training
+from ssimbad.params.tree import References, Training
 from ssimbad.runtime.job import Job
 from ssimbad.training import loop
 from ssimbad.training.feed import BatchRng, Feed, Shard
@@ -108,7 +107,7 @@ def refines_from_pure_noise(method: Method, model: nn.Module, plan: Plan, sigma_
 
 
 # Of a training: feed, settings, and the loop.
-LAW = Law(0.3, 0.7, 0.25, 2)
+WARP = References(seed=0, low=0.3, high=0.7, shift=0.25, decimals=2, rotation=0.0)
 COMMON = Training(
     threads=1, precision="fp32", channels_last=True, weight_decay=0.01, clip=1.0, ema=0.05, minimum_rate=1e-8,
     log_images=16, state_images=16, buckets=[0.1, 1.0],
@@ -125,7 +124,7 @@ def validated(every: int, train: Train = TRAIN) -> Train:
 def feed(size: int = 16, native: int = 32, n: int = 20, seed: int = 5) -> Feed:
     generator = np.random.default_rng(0)
     faces = generator.integers(0, 256, (n, native, native, 3), dtype=np.uint8)
-    return Feed(faces, faces[..., 0], size, LAW, seed, CPU, True)
+    return Feed(faces, faces[..., 0], size, WARP, seed, CPU, True)
 
 
 def step(model: nn.Module, batch: Batch, draws: BatchRng) -> Losses:

@@ -45,6 +45,8 @@ def pretend(tree: dict) -> set[Path]:
             files += [put(f"{scratch}/kept/{name}") for name in [*instance.outputs, "complete.json"]]
             files += [put(f"{scratch}/kept/{instance.name}.json"), put(f"work/cost/{instance.name}.json")]
             files += [put(f"{scratch}/state-000000000064.safetensors")]
+            files += [put(f"{scratch}/best/000000000032--1.250.safetensors")]
+            files += [put(f"{scratch}/pictures/validation-000000000032.png")]
             files += [put(f"{scratch}/.state-000000000128.safetensors.0123456789ab.tmp")]
         files += [put(f".state/written/{instance.name}.json", json.dumps(outputs))]
     costs = {str(file): hashlib.md5(file.read_bytes()).hexdigest() for file in files[:3]}
@@ -306,3 +308,26 @@ def test_nothing_is_removed_while_somebody_works(house, tree, monkeypatch, what)
 def test_cleaning_something_else_is_refused(house, tree):
     with pytest.raises(ParameterError, match="expected results or work"):
         cleaning.run("data", parameters.Params.model_validate(tree))
+
+
+@pytest.mark.parametrize("what", ["results", "work"])
+def test_the_folders_of_data_and_reports_say_what_will_stand_in_them_before_and_after(house, tree, capsys, what):
+    """In git, and whatever is cleaned."""
+    pretend(tree)
+    for readme in ("data/README.md", "reports/README.md"):
+        shutil.copy(ROOT / readme, house / readme)
+    said = clean(what, tree, capsys)
+    assert "README" not in said
+    for readme in ("data/README.md", "reports/README.md"):
+        assert (house / readme).read_bytes() == (ROOT / readme).read_bytes()
+        ignored = subprocess.run(["git", "check-ignore", "-q", readme], cwd=ROOT)
+        assert ignored.returncode != 0
+
+
+def test_the_readmes_of_data_and_reports_name_every_folder_that_stages_write_there(house, tree):
+    files = [Path(f) for i in instances(parameters.Params.model_validate(tree)) for f in i.outputs.values()]
+    for top in ("data", "reports"):
+        text = (ROOT / top / "README.md").read_text()
+        folders = {f.parts[1] for f in files if f.parts[0] == top}
+        assert folders
+        assert not [folder for folder in folders if f"`{folder}/" not in text]

@@ -13,7 +13,7 @@ from ssimbad.metrics.pixel_mmd import METRIC as PIXEL_MMD
 from ssimbad.metrics.pixel_mmd import thumbnails
 from ssimbad.pairing import resize, xdog
 
-from .test_metrics_registry import LAW
+from .test_metrics_registry import XDOG
 from .test_metrics_values import faces, worse
 
 SIGMAS = np.array([0.5])
@@ -28,7 +28,7 @@ def squares(*corners: tuple[int, int], size: int = 64) -> np.ndarray:
 
 
 def drawn(images: np.ndarray, sigma: float = 0.5) -> Lines:
-    return Lines(xdog.sketch(images, np.full(len(images), sigma), LAW), SIGMAS, LAW)
+    return Lines(xdog.sketch(images, np.full(len(images), sigma), XDOG), SIGMAS, XDOG)
 
 
 def test_the_face_itself_has_all_lines_of_its_sketch():
@@ -53,7 +53,7 @@ def test_lines_elsewhere_and_no_lines_are_worth_nothing_but_no_lines_for_none_ar
 
 def test_lines_are_drawn_with_the_images_own_sigma():
     face = faces(1, 64)
-    values = [line_fidelity(face, Lines(drawn(face, 0.5).sketches, np.array([s]), LAW))[0] for s in (0.5, 0.3)]
+    values = [line_fidelity(face, Lines(drawn(face, 0.5).sketches, np.array([s]), XDOG))[0] for s in (0.5, 0.3)]
     assert values[0] == 1 > values[1]
 
 
@@ -75,7 +75,7 @@ def test_a_sketch_that_nobody_drew_by_xdog_is_its_own_ink():
     black = drawn(face)
     assert set(np.unique(black.sketches)) == {0, 255}
     pencil = np.where(black.sketches == 0, 204, 255).astype(np.uint8)
-    assert line_fidelity(face, Lines(pencil, SIGMAS, LAW))[0] == pytest.approx(0.4 / 1.04)
+    assert line_fidelity(face, Lines(pencil, SIGMAS, XDOG))[0] == pytest.approx(0.4 / 1.04)
 
 
 def test_black_and_white_are_a_hundred_apart():

@@ -62,7 +62,7 @@ def test_every_metric_has_its_line_and_a_dash_its_reason(pair):
 def test_sketches_and_references_are_taken(pair, tmp_path):
     real = faces(4, 64)
     drawn = save(
-        tmp_path / "sketches", xdog.sketch(real, xdog.draw_sigma(NAMES, folders.SEED, folders.LAW), folders.LAW)
+        tmp_path / "sketches", xdog.sketch(real, xdog.draw_sigma(NAMES, 0, folders.SKETCHES), folders.SKETCHES)
     )
     found = rows(folders.run(pair[0], pair[0], sketches=drawn, references=pair[0]))
     assert " 1.0000 " in found["line_fidelity"], "drawn with each picture's own sigma, by its name"
@@ -129,8 +129,6 @@ def test_the_command_prints_the_table_and_a_mistake_as_one_line(pair):
 @pytest.mark.parametrize("preset", ["demo", "paper"])
 def test_constants_are_those_of_the_presets(preset):
     p = parameters.load(ROOT / f"presets/{preset}.yaml")
-    law = {key: getattr(p.sketches, key) for key in ("sigmas", "k", "p", "epsilon", "phi")}
-    assert {key: list(v) if key == "sigmas" else v for key, v in vars(folders.LAW).items()} == law
-    assert p.sketches.seed == folders.SEED
+    assert p.sketches.model_dump() == vars(folders.SKETCHES)
     assert {"bootstrap": 10000} | p.evaluation.model_dump(exclude={"bootstrap"}) == vars(folders.EVALUATION)
     assert preset == "demo" or p.evaluation.bootstrap == 10000

@@ -15,13 +15,14 @@ from ssimbad.metrics import measure, registry
 from ssimbad.metrics.contract import ABSENT, Given, Lines
 from ssimbad.pairing import xdog
 from ssimbad.params import tree as parameters
+from ssimbad.params.tree import Sketches
 from ssimbad.reporting import results
 
 from .conftest import ROOT
 from .test_metrics_values import faces, worse
 
 EVALUATION = SimpleNamespace(bootstrap=100, confidence=0.95, seed=0)
-LAW = xdog.XDoG((0.3, 0.4, 0.5), 3.5, 10.0, 0.01, 1e9)
+XDOG = Sketches(sigmas=[0.3, 0.4, 0.5], k=3.5, p=10.0, epsilon=0.01, phi=1e9, seed=0)
 BRIGHTNESS = """
 from ssimbad.metrics.contract import Metric
 
@@ -32,8 +33,8 @@ METRIC = Metric("brightness", "Brightness", 1, "↑", lambda given: given.images
 def given(n: int = 4) -> Given:
     """Everything but networks, of faces at 32 pixels with sketches at 64."""
     targets = faces(n, 32)
-    sigmas = xdog.draw_sigma([str(i) for i in range(n)], 0, LAW)
-    lines = Lines(xdog.sketch(targets.repeat(2, axis=1).repeat(2, axis=2), sigmas, LAW), sigmas, LAW)
+    sigmas = xdog.draw_sigma([str(i) for i in range(n)], 0, XDOG)
+    lines = Lines(xdog.sketch(targets.repeat(2, axis=1).repeat(2, axis=2), sigmas, XDOG), sigmas, XDOG)
     return Given(worse(targets, 20), targets, targets, targets[::-1], lines)
 
 
@@ -83,7 +84,7 @@ def test_a_value_does_not_depend_on_company_and_is_the_same_again(name):
     assert values.tolist() == again.tolist() and values.dtype == np.float64 and len(set(values)) == 4
     for i in (0, 2):
         part = slice(i, i + 2)
-        lines = Lines(all_of.lines.sketches[part], all_of.lines.sigmas[part], LAW)
+        lines = Lines(all_of.lines.sketches[part], all_of.lines.sigmas[part], XDOG)
         some = Given(*(getattr(all_of, key)[part] for key in ("images", "targets", "faces", "references")), lines)
         assert metric.function(some).tolist() == values[part].tolist()
 

@@ -23,7 +23,6 @@ from ssimbad.schedule.selection import (
     empirical,
     family_rows,
     line_r2,
-    phi_of,
     phi_star,
     resampled_c,
 )
@@ -136,19 +135,6 @@ def test_phi_star_selects_from_the_family_asked():
     assert star("empirical")["phi"]["form"] == "empirical"
     assert set(found["families"]) == {"rational", "published", "argmax", "empirical"}
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-
-
-def test_phi_of_takes_the_selected_or_the_pinned():
-    found = json.loads(json.dumps(star()))
-    assert phi_of(found, "selected").spec == found["phi"]
-    assert phi_of(found, {"form": "rational", "c": 0.3}).spec["c"] == 0.3
-    with pytest.raises(ValueError, match="neither selected nor a literal"):
-        phi_of(found, "best")
-    with pytest.raises(ValueError, match="known: identity"):
-        phi_of(found, {"form": "cubic"})
-    for broken in ({}, {"phi": None}, {"phi": {"form": "cubic"}}):
-        with pytest.raises(UserError, match="select_phi"):
-            phi_of(broken, "selected")
 
 
 # ---- the stages
@@ -267,7 +253,7 @@ def test_trainings_are_told_of_the_choice_alone(made):
 def test_phi_star_file_is_usable_for_training(made):
     found = json.loads(made["phi_star"].read_text())
     assert found["images"] == 5 and found["size"] == 32 and found["select_from"] == "rational"
-    assert phi_of(found, "selected").form == "rational"
+    assert found["phi"]["form"] == "rational"
 
 
 @pytest.mark.parametrize(("changes", "key"), [({"images": 9}, "schedule.images"), ({"size": 24}, "schedule.size: 24")])

@@ -72,13 +72,12 @@ def test_sketches_are_the_xdog_of_the_faces_whatever_the_threads(view, inputs, t
     stage_sketches.run(view, inputs, many, _job(tmp_path, threads=3))
     assert _bytes(one) == _bytes(many)
     constants = view.sketches
-    law = xdog.XDoG(constants.sigmas, constants.k, constants.p, constants.epsilon, constants.phi)
     for split, count in COUNTS.items():
         drawn = artifacts.read_array(one[split])
         assert drawn.shape == (count, SIDE, SIDE) and drawn.dtype == np.uint8
         for i, (id_, face) in enumerate(zip(_ids(split), artifacts.read_array(inputs[split]), strict=True)):
-            sigma = xdog.draw_sigma([id_], constants.seed, law)
-            np.testing.assert_array_equal(drawn[i], xdog.sketch(face[None], sigma, law)[0])
+            sigma = xdog.draw_sigma([id_], constants.seed, constants)
+            np.testing.assert_array_equal(drawn[i], xdog.sketch(face[None], sigma, constants)[0])
 
 
 def test_given_sketches_are_used_as_they_are(view, inputs, tmp_path):
@@ -122,9 +121,8 @@ def test_references_are_the_seeded_warps_and_pairs(view, inputs, tmp_path, monke
     assert {row["id"]: row["cross"] for row in rows} == cross
     assert all(row["other"] not in (row["id"], row["cross"]) for row in rows)
     same = artifacts.read_array(one["same"])
-    law = tps.Law(*(getattr(view.references, name) for name in ("low", "high", "shift", "decimals")))
     images = resize.to_unit(artifacts.read_array(inputs["test"])).double()
-    np.testing.assert_array_equal(same, resize.to_bytes(tps.warp(images, tps.draw(seed, ids, law))))
+    np.testing.assert_array_equal(same, resize.to_bytes(tps.warp(images, tps.draw(seed, ids, view.references))))
     for name in ("cross", "other"):
         shown = artifacts.read_array(one[name])
         for i, row in enumerate(rows):

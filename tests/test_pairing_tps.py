@@ -1,15 +1,14 @@
 """The TPS warp against a direct float64 evaluation of the published protocol."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from ssimbad.errors import UserError
 from ssimbad.pairing import resize, tps
+from ssimbad.params.tree import References
 
-LAW = tps.Law(low=0.3, high=0.7, shift=0.25, decimals=2)
+WARP = References(seed=0, low=0.3, high=0.7, shift=0.25, decimals=2, rotation=0.0)
 CORNERS = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)]
 # Displaced points 0.01 apart and shifts as different as they can be: the largest spline weights there are.
 STEEPEST = tps.Warp(np.array([[0.7, 0.3], [0.7, 0.3]]), np.array([[-0.2, 0.21], [-0.2, 0.19]]))
@@ -37,7 +36,7 @@ def _direct(points: np.ndarray, shifts: np.ndarray, height: int, width: int) -> 
 
 
 def _draw(count: int, seed: int = 0) -> tps.Warp:
-    return tps.draw(seed, [f"face-{i}" for i in range(count)], LAW)
+    return tps.draw(seed, [f"face-{i}" for i in range(count)], WARP)
 
 
 @pytest.mark.parametrize("warp", [_draw(10), STEEPEST], ids=["drawn", "steepest"])
@@ -142,10 +141,10 @@ def test_bytes_do_not_depend_on_threads():
 
 def test_draws_belong_to_the_id_and_keep_the_law():
     ids = [f"face-{i}" for i in range(500)]
-    warp, back = tps.draw(7, ids, LAW), tps.draw(7, ids[::-1], LAW)
+    warp, back = tps.draw(7, ids, WARP), tps.draw(7, ids[::-1], WARP)
     np.testing.assert_array_equal(warp.points, back.points[::-1])
     np.testing.assert_array_equal(warp.shifts, back.shifts[::-1])
-    assert (tps.draw(8, ids, LAW).points != warp.points).mean() > 0.9
+    assert (tps.draw(8, ids, WARP).points != warp.points).mean() > 0.9
     np.testing.assert_array_equal(warp.points, warp.points.round(2))
     np.testing.assert_array_equal(warp.shifts, warp.shifts.round(2))
     assert 0.3 <= warp.points.min() < 0.32 and 0.68 < warp.points.max() <= 0.7
@@ -159,19 +158,21 @@ def test_draws_belong_to_the_id_and_keep_the_law():
 )
 def test_random_is_fresh_and_follows_its_generator(generator):
     first = generator(3)
-    a, b = tps.Warp.random(first, 40, LAW), tps.Warp.random(first, 40, LAW)
-    again = tps.Warp.random(generator(3), 40, LAW)
+    a, b = tps.Warp.random(first, 40, WARP), tps.Warp.random(first, 40, WARP)
+    again = tps.Warp.random(generator(3), 40, WARP)
     np.testing.assert_array_equal(a.points, again.points)
     assert (a.points != b.points).mean() > 0.9
     assert a.points.min() >= 0.3 and a.points.max() <= 0.7
 
 
 def test_coinciding_points_are_drawn_again_or_refused():
-    narrow = tps.Law(low=0.4, high=0.6, shift=0.1, decimals=1)  # a quarter of these draws coincide
+    narrow = WARP.model_copy(
+        update={"low": 0.4, "high": 0.6, "shift": 0.1, "decimals": 1}
+    )  # a quarter of these draws coincide
     displaced = tps.Warp.random(np.random.default_rng(0), 300, narrow)
     assert (np.abs(np.diff((displaced.points + displaced.shifts).round(1))) > 0.05).all()
     with pytest.raises(UserError, match=r"references\.decimals"):
-        tps.draw(0, ["a"], tps.Law(low=0.5, high=0.501, shift=0.001, decimals=1))
+        tps.draw(0, ["a"], WARP.model_copy(update={"low": 0.5, "high": 0.501, "shift": 0.001, "decimals": 1}))
 
 
 def test_about_44_percent_fold_as_published():
@@ -200,8 +201,8 @@ def test_gpu_agrees_with_the_cpu():
 
 
 def test_without_rotation_the_numbers_are_those_of_the_public_code():
-    plain, none = (tps.draw(0, ["a", "b"], replace(LAW, rotation=degrees)) for degrees in (0.0, 0))
-    turned = tps.draw(0, ["a", "b"], replace(LAW, rotation=30.0))
+    plain, none = (tps.draw(0, ["a", "b"], WARP.model_copy(update={"rotation": degrees})) for degrees in (0.0, 0))
+    turned = tps.draw(0, ["a", "b"], WARP.model_copy(update={"rotation": 30.0}))
     assert not plain.angles.any() and (plain.points == none.points).all()
     assert (turned.points == plain.points).all() and (turned.shifts == plain.shifts).all()
     assert np.ptp(turned.angles) > 0 and np.abs(turned.angles).max() <= np.radians(30)
@@ -223,7 +224,7 @@ def test_a_turn_is_about_the_centre_and_clockwise(degrees):
 
 def test_correspondence_turns_with_the_image():
     """Where a turned reference reads the face is where its colours come from."""
-    warp = tps.draw(3, ["a"], replace(LAW, rotation=45.0))
+    warp = tps.draw(3, ["a"], WARP.model_copy(update={"rotation": 45.0}))
     ramp = torch.linspace(-1, 1, 64, dtype=torch.float64).expand(1, 1, 64, 64).clone()
     read = tps.grid(warp, 64, 64, dtype=torch.float64)[0, ..., 0]
     inside = (tps.grid(warp, 64, 64, dtype=torch.float64)[0] - 32).abs().amax(-1) < 28

@@ -16,7 +16,7 @@ from ssimbad.networks.vgg import VGG19
 from ssimbad.pairing import tps
 from ssimbad.params.methods import Method
 
-from .small import CPU, SHARED, draws, setup
+from .small import CPU, SHARED, WARP, draws, setup
 
 
 def count(network):
@@ -32,7 +32,7 @@ def batch(n=4, size=32, warp=None):
     generator = torch.Generator().manual_seed(1)
     coarse = torch.rand(n, 3, 4, 4, generator=generator) * 2 - 1
     image = torch.nn.functional.interpolate(coarse, size=size, mode="nearest")
-    warp = warp or tps.Warp.random(np.random.default_rng(2), n, tps.Law(0.3, 0.7, 0.25, 2))
+    warp = warp or tps.Warp.random(np.random.default_rng(2), n, WARP)
     sketch = image.mean(1, keepdim=True).sign()
     return Batch(target=image, sketch=sketch, reference=tps.warp(image, warp), warp=warp)
 
@@ -119,8 +119,8 @@ def test_correspondence_points_to_where_the_reference_shows_the_place():
 def test_known_correspondence_agrees_with_the_warped_picture():
     """The reference's token at the positive shows the colour of the target at the sketch token's place."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
-    law = tps.Law(0.3, 0.7, 0.1, 2)
-    warp = tps.Warp.random(np.random.default_rng(3), 8, law)
+    narrow = WARP.model_copy(update={"shift": 0.1})
+    warp = tps.Warp.random(np.random.default_rng(3), 8, narrow)
     shown = tps.warp(torch.stack([x, y, x]).expand(8, 3, 64, 64).contiguous(), warp)
     positive, known, _ = scft.correspondence(tps.grid(warp, 64, 64), 8)
     mean = torch.nn.functional.avg_pool2d(shown, 8).flatten(2)[:, :2]  # where each reference token reads, in [-1, 1]
@@ -170,7 +170,7 @@ def test_where_a_place_is_shown_twice_neither_token_is_a_negative():
 
 def test_the_correspondence_is_that_of_the_size_at_which_the_warp_was_made():
     """Warped at 64 and shrunk to 32: a picture of coordinates, treated so, shows what is read where."""
-    warp = tps.Warp.random(np.random.default_rng(3), 4, tps.Law(0.3, 0.7, 0.1, 2))
+    warp = tps.Warp.random(np.random.default_rng(3), 4, WARP.model_copy(update={"shift": 0.1}))
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
     picture = torch.stack([x, y, x]).expand(4, 3, 64, 64).contiguous()
     shown = torch.nn.functional.avg_pool2d(tps.warp(picture, warp), 2)

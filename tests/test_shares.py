@@ -15,13 +15,12 @@ import torch
 from ssimbad.methods import contract, registry
 from ssimbad.methods.contract import Plan, Setup
 from ssimbad.networks.vgg import VGG19
-from ssimbad.pairing.tps import Law
 from ssimbad.params.tree import Params
 from ssimbad.training import loop
 from ssimbad.training.feed import BatchRng, Feed
 
 from .conftest import miniature
-from .small import CPU
+from .small import CPU, WARP
 
 BATCH, SIZE = 8, 32
 PHI = {"form": "rational", "c": 0.3}
@@ -95,7 +94,7 @@ def feed():
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8)
     faces = coarse.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2)
-    return Feed(faces, faces[..., 0], SIZE, Law(0.3, 0.7, 0.25, 2), 5, CPU, True)
+    return Feed(faces, faces[..., 0], SIZE, WARP, 5, CPU, True)
 
 
 def gradients(player, shares):

@@ -66,8 +66,7 @@ def lines(path: Path, ids: list[str], sketches: Any) -> Lines:
     Raises:
         UserError: the array does not hold one image per test id.
     """
-    law = xdog.XDoG(**{name: getattr(sketches, name) for name in ("sigmas", "k", "p", "epsilon", "phi")})
-    return Lines(manifest.images(path, ids), xdog.draw_sigma(ids, sketches.seed, law), law)
+    return Lines(manifest.images(path, ids), xdog.draw_sigma(ids, sketches.seed, sketches), sketches)
 
 
 def write_values(path: Path, ids: list[str], values: dict[str, np.ndarray]) -> None:

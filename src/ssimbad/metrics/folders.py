@@ -19,7 +19,7 @@ from ssimbad.pairing import xdog
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 MAX_PIXELS = 100_000_000
 # As in presets/paper.yaml (a test holds them to it).
-LAW, SEED = xdog.XDoG(sigmas=(0.3, 0.4, 0.5), k=3.5, p=10.0, epsilon=0.01, phi=1e9), 0
+SKETCHES = SimpleNamespace(sigmas=[0.3, 0.4, 0.5], k=3.5, p=10.0, epsilon=0.01, phi=1e9, seed=0)
 EVALUATION = SimpleNamespace(bootstrap=10000, confidence=0.95, seed=0)
 
 
@@ -53,7 +53,7 @@ def run(
     lines = None
     if sketches:
         sheets = _read(_partners(sketches, files, generated), size, images.shape[1:3], grey=True)
-        lines = Lines(sheets, xdog.draw_sigma(list(files), SEED, LAW), LAW)
+        lines = Lines(sheets, xdog.draw_sigma(list(files), SKETCHES.seed, SKETCHES), SKETCHES)
     asked = networks or {}
     for name, path in asked.items():
         _require_published(name, path)

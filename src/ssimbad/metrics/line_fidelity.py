@@ -28,7 +28,7 @@ def line_fidelity(images: np.ndarray, lines: Lines) -> np.ndarray:
     values = np.empty(len(images))
     for i, image in enumerate(images):
         large = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-        drawn = xdog.sketch(large[None], lines.sigmas[i : i + 1], lines.law)[0]
+        drawn = xdog.sketch(large[None], lines.sigmas[i : i + 1], lines.config)[0]
         values[i] = _dice(*(_ink(sheet, image.shape[0]) for sheet in (drawn, np.asarray(lines.sketches[i]))))
     return values
 

@@ -32,15 +32,12 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
         UserError: the manifest does not belong to the faces, they are fewer than three, or an answer is
         missing.
     """
-    law = tps.Law(
-        **{name: getattr(params.references, name) for name in ("low", "high", "shift", "decimals", "rotation")}
-    )
     seed = params.references.seed
     ids = manifest.ids(inputs["manifest"], "test")
     faces = manifest.images(inputs["test"], ids)
     cross = references.derangement(ids, seed)
     other = references.second(ids, seed, cross)
-    same = _warped(faces, tps.draw(seed, ids, law), job)
+    same = _warped(faces, tps.draw(seed, ids, params.references), job)
     place = {id_: i for i, id_ in enumerate(ids)}
     artifacts.write_array(outputs["same"], same)
     artifacts.write_array(outputs["cross"], same[[place[cross[i]] for i in ids]])

@@ -27,7 +27,6 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     Raises:
         UserError: the manifest does not belong to the arrays, or a given sketch cannot be read.
     """
-    law = xdog.XDoG(**{name: getattr(params.sketches, name) for name in ("sigmas", "k", "p", "epsilon", "phi")})
     for split in SPLITS:
         mine = manifest.rows(inputs["manifest"], split)
         ids = [row["id"] for row in mine]
@@ -35,21 +34,19 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
         given = {i: row["sketch"] for i, row in enumerate(mine) if row["sketch"]}
         with artifacts.replacing(outputs[split]) as temporary:
             sheet = np.lib.format.open_memmap(temporary, "w+", np.uint8, faces.shape[:3])
-            _draw(faces, ids, params.sketches.seed, law, sheet, job, split)
+            _draw(faces, ids, params.sketches, sheet, job, split)
             if given:
                 _put_given(given, inputs["raw"], sheet, params.data.max_pixels, job)
             sheet.flush()
         job.say(f"sketches: {len(mine)} of {split} ({len(given)} given) -> {outputs[split]}")
 
 
-def _draw(
-    faces: np.ndarray, ids: list[str], seed: int, law: xdog.XDoG, sheet: np.ndarray, job: Job, split: str
-) -> None:
-    sigmas = xdog.draw_sigma(ids, seed, law)
+def _draw(faces: np.ndarray, ids: list[str], sketches: View, sheet: np.ndarray, job: Job, split: str) -> None:
+    sigmas = xdog.draw_sigma(ids, sketches.seed, sketches)
     with job.progress(len(ids), f"{split} sketches") as bar:
         for start in range(0, len(ids), _CHUNK):
             part = slice(start, start + _CHUNK)
-            sheet[part] = xdog.sketch(faces[part], sigmas[part], law, job.threads)
+            sheet[part] = xdog.sketch(faces[part], sigmas[part], sketches, job.threads)
             bar.update(len(sigmas[part]))
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -35,16 +36,20 @@ _TRIES = 1000
 _CPU_CHUNK = 8  # images
 
 
-@dataclass(frozen=True)
-class Law:
+class WarpConfig(Protocol):
     """How the two inner points are drawn: U(low, high) shifted by U(-shift, shift), rounded to `decimals`; and by how
     many degrees the whole may be turned about the centre, U(-rotation, rotation): 0 in the public code."""
 
-    low: float
-    high: float
-    shift: float
-    decimals: int
-    rotation: float = 0.0
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def shift(self) -> float: ...
+    @property
+    def decimals(self) -> int: ...
+    @property
+    def rotation(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,13 @@ class Warp:
         return Warp(self.points[rows], self.shifts[rows], None if self.angles is None else self.angles[rows])
 
     @classmethod
-    def random(cls, generator: torch.Generator | np.random.Generator, count: int, law: Law) -> Warp:
+    def random(cls, generator: torch.Generator | np.random.Generator, count: int, config: WarpConfig) -> Warp:
         """`count` fresh warps, for training. A torch generator should live on the CPU: another synchronises.
 
         Raises:
-            UserError: the law cannot give two distinct displaced points.
+            UserError: the config cannot give two distinct displaced points.
         """
-        rows = np.stack([_draw_one(generator, law) for _ in range(count)]) if count else np.empty((0, 5))
+        rows = np.stack([_draw_one(generator, config) for _ in range(count)]) if count else np.empty((0, 5))
         return cls.of(rows)
 
     @cached_property
@@ -103,26 +108,26 @@ class Warp:
         return np.linalg.solve(system, values)[..., 0]
 
 
-def draw(seed: int, ids: Sequence[str], law: Law) -> Warp:
+def draw(seed: int, ids: Sequence[str], config: WarpConfig) -> Warp:
     """One warp per image id, the same whatever the other ids and their order.
 
     Raises:
-        UserError: the law cannot give two distinct displaced points.
+        UserError: the config cannot give two distinct displaced points.
     """
-    rows = np.stack([_draw_one(np.random.default_rng(derive(seed, "tps", i)), law) for i in ids])
+    rows = np.stack([_draw_one(np.random.default_rng(derive(seed, "tps", i)), config) for i in ids])
     return Warp.of(rows)
 
 
-def _draw_one(generator: torch.Generator | np.random.Generator, law: Law) -> np.ndarray:
+def _draw_one(generator: torch.Generator | np.random.Generator, config: WarpConfig) -> np.ndarray:
     for _ in range(_TRIES):
         unit = _uniform(generator, 4)
-        points = np.round(law.low + (law.high - law.low) * unit[:2], law.decimals)
-        shifts = np.round(law.shift * (2 * unit[2:] - 1), law.decimals)
-        displaced = np.round(points + shifts, law.decimals)
-        # A centre used twice makes the system singular; with the published law only the inner two can meet.
+        points = np.round(config.low + (config.high - config.low) * unit[:2], config.decimals)
+        shifts = np.round(config.shift * (2 * unit[2:] - 1), config.decimals)
+        displaced = np.round(points + shifts, config.decimals)
+        # A centre used twice makes the system singular; with the published one only the inner two can meet.
         if len({0.0, 1.0, *displaced.tolist()}) == 4:
             # Drawn last, and only where it is asked for: without, the numbers are those of the published protocol.
-            angle = np.radians(law.rotation * (2 * _uniform(generator, 1) - 1)) if law.rotation else np.zeros(1)
+            angle = np.radians(config.rotation * (2 * _uniform(generator, 1) - 1)) if config.rotation else np.zeros(1)
             return np.concatenate([points, shifts, angle])
     raise UserError("references.decimals: low, high and shift leave no two distinct points; give more decimals")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -21,23 +21,27 @@ _GREY = np.array([9798, 19235, 3735], np.float32)
 _BLOCK = 32  # rows or columns filtered by one matrix product; about the fastest for 3 to 15 taps
 
 
-@dataclass(frozen=True)
-class XDoG:
+class XDoGConfig(Protocol):
     """The constants, named as in that code; of the `sigmas` (pixels) one is drawn per image."""
 
-    sigmas: Sequence[float]
-    k: float
-    p: float
-    epsilon: float
-    phi: float
+    @property
+    def sigmas(self) -> Sequence[float]: ...
+    @property
+    def k(self) -> float: ...
+    @property
+    def p(self) -> float: ...
+    @property
+    def epsilon(self) -> float: ...
+    @property
+    def phi(self) -> float: ...
 
 
-def draw_sigma(ids: Sequence[str], seed: int, law: XDoG) -> np.ndarray:
+def draw_sigma(ids: Sequence[str], seed: int, config: XDoGConfig) -> np.ndarray:
     """(N,) float64: each image's sigma, the same whatever the other ids and their order."""
-    return np.array([np.random.default_rng(derive(seed, "xdog", i)).choice(law.sigmas) for i in ids])
+    return np.array([np.random.default_rng(derive(seed, "xdog", i)).choice(config.sigmas) for i in ids])
 
 
-def sketch(images: np.ndarray, sigmas: np.ndarray, law: XDoG, threads: int = 1) -> np.ndarray:
+def sketch(images: np.ndarray, sigmas: np.ndarray, config: XDoGConfig, threads: int = 1) -> np.ndarray:
     """Draw the lines of a batch.
 
     Args:
@@ -49,7 +53,7 @@ def sketch(images: np.ndarray, sigmas: np.ndarray, law: XDoG, threads: int = 1) 
         (N, H, W) uint8, 255 = white paper.
     """
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        drawn = list(pool.map(lambda image, sigma: _draw(image, float(sigma), law), images, sigmas))
+        drawn = list(pool.map(lambda image, sigma: _draw(image, float(sigma), config), images, sigmas))
     return np.stack(drawn) if drawn else np.empty(images.shape[:3], np.uint8)
 
 
@@ -62,17 +66,17 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.divide(np.floor(levels, out=levels), 255, dtype=np.float64)
 
 
-def _draw(image: np.ndarray, sigma: float, law: XDoG) -> np.ndarray:
+def _draw(image: np.ndarray, sigma: float, config: XDoGConfig) -> np.ndarray:
     """255·T(U) of U = I·S: T is 1 from epsilon upwards and 1 + tanh(phi·(U - epsilon)) below."""
     picture = grey(image)
-    excess = _sharpened(picture, sigma, law.k * sigma, law.p)
+    excess = _sharpened(picture, sigma, config.k * sigma, config.p)
     excess *= picture
-    excess -= law.epsilon
+    excess -= config.epsilon
     bright = excess >= 0
     out = bright * np.uint8(255)
     # Beyond 20 units of the steep flank tanh is -1 to the last bit: the tanh is needed almost nowhere.
-    flank = (excess > -20 / law.phi) & ~bright
-    out[flank] = np.rint(255 * (1 + np.tanh(law.phi * excess[flank])))
+    flank = (excess > -20 / config.phi) & ~bright
+    out[flank] = np.rint(255 * (1 + np.tanh(config.phi * excess[flank])))
     return out
 
 

@@ -34,6 +34,7 @@ _TRAINED = r"state-\d+\.safetensors|best/\d{12}-[-\w.]+\.safetensors|pictures/\w
 _SCRATCH = rf"lock\.(json|guard)|{_HEX}/({_TRAINED}|kept/(\w+|(complete|libraries|INSTANCE)\.json))"
 _VERIFY, _VERIFIED = re.compile(rf"verify-.+-{_HEX}"), re.compile(rf"scratch/({_TRAINED})|cost/[^/]+\.json")
 _SHOWN = 8  # of what is left, by name
+_README = {Path("data/README.md"), Path("reports/README.md")}  # of this repository: they stay, and need no word
 
 Found = tuple[set[Path], dict[Path, str]]
 """Files that the stages made; and of others, which one might take for theirs, why they stay."""
@@ -222,7 +223,7 @@ def _strangers(folder: Path, usual: set[Path], remarks: dict[Path, str]) -> Iter
     """Everything below `folder`, a folder that stages do not use as one entry."""
     if not folder.is_dir():
         return
-    for entry in sorted(folder.iterdir()):
+    for entry in sorted(set(folder.iterdir()) - _README):
         if entry in usual and entry.is_dir():
             yield from _strangers(entry, usual, remarks)
         elif entry.is_dir() and not entry.is_symlink():

@@ -129,11 +129,10 @@ def _setup(p: Params, name: str, slot: str) -> Setup:
 
 def _batch(p: Params, method: Method) -> Batch:
     """One image of a training, without data."""
-    size, asked = p.data.size, p.references
-    law = tps.Law(asked.low, asked.high, asked.shift, asked.decimals)
+    size = p.data.size
     image, sketch = torch.empty(1, 3, size, size, device=_META), torch.empty(1, 1, size, size, device=_META)
     given = {"sketch": sketch, "reference": image}
-    warp = tps.Warp.random(np.random.default_rng(0), 1, law)
+    warp = tps.Warp.random(np.random.default_rng(0), 1, p.references)
     return Batch(target=image, warp=warp, **{name: given[name] for name in method.inputs})
 
 

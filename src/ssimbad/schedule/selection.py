@@ -5,14 +5,13 @@ Source: SSIMBaD, arXiv 2506.04283, and its public code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from ssimbad.errors import UserError
 from ssimbad.noise.transforms import PUBLISHED, PUBLISHED_SATURATION, RATIONAL_GRID, Phi, levels, make
 from ssimbad.schedule.ssim_curves import Curves
 from ssimbad.seeding import derive
@@ -209,22 +208,3 @@ def phi_star(families: list[Row], select_from: str, criterion: Criterion, images
         "sigma_max": criterion.sigma_max,
         "saturation": criterion.saturation,
     }
-
-
-def phi_of(phi_star: Mapping[str, Any], wanted: str | Mapping[str, Any]) -> Phi:
-    """The phi that `wanted` means: "selected", what the search chose, or a literal such as
-    {"form": "rational", "c": 0.3}, which pins it.
-
-    Raises:
-        UserError: `phi_star` is not what the search writes.
-        ValueError: a literal that names no known form.
-    """
-    saturation = phi_star.get("saturation", PUBLISHED_SATURATION)
-    if wanted != "selected":
-        if not isinstance(wanted, Mapping):
-            raise ValueError(f"phi: {wanted!r} is neither selected nor a literal such as {{form: rational, c: 0.3}}")
-        return make(wanted, saturation)
-    try:
-        return make(phi_star["phi"], saturation)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"phi_star.json: no usable phi in it ({error!r}); run the stage select_phi again") from None

@@ -63,7 +63,7 @@ class Feed:
         faces: np.ndarray,
         sketches: np.ndarray | None,
         size: int,
-        warp_config: tps.Law | None,
+        warp_config: tps.WarpConfig | None,
         seed: int,
         device: torch.device,
         channels_last: bool,

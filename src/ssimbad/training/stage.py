@@ -40,7 +40,7 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     seed = derive(job.seed, job.stage)
     model = _model(setup, inputs, seed, device, params)
     plan = Plan(train.objective, train.options)
-    warp_config = _warp_config(params) if "reference" in method.inputs else None
+    warp_config = params.references if "reference" in method.inputs else None
     feed = Feed(
         artifacts.read_array(inputs["train"]),
         artifacts.read_array(inputs["train_sketches"]) if "train_sketches" in inputs else None,
@@ -54,7 +54,7 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     trained = _players(method, model, plan, feature_network, seed)
     validate, picture = None, None
     if train.validation:
-        validate, picture = _validator(params, inputs, setup, train, warp_config, job, device)
+        validate, picture = _validator(params, inputs, setup, train, job, device)
     state = loop.TrainState(model, trained, train, params.training, job.name, load.parts(setup))
     seconds, images = loop.fit(state, feed, validate, seed, job, job.scratch.name, picture)
     if not job.group.is_leader:
@@ -63,11 +63,6 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     _write(state, setup, train, remarks, outputs, job)
     _note_cost(job, seconds, images, _count(model), devices.name(device))
     job.say(f"{job.name}: {train.images} images -> {outputs['weights']}")
-
-
-def _warp_config(params: View) -> tps.Law:
-    asked = params.references
-    return tps.Law(asked.low, asked.high, asked.shift, asked.decimals, asked.rotation)
 
 
 def _count(model: nn.Module) -> int:
@@ -116,21 +111,21 @@ def _model(setup: Setup, inputs: Paths, seed: int, device: torch.device, params:
 
 
 def _validator(
-    params: View, inputs: Paths, setup: Setup, train: Train, warp_config: tps.Law | None, job: Job, device: torch.device
+    params: View, inputs: Paths, setup: Setup, train: Train, job: Job, device: torch.device
 ) -> tuple[Callable[[dict[str, Tensor]], float], Callable[[dict[str, Tensor]], np.ndarray] | None]:
     """Two functions of weights: the mean value of the validation faces (what the method scores, else the PSNR of its
     answers), and a picture of the first of them where they are coloured and `training.grid` asks for it."""
     ids = manifest.ids(inputs["manifest"], "val")
-    faces, size = manifest.images(inputs["val"], ids), params.data.size
+    faces, size, method = manifest.images(inputs["val"], ids), params.data.size, registry.get(setup.kind)
     given: dict[str, Tensor] = {}
-    if warp_config is not None:
+    if "reference" in method.inputs:
         # In float64, as the stage references warps, and through bytes: what the test set will look like.
-        warped = tps.warp(resize.to_unit(faces).double(), tps.draw(params.references.seed, ids, warp_config))
+        warped = tps.warp(resize.to_unit(faces).double(), tps.draw(params.references.seed, ids, params.references))
         given["reference"] = resize.to_unit(resize.area(resize.to_bytes(warped), size))
     if "val_sketches" in inputs:
         given["sketch"] = resize.to_unit(resize.area(artifacts.read_array(inputs["val_sketches"]), size))
     target = resize.area(faces, size)
-    method, network, parts = registry.get(setup.kind), registry.built(setup), load.parts(setup)
+    network, parts = registry.built(setup), load.parts(setup)
     load.fill(network, setup)
     network.to(device)
 

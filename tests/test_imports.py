@@ -1,0 +1,113 @@
+"""Imports point one way: no circles, and each room knows only what it may (read from the source, nothing is run)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+
+from .conftest import ROOT
+
+SRC = ROOT / "src"
+
+
+def _module(path) -> str:
+    return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {_module(path): path for path in SRC.rglob("*.py")}
+LAZY: set[tuple[str, str]] = set()
+"""Imports within functions that break a circle: (who, whom). None is left; think twice before the first."""
+
+# Room or file: what of the package it may import at its top, besides itself.
+PURE = {"ssimbad.errors", "ssimbad.seeding"}
+ALLOWED = {
+    "networks": PURE,
+    "noise": PURE,
+    "samplers": PURE | {"ssimbad.noise"},
+    **{f"pairing.{name}": PURE for name in ("xdog", "tps", "resize", "references", "settings")},
+}
+# Outside library: the one room that knows it.
+OWNER = {"mlflow": "tracking", "dvc": "pipeline", "snakemake": "pipeline"}
+
+
+def imported(tree: ast.AST, within_functions: bool) -> Iterator[str]:
+    """Full names of what a module imports when it runs; what only type checkers read is left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not read here"
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in FILES else node.module for name in whole)
+        elif within_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from imported(node, within_functions)
+
+
+@cache
+def graph(within_functions: bool) -> dict[str, set[str]]:
+    """{module: what it imports}, of the package and of others."""
+    return {
+        module: set(imported(ast.parse(path.read_text(encoding="utf-8")), within_functions))
+        for module, path in FILES.items()
+    }
+
+
+def below(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+def test_the_graph_is_that_of_the_package():
+    top, whole = graph(False), graph(True)
+    assert "ssimbad.training.checkpoints" in top["ssimbad.training.loop"]
+    assert "ssimbad.methods.contract" in top["ssimbad.training.loop"]
+    assert "mlflow" in whole["ssimbad.tracking.store"] - top["ssimbad.tracking.store"]
+    assert all(name in FILES for names in whole.values() for name in names if below(name, "ssimbad"))
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Within functions neither, but for the listed ones."""
+    edges = {
+        module: {name for name in names if name in FILES and (module, name) not in LAZY}
+        for module, names in graph(True).items()
+    }
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_a_circle_would_be_found():
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_pure_rooms_know_nothing_of_files_parameters_or_engines(room):
+    """Nor within functions."""
+    mine = [module for module in FILES if below(module, f"ssimbad.{room}")]
+    assert mine
+    for module in mine:
+        others = {name for name in graph(True)[module] if below(name, "ssimbad") and not below(name, f"ssimbad.{room}")}
+        beyond = {name for name in others if not any(below(name, allowed) for allowed in ALLOWED[room])}
+        assert not beyond, module
+
+
+@pytest.mark.parametrize("library", OWNER)
+def test_one_room_alone_knows_an_engine_or_the_logbook(library):
+    users = {module for module, names in graph(True).items() if any(below(name, library) for name in names)}
+    strangers = {module for module in users if not below(module, f"ssimbad.{OWNER[library]}")}
+    assert not strangers
+
+
+def test_a_method_is_light_to_import_and_opens_no_files():
+    top = graph(False)
+    for module in FILES:
+        if below(module, "ssimbad.methods"):
+            heavy = ("torch", "ssimbad.artifacts", "ssimbad.faces")
+            assert not {name for name in top[module] if any(below(name, one) for one in heavy)}, module
