@@ -116,14 +116,9 @@ class Bench:
         return model
 
     def feed(self, mode: Mode) -> Feed:
-<<<<<<< HEAD
-        law = Law(**{k: getattr(self.p.references, k) for k in ("low", "high", "shift", "decimals", "rotation")})
-        return Feed(self.faces, self.faces[..., 0], self.how.size, law, 0, self.device, mode.channels_last)
-=======
         return Feed(
             self.faces, self.faces[..., 0], self.how.size, self.p.references, 0, self.device, mode.channels_last
         )
->>>>>>> w-loop
 
     def step(self, mode: Mode, batch: int, plan: Plan) -> Callable[[], None]:
         """One whole step of training: batch, loss, gradient, clipping, AdamW, EMA."""
