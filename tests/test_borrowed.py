@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -28,7 +29,7 @@ BORROWER = {
 def borrowed() -> dict:
     tree = miniature()
     tree["methods"] = {"ssimbad": tree["methods"]["ssimbad"]}
-    tree["methods"]["ssimbad-mean"] = BORROWER
+    tree["methods"]["ssimbad-mean"] = copy.deepcopy(BORROWER)
     return tree
 
 
