@@ -187,7 +187,7 @@ def view(train=6, **embedded) -> View:
         max_pixels=10**6,
     )
     node.embedded = Embedded(style="adventurer", size=64, seed=0)
-    node.references = References(seed=3, low=0.1, high=0.3, shift=0.1, decimals=2)
+    node.references = References(seed=3, low=0.1, high=0.3, shift=0.1, decimals=2, rotation=0.0)
     return View(node, DECLARED)
 
 

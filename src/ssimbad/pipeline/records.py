@@ -155,7 +155,11 @@ def fingerprint(basis: dict[str, Any]) -> str:
 
 
 # Distributions whose names are not those of their modules.
-_DISTRIBUTIONS = {"PIL": ["pillow"], "dicebear": ["dicebear-core", "dicebear-styles"]}
+_DISTRIBUTIONS = {
+    "PIL": ["pillow"],
+    "dicebear": ["dicebear-core", "dicebear-styles"],
+    "skimage": ["scikit-image"],
+}
 
 
 @cache
