@@ -429,7 +429,15 @@ def test_no_command_has_touched_a_foreign_file(house, monkeypatch):
     """In the end, after all of the above; cleaning then leaves nothing else."""
     monkeypatch.chdir(house)
     commands = {c.name or c.callback.__name__ for c in cli.app.registered_commands}
-    assert commands == {*WRITERS, "stage", "colorize", "ui", "clean", "verify", "evaluate"}  # the last two have tests of their own
+    assert commands == {
+        *WRITERS,
+        "stage",
+        "colorize",
+        "ui",
+        "clean",
+        "verify",
+        "evaluate",
+    }  # the last two have tests of their own
     for name, argument in [*WRITERS.items(), ("clean", "results"), ("clean", "work")]:
         done = CliRunner().invoke(cli.app, [name, *argument.split()])
         assert done.exit_code == 0, (name, done.output, done.exception)

@@ -77,7 +77,9 @@ def test_what_a_program_says_of_itself_does_not_count(clone):
     edit(file, "config: Config = setup.config", "config: Config = setup.config  # a comment\n")
     edit(file, 'description="mean of ln sigma"', 'description="the mean of\\n ln sigma"')
     edit(file, "METHOD = Method(", '"""It samples."""\nMETHOD = Method(')
-    edit(clone / "src/ssimbad/pairing/stage_sketches.py", "from pathlib", "import math\nfrom pathlib")  # of cheap stages only
+    edit(
+        clone / "src/ssimbad/pairing/stage_sketches.py", "from pathlib", "import math\nfrom pathlib"
+    )  # of cheap stages only
     assert versions.doubts() == []
 
 
