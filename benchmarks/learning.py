@@ -43,7 +43,8 @@ def main() -> None:
         tabulate(rows, ["method", "stage", "seed", "untrained", "trained", "gain"], floatfmt=".2f", tablefmt="github")
     )
     baselines = json.loads(Path("reports/metrics/baselines.json").read_text())["rows"]
-    print("\n".join(f"{name}: {values['same']['psnr']['value']:.2f}" for name, values in baselines.items()))
+    scores = {name: values["same"]["psnr"]["value"] for name, values in baselines.items() if "same" in values}
+    print("\n".join(f"{name}: {score:.2f}" for name, score in scores.items() if score is not None))
 
 
 if __name__ == "__main__":

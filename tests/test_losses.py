@@ -8,7 +8,7 @@ from ssimbad.features import registry as features
 from ssimbad.methods import losses
 from ssimbad.methods.chain import ImageLoss
 
-from .test_methods import batch
+from .small import batch
 
 
 def test_equal_images_cost_nothing_and_a_shift_costs_its_square():

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-import yaml
 from pytorch_fid import inception
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
@@ -27,15 +26,15 @@ from ssimbad.pipeline import table
 from ssimbad.planning import disk, flops, rates, report
 from ssimbad.training import checkpoints
 
-from .conftest import ROOT
+from .conftest import ROOT, preset_tree
 from .small import NETWORK, batch, build, by, draws, trained
 
-PAPER = parameters.parse((ROOT / "presets/paper.yaml").read_text())
+PAPER = parameters.load(ROOT / "presets/paper.yaml")
 
 
 def small(tree: dict, **network) -> Params:
     """The paper's rows with networks of a few thousand parameters."""
-    wide = yaml.safe_load((ROOT / "presets/paper.yaml").read_text())
+    wide = preset_tree("paper")
     wide["network"] = tree["network"] | network
     wide["data"] |= {"native_size": 32, "size": 32}
     wide["schedule"]["size"] = 32

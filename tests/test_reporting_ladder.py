@@ -7,6 +7,7 @@ import pytest
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
+from ssimbad.methods import registry
 from ssimbad.reporting import ladder, nfe
 from ssimbad.runtime.job import Job
 
@@ -27,7 +28,11 @@ def climbed(tmp_path, monkeypatch):
         "ssimbad": ("ssimbad", {"phi": phi}),
     }
     methods = {
-        name: SimpleNamespace(label=name.upper(), kind=kind, config=config, pretrain=SimpleNamespace(images=3584))
+        name: SimpleNamespace(
+            label=name.upper(),
+            config=registry.get(kind).Config.model_validate(config),
+            pretrain=SimpleNamespace(images=3584),
+        )
         for name, (kind, config) in blocks.items()
     }
     params = SimpleNamespace(

@@ -18,6 +18,8 @@ from ssimbad.reporting.markup import Footnotes, Table, escape, latex, markdown
 from ssimbad.reporting.published import published
 from ssimbad.runtime.job import Job
 
+from .small import by
+
 IDS = [f"{i:03d}" for i in range(20)]
 OFF = {"value": None, "ci_low": None, "ci_high": None, "n": 20, "reason": "switched off"}
 PSNR = {("ssimbad", "pretrain"): 15.0, ("ssimbad", "finetune"): 18.5, ("control_50%", "finetune"): 16.0}
@@ -32,7 +34,9 @@ SETTINGS = {"same": 0.0, "cross": -2.0, "cross-true": -1.0, "cross-other": -4.0}
 
 
 def params(preset: str = "demo") -> SimpleNamespace:
-    names = {"ssimbad": SimpleNamespace(label="SSIMBaD"), "control_50%": SimpleNamespace(label="Control_50%")}
+    colour = {stage: by("ddim", 8, eta=1.0) for stage in ("pretrain", "finetune")}
+    labels = {"ssimbad": "SSIMBaD", "control_50%": "Control_50%"}
+    names = {name: SimpleNamespace(label=label, weights=None, colour=colour) for name, label in labels.items()}
     evaluation = SimpleNamespace(bootstrap=200, confidence=0.95, seed=0)
     schedule = SimpleNamespace(confidence=0.9)
     return SimpleNamespace(preset=preset, evaluation=evaluation, schedule=schedule, methods=names)
@@ -58,8 +62,7 @@ def write_result(folder: Path, method: str, stage: str, seed: int, setting: str,
 
 
 def write_made(folder: Path, method: str, stage: str, seed: int, **more) -> Path:
-    start = None if stage == "pretrain" else "ssimbad"
-    train = {"start": start, "sampler": {"name": "ddim", "eta": 1.0, "steps": 8}}
+    train = {"start": None if stage == "pretrain" else "ssimbad/pretrain"}
     about = {"method": method, "stage": stage, "seed": seed, "train": train, "images": 512, "remarks": []}
     artifacts.write_json(folder / f"made/{method}-{stage}-{seed}.json", about | more)
     return folder / f"made/{method}-{stage}-{seed}.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from pydantic import Field
 
 from ssimbad import cli
 from ssimbad.errors import UserError
+from ssimbad.features import registry as features
 from ssimbad.methods import registry
+from ssimbad.metrics import registry as metrics
+from ssimbad.params import tree as parameters
 from ssimbad.pipeline import code, records, table, versions
 
 from .conftest import ROOT, own_source
@@ -40,7 +44,8 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1))
 
 
-EVERYWHERE = "pretrain, finetune, colorize, nfe, spread"
+TRAININGS = "encoder, pretrain, finetune"
+EVERYWHERE = f"{TRAININGS}, colorize, nfe, spread"
 
 
 @pytest.mark.parametrize(
@@ -49,9 +54,9 @@ EVERYWHERE = "pretrain, finetune, colorize, nfe, spread"
         *((f"methods/{name}.py", EVERYWHERE) for name in (*registry.kinds(), "chain", "contract")),
         ("networks/unet.py", EVERYWHERE),
         ("noise/transforms.py", EVERYWHERE),
-        ("samplers.py", EVERYWHERE),
-        ("training/loop.py", "pretrain, finetune"),
-        ("training/feed.py", "pretrain, finetune"),
+        ("samplers/ode.py", EVERYWHERE),
+        ("training/loop.py", TRAININGS),
+        ("training/feed.py", TRAININGS),
         ("colorize/nfe.py", "nfe"),
     ],
 )
@@ -71,7 +76,7 @@ def test_what_a_program_says_of_itself_does_not_count(clone):
     edit(file, '"""EDM (Karras', '"""A word more. EDM (Karras')
     edit(file, "config: Config = setup.config", "config: Config = setup.config  # a comment\n")
     edit(file, 'description="mean of ln sigma"', 'description="the mean of\\n ln sigma"')
-    edit(file, "SAMPLED = True", 'SAMPLED = True\n"""It samples."""')
+    edit(file, "METHOD = Method(", '"""It samples."""\nMETHOD = Method(')
     edit(clone / "src/ssimbad/pairing/xdog.py", "import", "import math\nimport")  # of cheap stages only
     assert versions.doubts() == []
 
@@ -96,14 +101,20 @@ def test_layout_is_not_spelled():
 
 
 def test_a_changed_default_is_named(clone, monkeypatch):
-    class Config(registry.module("edm").Config):
+    edm, ssimbad, get = registry.get("edm"), registry.get("ssimbad"), registry.get
+
+    class Config(edm.Config):
         rho: float = Field(default=6.0)
 
-    class Denoising(registry.module("edm").OBJECTIVES["denoising"]):
+    class Denoising(edm.objectives["denoising"]):
         weight: float = 1.0
 
-    monkeypatch.setattr(registry.module("edm"), "Config", Config)
-    monkeypatch.setitem(registry.module("edm").OBJECTIVES, "denoising", Denoising)
+    objectives = {**edm.objectives, "denoising": Denoising}
+    changed = {
+        "edm": replace(edm, Config=Config, objectives=objectives),
+        "ssimbad": replace(ssimbad, objectives=objectives),
+    }
+    monkeypatch.setattr(registry, "get", lambda kind: changed.get(kind) or get(kind))
     assert versions.doubts() == [
         "default of edm.Config.rho: 7.0 -> 6.0",
         "default of edm.Denoising.weight: none -> 1.0",
@@ -161,13 +172,25 @@ def test_the_closure_of_an_expensive_stage_has_every_method():
 
 
 def test_the_ladder_is_stale_when_a_methods_default_changes():
-    """It shows the whole configuration of its rungs, defaults among it."""
-    files = code.closure("ssimbad.reporting.ladder:run")
-    assert {f"src/ssimbad/methods/{kind}.py" for kind in registry.kinds()} <= set(files)
+    """It shows the whole configuration of its rungs, defaults among it: they stand in its record."""
+    p = parameters.load(ROOT / "presets/demo-ladder.yaml")
+    (ladder,) = [i for i in table.instances(p) if i.name == "ladder"]
+    assert records.resolved(ladder, p)["methods.edm.config"]["rho"] == 7.0
 
 
-def test_modules_are_loaded_by_name_in_two_places_only():
-    """Any other would be missing in the closures: the registry's are added, the runner's are the stages themselves."""
+def test_metrics_and_feature_networks_are_in_the_closure_of_what_measures_by_all_of_them():
+    """And in no expensive stage's: another metric raises no doubt of a training or a colouring."""
+    everything = {f"src/ssimbad/metrics/{name}.py" for name in metrics.names()}
+    for entry in ("ssimbad.metrics.evaluate:run", "ssimbad.metrics.baselines:run"):
+        networks = {f"src/ssimbad/features/{name}.py" for name in features.names()}
+        assert everything | networks <= set(code.closure(entry))
+    for stage in (s for s in table.STAGES if s.expensive):
+        found = everything & set(code.closure(stage.run))
+        assert found <= {"src/ssimbad/metrics/psnr.py", "src/ssimbad/metrics/ms_ssim.py"}, stage.name
+
+
+def test_modules_are_loaded_by_name_in_registries_and_the_runner_only():
+    """Any other would be missing in the closures: a registry's are added, the runner's are the stages themselves."""
     places = set()
     for file in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -176,4 +199,4 @@ def test_modules_are_loaded_by_name_in_two_places_only():
             if named or getattr(node, "attr", getattr(node, "id", None)) in loads:
                 places.add(str(file.relative_to(ROOT / "src/ssimbad")))
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: relative import"
-    assert places == {"methods/registry.py", "pipeline/runner.py"}
+    assert places == {f"{room}/registry.py" for room in ("features", "methods", "metrics")} | {"pipeline/runner.py"}

@@ -499,7 +499,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=lambda p, w: _table("compute"),
         params=lambda p, w: (
             "evaluation.confidence", "preset", "methods", "network", "noise", "schedule.saturation", "data.size",
-            *(f"references.{key}" for key in ("low", "high", "shift", "decimals")),
+            *(f"references.{key}" for key in ("low", "high", "shift", "decimals", "rotation")),
         ),
     ),
     Stage(
