@@ -17,7 +17,9 @@ from ssimbad.params.tree import Grid
 from ssimbad.tracking import spool
 from ssimbad.training import checkpoints, loop, pictures
 
+from .conftest import write_params
 from .small import COMMON, alone, build, feed, job, step, trained, validated
+from .test_distributed import WEIGHTS, ended, start, workshop
 
 SCORES = {8: 20.0, 16: 10.0, 24: 30.0, 32: 30.0, 40: 25.0, 48: -1.0, 56: 26.0, 64: 5.0}
 
@@ -150,6 +152,26 @@ def test_a_picture_that_cannot_be_written_costs_no_training(tmp_path, capsys):
     state, _ = drawn(tmp_path, Grid(images=2, every=32), spool.Spool(tmp_path / "s.jsonl"))
     assert state.seen == 64
     assert "the logbook is incomplete, the stage goes on" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_stage_keeps_weights_and_draws_its_validation_faces_and_its_result_does_not_change(tmp_path):
+    results = []
+    for name, settings in (("plain", {}), ("kept", {"keep": 2, "grid": {"images": 3, "every": 32}})):
+        folder = workshop(tmp_path / name)
+        tree = yaml.safe_load((folder / "params.yaml").read_text())
+        tree["training"] |= settings
+        write_params(folder, tree)
+        said = ended(start(folder))
+        results.append((folder / WEIGHTS).read_bytes())
+    assert results[0] == results[1]
+    (scratch,) = [p.parent for p in folder.glob("work/pretrain-*/*/best")]
+    assert f"the 1 next best weights are in {scratch.relative_to(folder) / 'best'}" in said
+    assert len(list((scratch / "best").iterdir())) == 1
+    drawn = sorted((scratch / "pictures").iterdir())
+    assert [f.name for f in drawn] == ["validation-000000000032.png", "validation-000000000064.png"]
+    # Sketch, reference, answer and target of three faces of 16 pixels, one pixel apart.
+    assert np.asarray(Image.open(drawn[0])).shape == (4 * 16 + 3, 3 * 16 + 2, 3)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import nn
 
-    from ssimbad.pairing.xdog import XDoGConfig
-
 LAST = 1000
 ABSENT = {
     "targets": "no right answer to compare with",
@@ -30,11 +28,11 @@ class Unmeasurable(ValueError):  # noqa: N818 - says what the images are, not wh
 @dataclass(frozen=True)
 class Lines:
     """The given sketches, (N, kH, kW) uint8, 255 = white paper, k ≥ 1, and how lines are drawn from the answers: by
-    XDoG's constants with each image's own sigma, (N,) pixels of the sketch."""
+    XDoG's constants (`xdog.XDoGConfig`) with each image's own sigma, (N,) pixels of the sketch."""
 
     sketches: np.ndarray
     sigmas: np.ndarray
-    config: XDoGConfig
+    config: Any
 
 
 @dataclass(frozen=True)

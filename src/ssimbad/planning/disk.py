@@ -44,6 +44,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
     weights = sum(w.parameters for w in work.values()) * FLOAT * seeds
     images = round(archives * data.test * _PNG_ROW * data.size * (3 * data.size + 1))
     references = (3 + (data.source == "embedded")) * data.test * 3 * pixels
+    further = weights * (p.training.keep - 1)
     states = {key: STATES * _state(p, key, w) for key, w in work.items()}
     return [
         _raw(p),
@@ -54,6 +55,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
         Line("models", weights, f"{len(work)} trainings × {seeds} seeds"),
         Line("outputs", images, f"{archives} archives of {data.test} PNGs", most=True),
         Line("work: kept results", weights + images, "models and outputs once more, by fingerprint", most=True),
+        *([Line("work: next best weights", further, "training.keep; no outputs", most=True)] if further else []),
         Line(
             "work: states", max(states.values(), default=0), "of the largest training; gone when it ends", passing=True
         ),
@@ -64,8 +66,8 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
 
 
 def _state(p: Params, key: tuple[str, str], work: Work) -> int:
-    """Weights and two moments of all players, the averaged model, and the best one where it is chosen on validation."""
-    chosen = p.methods[key[0]].trainings[key[1]].validation is not None
+    """Weights and two moments of all players, the averaged model, and the best ones where validation chooses."""
+    chosen = p.training.keep if p.methods[key[0]].trainings[key[1]].validation else 0
     return FLOAT * (3 * work.trained + (1 + chosen) * work.parameters)
 
 
