@@ -62,6 +62,7 @@ def test_a_method_of_another_package_goes_through_snakemake_to_the_table(house):
     assert float(lines["toy", "pretrain", "free", "pixel_mmd"]) > 0
     text = (house / "reports/tables/main.md").read_text()
     assert "Toy from outside" in text and "no right answer to compare with" in text
+    assert "Without any method" not in text, "nothing stands below the rule"
     assert (house / "reports/figures/qualitative_free.png").stat().st_size > 1000
     assert run(house, "ssimbad", "status").stdout.count("fresh\n") == len(list((house / "records").glob("*.json")))
     costs = {json.loads(path.read_text())["stage"] for path in (house / "work/cost").glob("*.json")}

@@ -83,9 +83,10 @@ def layout(
             said = _remarks(row, made, methods)
             label = " ".join([labels[row], *(notes.mark(text) for text in said)])
             rows += _method_rows(row, _of(here, row, setting), metrics, label, confidence, notes, alike)
-        rows.append("Without any method")
-        for name, label in BASELINES.items():
-            if entries := baselines["rows"].get(name, {}).get(setting):
+        measured = {label: baselines["rows"].get(name, {}).get(setting) for name, label in BASELINES.items()}
+        rows += ["Without any method"] if any(measured.values()) else []
+        for label, entries in measured.items():
+            if entries:
                 cells = (_cell(entries.get(metric, res.NOT_MEASURED), metric, notes) for metric in metrics)
                 rows.append([label, "measured", *cells, DASH])
         title = f"Main table, {words} — {res.scale_note(preset, here[0].size, here[0].n)}"
