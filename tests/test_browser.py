@@ -29,7 +29,7 @@ def house(tmp_path_factory):
     """A finished miniature run of one row."""
     folder = make_folder_house(tmp_path_factory.mktemp("browser") / "house")
     tree = yaml.safe_load((folder / "params.yaml").read_text())
-    del tree["methods"]["ssimbad"]["finetune"]
+    del tree["methods"]["ssimbad"]["finetune"], tree["methods"]["ssimbad"]["colour"]["finetune"]
     write_params(folder, tree)
     snakemake(folder, "all")
     return folder

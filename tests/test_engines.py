@@ -37,7 +37,9 @@ ENVIRONMENT = {
 
 # sketches, then everything that is made from them
 REPORTS = {"tables": 1, "figures": 1, "compute": 1, "spread_table": 1}
-AFTER_SKETCHES = {"sketches": 1, "pretrain": 1, "finetune": 1, "colorize": 4, "evaluate": 4, "spread": 2, **REPORTS}
+AFTER_SKETCHES = {
+    "sketches": 1, "pretrain": 1, "finetune": 1, "colorize": 4, "evaluate": 4, "baselines": 1, "spread": 2, **REPORTS
+}  # fmt: skip
 AFTER_FINETUNE = {"finetune": 1, "colorize": 2, "evaluate": 2, "spread": 1, **REPORTS}
 AFTER_EVALUATE = {"evaluate": 4, "baselines": 1, "tables": 1, "compute": 1, "spread": 2, "spread_table": 1}
 EXPENSIVE = {"pretrain", "finetune", "colorize", "spread"}
