@@ -52,6 +52,7 @@ def upstream(stage):
 
 def of(stage, *names):
     """Inputs that depend on the method's parameters, as the stage table has them; no file where there is none."""
+
     def files(wildcards):
         inputs = INSTANCES[(stage, *wildcards)].inputs
         found = [inputs.get(name, []) for name in names]

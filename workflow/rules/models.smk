@@ -28,10 +28,12 @@ rule pretrain:
         mem_mb=16000,
         runtime=1440,
         gpu=GPU,
+    params:
+        slot="pretrain",
     message:
         "pretrain: {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "ssimbad stage {rule} method={wildcards.method} seed={wildcards.seed} 2>&1 | tee {log}"
+        "ssimbad stage {params.slot} method={wildcards.method} seed={wildcards.seed} 2>&1 | tee {log}"
 
 
 use rule pretrain as encoder with:
@@ -47,6 +49,8 @@ use rule pretrain as encoder with:
         touch(".state/encoder-{method}-seed-{seed}.ok"),
     log:
         "logs/encoder/{method}-seed-{seed}.log",
+    params:
+        slot="encoder",
     message:
         "encoder: {wildcards.method}, seed {wildcards.seed}"
 
@@ -64,6 +68,7 @@ use rule pretrain as finetune with:
         touch(".state/finetune-{method}-seed-{seed}.ok"),
     log:
         "logs/finetune/{method}-seed-{seed}.log",
+    params:
+        slot="finetune",
     message:
         "finetune: {wildcards.method}, seed {wildcards.seed}"
-
