@@ -13,6 +13,7 @@ from .cluster import ENVIRONMENT, smallest, until
 from .conftest import draw_faces, make_house
 
 KILLS = 20
+STATE = 32  # images between two
 COMMAND = ("ssimbad", "stage", "pretrain", "method=ssimbad", "seed=0")
 MODEL = "models/ssimbad/pretrain/seed-0"
 
@@ -24,7 +25,7 @@ def command(folder, *words):
 def house(folder):
     tree = smallest(images=3200, validation=None)
     tree["methods"]["ssimbad"]["config"]["phi"] = {"form": "rational", "c": 0.3}
-    tree["training"]["state_images"] = 32
+    tree["training"]["state_images"] = STATE
     made = make_house(folder, tree)
     draw_faces(made / "data/raw/faces", 26)
     for stage in ("faces", "sketches"):
@@ -36,16 +37,27 @@ def weights(folder):
     return {end: (folder / f"{MODEL}.{end}").read_bytes() for end in ("safetensors", "json", "csv")}
 
 
-def shot(folder, moment: float) -> tuple[str, int]:
-    """Start the training and kill it `moment` seconds after its first report; what it said, and the newest state."""
+def newest(folder) -> int:
+    """Images seen by the newest state."""
+    return max((int(p.name[6:18]) for p in folder.glob("work/pretrain-*/*/state-*.safetensors")), default=0)
+
+
+def shot(folder, states: int, moment: float) -> tuple[str, int]:
+    """Start the training and kill it `moment` seconds after its first report and so many new states, however long they
+    take here; what it said, and the newest state."""
+    before = newest(folder)
     with (folder / "log").open("w") as log:
         training = subprocess.Popen(COMMAND, cwd=folder, env=ENVIRONMENT, stdout=log, stderr=log)
-    until(lambda: " of 3200 images" in (folder / "log").read_text() or training.poll() is not None, 120, "a start")
+
+    def there() -> bool:
+        reported = " of 3200 images" in (folder / "log").read_text()
+        return (reported and newest(folder) >= before + states * STATE) or training.poll() is not None
+
+    until(there, 240, "a start")
     time.sleep(moment)
     training.kill()
     assert training.wait() == -9, "it was to be killed in its middle"
-    states = [int(p.name[6:18]) for p in folder.glob("work/pretrain-*/*/state-*.safetensors")]
-    return (folder / "log").read_text(), max(states, default=0)
+    return (folder / "log").read_text(), newest(folder)
 
 
 @pytest.mark.slow
@@ -56,11 +68,11 @@ def test_after_twenty_kills_the_weights_are_those_of_an_uninterrupted_run(tmp_pa
     moments = random.Random(0)
     saved, progress = 0, []
     for _ in range(KILLS):
-        text, newest = shot(killed, moments.uniform(0, 1.5))
+        text, now = shot(killed, moments.randrange(3), moments.uniform(0, 0.5))
         assert [int(n) for n in re.findall(r"resumed at (\d+) of", text)] == ([saved] if saved else [])
-        assert newest >= saved
-        progress.append(newest - saved)
-        saved = newest
+        assert now >= saved
+        progress.append(now - saved)
+        saved = now
     assert sum(p > 0 for p in progress) > KILLS // 2, progress
     last = command(killed, *COMMAND)
     assert last.returncode == 0, last.stderr
