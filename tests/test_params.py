@@ -1,7 +1,9 @@
 """Parameters: typed, validated, one readable line for every mistake."""
 
+import copy
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -333,3 +335,41 @@ def test_an_editor_sees_what_the_program_would_refuse(tree, place, value):
     node[last] = value
     assert problems(tree) != []
     complaint(tree)
+
+
+PLACES = [
+    *(("ssimbad", *path) for path in (
+        ("kind",), ("config",), ("config", "phi"), ("weights",), ("encoder",), ("pretrain",), ("pretrain", "objective"),
+        ("pretrain", "start"), ("pretrain", "options"), ("pretrain", "validation"), ("finetune", "options", "sampler"),
+        ("finetune", "validation", "colour"), ("finetune", "validation", "every"), ("colour",), ("colour", "encoder"),
+        ("colour", "pretrain"), ("colour", "pretrain", "sampler"), ("colour", "pretrain", "options"),
+        ("colour", "pretrain", "samples"),
+    )),
+    ("new",),
+]  # fmt: skip
+VALUES = [
+    *(None, [], {}, "", "x", 0, -1, 1.5, True, [1], [[]], {"a": 1}, {"name": "euler"}, 10**30),
+    *("ssimbad/encoder", "ssimbad/pretrain", "../x/pretrain"),
+]
+
+
+@pytest.mark.parametrize("path", PLACES, ids=".".join)
+def test_whatever_stands_in_a_block_is_taken_or_refused_in_one_line(tree, path):
+    """A list where a name should be is no key of a table, for example."""
+    *above, last = path
+    for value in VALUES:
+        changed = copy.deepcopy(tree)
+        node = changed["methods"]
+        for part in above:
+            node = node[part]
+        node[last] = value
+        try:
+            instances(parse(changed))
+        except ParameterError as error:
+            assert "\n" not in str(error), value
+            assert re.match(r"params\.yaml: (unknown key )?methods\.", str(error)), value
+
+
+def test_a_block_may_say_that_it_borrows_nothing(tree):
+    tree["methods"]["ssimbad"]["weights"] = None
+    assert parse(tree).methods["ssimbad"].config.phi == "selected"

@@ -89,12 +89,14 @@ def typed(block: dict[str, Any]) -> dict[str, Any]:
     Raises:
         PydanticCustomError: with the key of a wrong value below the block in its context.
     """
+    if not isinstance(block.get("kind"), str):
+        return block
     try:
-        method = get(block.get("kind"))
+        method = get(block["kind"])
     except ValueError as error:
         raise _wrong("kind", str(error)) from None
     found = dict(block)
-    if "weights" not in block:
+    if block.get("weights") is None:
         found["config"] = _typed("config", method.Config, block.get("config", {}))
     elif block.get("config"):
         raise _wrong("config", "belongs to the training whose weights are borrowed; remove it")
@@ -108,6 +110,8 @@ def typed(block: dict[str, Any]) -> dict[str, Any]:
 
 def _typed_training(slot: str, method: Method, kind: str, train: dict[str, Any]) -> dict[str, Any]:
     objective = train.get("objective")
+    if not isinstance(objective, str):
+        return train
     if objective not in method.objectives:
         known = ", ".join(method.objectives)
         raise _wrong(f"{slot}.objective", f"kind {kind} has no objective {objective!r}; it has {known}")
