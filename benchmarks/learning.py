@@ -16,18 +16,18 @@ from tabulate import tabulate
 from ssimbad.colorize import load
 from ssimbad.methods import registry
 from ssimbad.params import tree as params
-from ssimbad.pipeline import table
+from ssimbad.pipeline import paths, rows
 from ssimbad.runtime import devices
 
 
 def main() -> None:
     p = params.load()
-    faces, rows = TestFaces(p), []
+    faces, lines = TestFaces(p), []
     known: dict[str, float] = {}  # rows of one setup that colour alike have the same untrained network
     memory = torch.channels_last if p.training.channels_last else torch.contiguous_format
-    for row in table.rows(p):
+    for row in rows.listed(p):
         method, stage, seed = row["method"], row["stage"], row["seed"]
-        made = json.loads(Path(table.weights(p, row, "json")).read_text())
+        made = json.loads(Path(paths.weights(p, row, "json")).read_text())
         setup, colour = registry.setup_from(made["setup"]), p.methods[method].colour[stage]
         key = json.dumps([made["setup"], colour.model_dump(mode="json")])
         if key not in known:
@@ -38,9 +38,9 @@ def main() -> None:
         untrained = known[key]
         summary = json.loads(Path(f"reports/metrics/{method}/{stage}/seed-{seed}/same.json").read_text())
         found = summary["metrics"]["psnr"]["value"]
-        rows.append((method, stage, seed, untrained, found, found - untrained))
+        lines.append((method, stage, seed, untrained, found, found - untrained))
     print(
-        tabulate(rows, ["method", "stage", "seed", "untrained", "trained", "gain"], floatfmt=".2f", tablefmt="github")
+        tabulate(lines, ["method", "stage", "seed", "untrained", "trained", "gain"], floatfmt=".2f", tablefmt="github")
     )
     baselines = json.loads(Path("reports/metrics/baselines.json").read_text())["rows"]
     scores = {name: values["same"]["psnr"]["value"] for name, values in baselines.items() if "same" in values}

@@ -70,7 +70,7 @@ def parameters(**block) -> Params:
 def run(p: Params, name: str) -> dict[str, Path]:
     """One stage instance with the inputs and the parameters that the table gives it, and no others."""
     [instance] = [i for i in table.instances(p) if i.name == name]
-    inputs = {key: Path(path) for key, path in instance.inputs.items()}
+    inputs = {k: Path(v) if isinstance(v, str) else [Path(f) for f in v] for k, v in instance.inputs.items()}
     outputs = {key: Path(path) for key, path in instance.outputs.items()}
     w = instance.wildcards
     job = Job(instance.stage.name, Path("work") / name, 1, "toy", w.get("stage"), w["seed"], w.get("setting"))
@@ -233,6 +233,17 @@ def test_a_row_with_parts_colours(house_of_parts):
     p, _ = house_of_parts
     for slot in ("pretrain", "finetune"):
         assert len(answers(run(p, f"colorize-toy-{slot}-seed-0-free")["images"])) == 6
+
+
+def test_every_part_is_an_input_of_what_is_made_with_it(house_of_parts):
+    """Else an engine could begin before it is there, or `dvc pull` leave it out."""
+    p, _ = house_of_parts
+    inputs = {i.name: set(i.files) for i in table.instances(p)}
+    encoder, pretrain = (f"models/toy/{slot}/seed-0.safetensors" for slot in ("encoder", "pretrain"))
+    for name in ("finetune-toy-seed-0", "colorize-toy-finetune-seed-0-free"):
+        assert {encoder, pretrain} <= inputs[name], name
+    assert encoder in inputs["colorize-toy-pretrain-seed-0-free"]
+    assert not {encoder, pretrain} & inputs["encoder-toy-seed-0"]
 
 
 @pytest.mark.parametrize("slot", ["pretrain", "finetune"])

@@ -72,6 +72,8 @@ def test_a_method_of_another_package_goes_through_snakemake_to_the_table(house):
     assert made["setup"]["needed"]["encoder"]["weights"] == "models/toy/encoder/seed-0.safetensors"
     with safe_open(house / "models/toy/pretrain/seed-0.safetensors", "pt") as file:
         assert list(file.keys()) == ["mean"], "parts of other trainings are not stored once more"
+    coloured = json.loads((house / "records/colorize-toy-pretrain-seed-0-free.json").read_text())
+    assert "models/toy/encoder/seed-0.safetensors" in coloured["inputs"], "a part is what an answer is made from"
     encoder = json.loads((house / "models/toy/encoder/seed-0.json").read_text())
     assert encoder["validation"] < 0, "its own measure: less than no error there is not"
 

@@ -22,7 +22,7 @@ from ssimbad.methods.losses import LOSSES
 from ssimbad.params import tree as parameters
 from ssimbad.params.base import Colour
 from ssimbad.params.tree import Params
-from ssimbad.pipeline import table
+from ssimbad.pipeline import rows
 from ssimbad.planning import disk, flops, rates, report
 from ssimbad.training import checkpoints
 
@@ -173,7 +173,7 @@ def test_states_take_the_bytes_that_are_foreseen(tmp_path, tree):
 
 def test_arrays_take_the_bytes_that_are_foreseen(tree):
     p = Params.model_validate(tree)
-    work = {(w["method"], w["stage"]): row(p, w["method"], w["stage"]) for w in table.trained(p)}
+    work = {(w["method"], w["stage"]): row(p, w["method"], w["stage"]) for w in rows.trained(p)}
     found = {line.what: line for line in disk.lines(p, work)}
     n = p.data.train + p.data.val + p.data.test
     assert found["data/faces"].bytes == n * 32 * 32 * 3

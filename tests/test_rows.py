@@ -17,7 +17,7 @@ from ssimbad.methods import registry
 from ssimbad.metrics import test_set
 from ssimbad.params import tree as params
 from ssimbad.params.view import View
-from ssimbad.pipeline import runner, table
+from ssimbad.pipeline import rows, runner, table
 from ssimbad.runtime.job import Job
 
 from .conftest import ROOT, make_house, miniature, preset_tree, write_params
@@ -230,7 +230,7 @@ def test_demo_presets_differ_in_their_rows_only():
 
 
 def table_rows(preset: str) -> list[tuple[str, str]]:
-    return [(w["method"], w["stage"]) for w in table.rows(params.load(ROOT / f"presets/{preset}.yaml"))]
+    return [(w["method"], w["stage"]) for w in rows.listed(params.load(ROOT / f"presets/{preset}.yaml"))]
 
 
 def test_the_demos_rows_see_equal_numbers_of_images():

@@ -14,7 +14,8 @@ import ssimbad
 from ssimbad import artifacts, files
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import code, runner, table
-from ssimbad.pipeline.table import Stage, Wildcards
+from ssimbad.pipeline.paths import Wildcards
+from ssimbad.pipeline.table import Stage
 from ssimbad.runtime.job import Job
 from tests.walk.points import point
 

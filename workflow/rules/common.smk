@@ -7,7 +7,7 @@ import sys
 from ssimbad.params import tree as parameters
 from ssimbad.errors import UserError
 from ssimbad.params.base import SLOTS
-from ssimbad.pipeline import dvcfile, lock, runner, snakefile, table
+from ssimbad.pipeline import dvcfile, lock, paths, rows, runner, snakefile, table
 from ssimbad.tracking import spool, system
 
 try:
@@ -55,8 +55,7 @@ def of(stage, *names):
 
     def files(wildcards):
         inputs = INSTANCES[(stage, *wildcards)].inputs
-        found = [inputs.get(name, []) for name in names]
-        return [ancient(f) for x in found for f in ([x] if isinstance(x, str) else x)]
+        return flat(inputs.get(name, []) for name in names)
 
     return files
 
@@ -66,9 +65,14 @@ def rest(stage, *names):
 
     def files(wildcards):
         inputs = INSTANCES[(stage, *wildcards)].inputs
-        return [ancient(file) for name, file in inputs.items() if name not in names]
+        return flat(found for name, found in inputs.items() if name not in names)
 
     return files
+
+
+def flat(found):
+    """Files and lists of files as one list."""
+    return [ancient(f) for x in found for f in ([x] if isinstance(x, str) else x)]
 
 
 def markers(*stages):

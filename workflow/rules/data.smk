@@ -1,5 +1,5 @@
 # From raw images to faces, sketches and references.
-RAW = table.source(P)
+RAW = paths.source(P)
 
 if EMBEDDED:
 
@@ -117,7 +117,7 @@ if P.weights.enabled:
         output:
             "data/weights/inception.pth",
             "data/weights/alexnet.pth",
-            ["data/weights/vgg19.pth"] if "vgg19" in table.loss_features(P) else [],
+            ["data/weights/vgg19.pth"] if "vgg19" in rows.loss_features(P) else [],
             "records/weights.json",
             touch(".state/weights.ok"),
         log:

@@ -1,5 +1,4 @@
 # Tables and figures.
-ROWS = table.trained(P)
 
 
 rule tables:
@@ -82,7 +81,7 @@ rule figures:
                 ),
                 "reports/figures/qualitative_free.pdf",
             ]
-            if "free" in table.pictured(P)
+            if "free" in rows.pictured(P)
             else []
         ),
         report(

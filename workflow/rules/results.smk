@@ -2,7 +2,7 @@
 rule colorize:
     input:
         upstream("colorize"),
-        of("colorize", "weights", "made", "sketches", "references"),
+        of("colorize", "weights", "made", "parts", "sketches", "references"),
         ancient("data/faces/manifest.csv"),
     output:
         "outputs/{method}/{stage}/seed-{seed}/{setting}.zip",
@@ -91,7 +91,7 @@ rule baselines:
 rule nfe:
     input:
         upstream("nfe"),
-        of("nfe", "weights", "made", "references"),
+        of("nfe", "weights", "made", "parts", "references"),
         ancient("data/sketches/test.npy"),
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
@@ -117,7 +117,7 @@ rule nfe:
 rule spread:
     input:
         upstream("spread"),
-        of("spread", "weights", "made", "references"),
+        of("spread", "weights", "made", "parts", "references"),
         ancient("outputs/{method}/{stage}/seed-{seed}/same.zip"),
         ancient("data/sketches/test.npy"),
         ancient("data/faces/test.npy"),

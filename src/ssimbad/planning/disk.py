@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssimbad.params.tree import Params
-from ssimbad.pipeline import table
+from ssimbad.pipeline import paths, rows
 from ssimbad.planning.flops import Work
 
 FLOAT = 4  # bytes; weights, averages and moments are float32
@@ -40,7 +40,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
     counts = (data.train, data.val, data.test)
     faces = None if data.train is None else sum(c or 0 for c in counts)
     note = "" if faces else "data.train: null takes all images that are left"
-    archives = len(table.coloured_rows(p))
+    archives = len(rows.coloured_rows(p))
     weights = sum(w.parameters for w in work.values()) * FLOAT * seeds
     images = round(archives * data.test * _PNG_ROW * data.size * (3 * data.size + 1))
     references = (3 + (data.source == "embedded")) * data.test * 3 * pixels
@@ -72,7 +72,7 @@ def _state(p: Params, key: tuple[str, str], work: Work) -> int:
 
 
 def _raw(p: Params) -> Line:
-    path = Path(table.source(p))
+    path = Path(paths.source(p))
     if p.data.source == "folder":
         return Line("your own images", None, f"{path}: yours, read and never written")
     if path.is_file():
@@ -84,7 +84,7 @@ def downloads(p: Params) -> tuple[int | None, list[tuple[str, int | None, str]]]
     """Bytes of all feature networks that are downloaded, and [(name, bytes, from where)]."""
     if not p.weights.enabled:
         return 0, []
-    names = ["inception", "alexnet", *table.loss_features(p)]
+    names = ["inception", "alexnet", *rows.loss_features(p)]
     found = []
     for name in dict.fromkeys(names):
         entry = getattr(p.weights, name)

@@ -15,7 +15,8 @@ from ssimbad.pairing import settings
 from ssimbad.params.base import Colour, Sampler
 from ssimbad.params.methods import Method, Train, lender
 from ssimbad.params.tree import Params
-from ssimbad.pipeline import table
+from ssimbad.pipeline import rows
+from ssimbad.pipeline.paths import Wildcards
 from ssimbad.planning import disk, flops, rates
 from ssimbad.planning.flops import Work
 from ssimbad.planning.rates import Rates
@@ -112,25 +113,23 @@ def tasks(p: Params, work: dict[tuple[str, str], Work], reference: Reference, la
             yield from _sampling(
                 p, f"{row}: validate", name, slot, train.validation.colour, (seeds, judged), same, lacking
             )
-    for w in [w for w in table.rows(p) if w["seed"] == p.seeds[0]]:
+    for w in [w for w in rows.listed(p) if w["seed"] == p.seeds[0]]:
         yield from _of_row(p, w, work.get((lender(p.methods, w["method"]), w["stage"])), reference, lacking)
 
 
-def _of_row(
-    p: Params, w: table.Wildcards, trained: Work | None, reference: Reference, lacking: list[str]
-) -> Iterator[Task]:
+def _of_row(p: Params, w: Wildcards, trained: Work | None, reference: Reference, lacking: list[str]) -> Iterator[Task]:
     if trained is None:
         return
     name, stage, seeds = w["method"], w["stage"], len(p.seeds)
     colour, row = p.methods[name].colour[stage], f"{name} {stage}"
     same = trained.parameters == reference.parameters
-    shown = len(settings.coloured(table.kind(p, w).inputs, table.has_answers(p)))
+    shown = len(settings.coloured(rows.kind(p, w).inputs, rows.has_answers(p)))
     yield from _sampling(p, f"{row}: colorize", name, stage, colour, (seeds * shown, p.data.test), same, lacking)
-    if p.report.nfe and w in table.curves(p):
-        asked, known = p.report.nfe, table.kind(p, w).samplers
+    if p.report.nfe and w in rows.curves(p):
+        asked, known = p.report.nfe, rows.kind(p, w).samplers
         each = sum(known[s.name].of(known[s.name].most_steps(c)) for s in asked.samplers for c in asked.calls)
         yield from _several(p, f"{row}: nfe-figure", w, asked.images, each, same, lacking)
-    if p.report.spread and w in table.swept(p):
+    if p.report.spread and w in rows.swept(p):
         asked, one = p.report.spread, colour.sampler.model_copy(update={"steps": 1})
         each = registry.nfe(p.methods[name].kind, colour.model_copy(update={"sampler": one}))
         each += (asked.samples - 1) * registry.nfe(p.methods[name].kind, colour)
@@ -146,7 +145,7 @@ def _sampling(
 
 
 def _several(
-    p: Params, what: str, w: table.Wildcards, images: int, calls: int, same: bool, lacking: list[str]
+    p: Params, what: str, w: Wildcards, images: int, calls: int, same: bool, lacking: list[str]
 ) -> Iterator[Task]:
     """So many network calls, whatever the sampler."""
     colour = p.methods[w["method"]].colour[w["stage"]]

@@ -1,0 +1,101 @@
+"""Which trainings, rows and evaluations the parameters ask for: everything that is derived from blocks of methods."""
+
+from __future__ import annotations
+
+from ssimbad.methods import registry
+from ssimbad.methods.contract import PHI, Method
+from ssimbad.pairing import settings
+from ssimbad.params.base import SLOTS
+from ssimbad.params.methods import needs
+from ssimbad.params.tree import Params
+from ssimbad.pipeline import paths
+from ssimbad.pipeline.paths import Wildcards
+
+
+def trained(p: Params, slot: str | None = None) -> list[Wildcards]:
+    """(method, stage, seed) of every training that the parameters ask for, or of those of one slot."""
+    return [
+        {"method": name, "stage": stage, "seed": seed}
+        for name, method in p.methods.items()
+        for stage in method.trainings
+        if slot in (None, stage)
+        for seed in p.seeds
+    ]
+
+
+def listed(p: Params) -> list[Wildcards]:
+    """(method, stage, seed) of every row of the tables: whatever colours, with weights of its own or borrowed ones."""
+    return [
+        {"method": name, "stage": stage, "seed": seed}
+        for name, method in p.methods.items()
+        for stage in SLOTS
+        if stage in method.colour
+        for seed in p.seeds
+    ]
+
+
+def parts(p: Params, training: str) -> list[str]:
+    """The trainings `<method>/<stage>` whose finished weights are parts of a training's model, and of these parts."""
+    method, _, slot = training.partition("/")
+    own = [what for name, what in needs(p.methods, method, slot).items() if name != "start" and what != PHI]
+    return list(dict.fromkeys([*own, *(below for part in own for below in parts(p, part))]))
+
+
+def kind(p: Params, w: Wildcards) -> Method:
+    """What the method of an instance can do."""
+    return registry.get(p.methods[w["method"]].kind)
+
+
+def has_answers(p: Params) -> bool:
+    """Whether the true answer to a cross reference is known, as of rendered faces."""
+    return p.data.source == "embedded"
+
+
+def coloured_rows(p: Params) -> list[Wildcards]:
+    """Every archive of answers: rows in each setting in which something else is shown."""
+    return [{**w, "setting": s} for w in listed(p) for s in settings.coloured(kind(p, w).inputs, has_answers(p))]
+
+
+def judged_rows(p: Params, chosen: list[Wildcards] | None = None) -> list[Wildcards]:
+    """Every evaluation: rows, or the chosen ones of them, in each of their settings."""
+    of = listed(p) if chosen is None else chosen
+    return [{**w, "setting": s.name} for w in of for s in settings.judged(kind(p, w).inputs, has_answers(p))]
+
+
+def swept(p: Params) -> list[Wildcards]:
+    """Rows that colour by a sampler on a sketch, each with one sample: of these the spread is told."""
+
+    def single(w: Wildcards) -> bool:
+        return p.methods[w["method"]].colour[w["stage"]].samples == 1
+
+    return [w for w in listed(p) if kind(p, w).samplers and "sketch" in kind(p, w).inputs and single(w)]
+
+
+def curves(p: Params) -> list[Wildcards]:
+    """Of `swept`, those whose samplers are compared: rows that differ in their samplers alone are one."""
+    found: dict[str, Wildcards] = {}
+    for w in swept(p):
+        found.setdefault(f"{paths.weights(p, w)} {p.methods[w['method']].colour[w['stage']].options}", w)
+    return list(found.values())
+
+
+def pictured(p: Params) -> list[str]:
+    """Archives of which there is a grid of pictures: those that show a sketch always, since they show the data too."""
+    made = {w["setting"] for w in coloured_rows(p)}
+    return [s for s in settings.PICTURED if s in made or settings.ARCHIVES[s].reference]
+
+
+def how(w: Wildcards) -> str:
+    """The parameters by which a row colours."""
+    return f"methods.{w['method']}.colour.{w['stage']}"
+
+
+def rungs(p: Params) -> list[Wildcards]:
+    """Rows of the ladder."""
+    return [{"method": m, "stage": "pretrain", "seed": seed} for m in p.report.ladder for seed in p.seeds]
+
+
+def loss_features(p: Params) -> list[str]:
+    """Feature networks that the training losses look through."""
+    trainings = [train for method in p.methods.values() for train in method.trainings.values()]
+    return sorted({f for train in trainings if (f := registry.features(train))} if p.weights.enabled else ())
