@@ -41,6 +41,7 @@ AFTER_SKETCHES = {
     "sketches": 1, "pretrain": 1, "finetune": 1, "colorize": 4, "evaluate": 4, "baselines": 1, "spread": 2, **REPORTS
 }  # fmt: skip
 AFTER_FINETUNE = {"finetune": 1, "colorize": 2, "evaluate": 2, "spread": 1, **REPORTS}
+AFTER_COLOUR = {"colorize": 2, "evaluate": 2, "spread": 1, **REPORTS}
 AFTER_EVALUATE = {"evaluate": 4, "baselines": 1, "tables": 1, "compute": 1, "spread": 2, "spread_table": 1}
 EXPENSIVE = {"pretrain", "finetune", "colorize", "spread"}
 
@@ -178,6 +179,20 @@ def test_03_a_changed_parameter_is_seen_by_both(house):
     assert house.computed() == AFTER_FINETUNE
     assert house.planned() == {}
     house.commit("v2")
+
+
+def test_03_how_a_row_colours_retrains_nothing_in_either_engine(house):
+    house.change("methods.ssimbad.colour.finetune.sampler.steps", 3)
+    assert house.planned() == AFTER_COLOUR
+    house.run("dvc", "repro", "-q")
+    assert house.computed() == AFTER_COLOUR
+    house.change("methods.ssimbad.colour.finetune.sampler.steps", 4)
+    house.snakemake()
+    assert house.computed() == AFTER_COLOUR
+    house.run("git", "checkout", "-q", "params.yaml", "dvc.lock")
+    house.run("dvc", "checkout", "-q")
+    assert house.planned() == {}
+    assert house.dvc_clean()
 
 
 def test_04_parameters_back_without_checkout_are_no_trap(house):
