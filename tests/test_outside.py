@@ -77,6 +77,9 @@ def test_a_method_of_another_package_goes_through_snakemake_to_the_table(house):
     encoder = json.loads((house / "models/toy/encoder/seed-0.json").read_text())
     assert encoder["validation"] < 0, "its own measure: less than no error there is not"
 
+    curve = (house / "models/toy/encoder/seed-0.csv").read_text()
+    assert ",val,score,-" in curve and "psnr" not in curve, "what is not PSNR is not called so"
+
     record = json.loads((house / "records/pretrain-toy-seed-0.json").read_text())
     assert list(record["code"]) == ["toy_method.py"]
     with (house / "site/toy_method.py").open("a") as file:

@@ -147,6 +147,18 @@ def test_curves_without_validation_have_no_panel_for_it(tmp_path):
         plt.close(fig)
 
 
+def test_a_score_of_a_trainings_own_is_not_called_psnr(tmp_path):
+    curve(tmp_path / "a.csv", sigma=False, validated=True)
+    psnr = pd.read_csv(tmp_path / "a.csv")
+    score = psnr.replace({"name": {"psnr": "score"}})
+    fig = training_curves("t", [("a", [psnr]), ("b", [score])])
+    labels = [axes.get_ylabel() for axes in fig.axes]
+    lines = [fig.axes[i].lines[0].get_ydata().tolist() for i in (2, 5)]
+    plt.close(fig)
+    assert (labels[2], labels[5]) == ("validation PSNR (dB)", "validation, its own score")
+    assert lines[0] == lines[1] == psnr[psnr["name"] == "psnr"]["value"].tolist()
+
+
 def test_the_drawn_loss_is_the_smoothed_one(tmp_path):
     curve(tmp_path / "a.csv", sigma=True, validated=False)
     frame = pd.read_csv(tmp_path / "a.csv")

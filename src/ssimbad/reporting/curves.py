@@ -13,6 +13,9 @@ from ssimbad.reporting.style import PALETTE, styled
 _TITLE_WIDTH = 38
 """Characters of a row's title in a line."""
 
+_MEASURES = {"psnr": "validation PSNR (dB)", "score": "validation, its own score"}
+"""By what weights are chosen: the coloured faces, or what a training without a row measures."""
+
 SPAN = 7
 """Rows of the curve file in the centred mean that is drawn: a trailing one would lag behind the loss. Of few rows there
 is none: it would be a flat line through a loss that falls."""
@@ -29,7 +32,7 @@ def training_curves(title: str, curves: list[tuple[str, list[pd.DataFrame]]]) ->
         The figure, for `style.save`.
     """
     panels = [_loss, _buckets]
-    if any((frame["name"] == "psnr").any() for _, frames in curves for frame in frames):
+    if any(frame["name"].isin(_MEASURES).any() for _, frames in curves for frame in frames):
         panels.append(_validation)
     with styled():
         size = (max(6.2, 3.1 * len(panels)), 2.1 * len(curves) + 0.4)
@@ -91,12 +94,12 @@ def _bucket_label(k: int, count: int) -> str:
 
 
 def _validation(axes: Axes, frames: list[pd.DataFrame]) -> None:
-    drawn = False
+    drawn = [name for name in _MEASURES if any((frame["name"] == name).any() for frame in frames)]
     for frame in frames:
-        psnr = _series(frame, "psnr", "val")
-        axes.plot(psnr.index, psnr, color=PALETTE[2], marker="o", markersize=3)
-        drawn |= len(psnr) > 0
-    axes.set_ylabel("validation PSNR (dB)")
+        for name in drawn:
+            values = _series(frame, name, "val")
+            axes.plot(values.index, values, color=PALETTE[2], marker="o", markersize=3)
+    axes.set_ylabel(_MEASURES[drawn[0] if drawn else "psnr"])
     if not drawn:
         _say(axes, "not validated: last weights kept")
 

@@ -204,7 +204,8 @@ class TrainState:
 
     def record_validation(self, value: float) -> None:
         """Remember the averaged weights if they are among the best on validation so far; of equals the first."""
-        self.rows.append((self.seen, "val", "psnr", value))
+        own = self.train.validation and not self.train.validation.colour
+        self.rows.append((self.seen, "val", "score" if own else "psnr", value))
         last = self.kept[-1].value if len(self.kept) == self.common.keep else -math.inf
         if value > last:
             self.kept.append(Kept(self.seen, value, {k: v.clone() for k, v in self.ema.items()}))
