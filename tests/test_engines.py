@@ -257,7 +257,7 @@ def test_08_back_to_old_parameters_trains_nothing(house):
 
 
 def test_09_a_comment_retrains_nothing(house):
-    file = house.folder / "src/ssimbad/pairing/xdog.py"
+    file = house.folder / "src/ssimbad/pairing/stage_sketches.py"
     text = file.read_text()
     file.write_text("# a comment\n" + text)
     assert house.planned()["sketches"] == 1

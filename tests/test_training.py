@@ -1,26 +1,18 @@
-"""The loop: order, learning rate, clipping, EMA, exact resume, validation, devices."""
+"""The loop: learning rate, clipping, EMA, exact resume, best weights."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssimbad.errors import UserError
-from ssimbad.methods.contract import Losses, Player
+from ssimbad.methods.contract import Losses
 from ssimbad.networks.patch_gan import PatchGAN
 from ssimbad.training import checkpoints, loop
-from ssimbad.training import feed as feeding
 from ssimbad.training.feed import BatchRng, Shard
 
 from .small import COMMON, CPU, TRAIN, alone, build, feed, job, step, trained, validated
@@ -40,61 +32,6 @@ def test_learning_rate_rises_then_falls_once():
     assert rates.index(max(rates)) == 15
     assert rates[-1] == pytest.approx(1e-8)
     assert all(a > b for a, b in itertools.pairwise(rates[15:]))
-
-
-def test_an_epoch_shows_every_image_once_and_the_next_another_order():
-    data = feed()
-    first, second = data.order(0, 20), data.order(20, 20)
-    assert sorted(first) == sorted(second) == list(range(20))
-    assert first.tolist() != second.tolist()
-    assert data.order(13, 10).tolist() == [*first[13:], *second[:3]]
-
-
-def test_threads_on_both_sides_of_an_epochs_end_get_each_its_own_order():
-    """Between any two lines that one thread runs of the feed, another asks for another epoch."""
-    expected = [feed().order(first, 4).tolist() for first in (2, 18, 38)]
-    data, found, interruptions = feed(), [], []
-
-    def elsewhere():
-        with ThreadPoolExecutor(1) as other:
-            other.submit(data.order, 58, 4).result()
-        interruptions.append(1)
-
-    def watch(frame, event, argument):
-        if Path(frame.f_code.co_filename) != Path(feeding.__file__):
-            return None
-        if event == "line":
-            elsewhere()
-        return watch
-
-    def interrupted():
-        sys.settrace(watch)
-        found.extend(data.order(first, 4).tolist() for first in (2, 18, 38))
-
-    thread = threading.Thread(target=interrupted)
-    thread.start()
-    thread.join()
-    assert interruptions
-    assert found == expected
-
-
-def test_batches_come_from_images_seen_alone():
-    one, two = feed(), feed()
-    one.batch(0, 8, Shard())
-    a, b = one.batch(24, 8, Shard()), two.batch(24, 8, Shard())
-    assert torch.equal(a.reference, b.reference)
-    assert a.target.shape == (8, 3, 16, 16)
-    assert a.sketch.shape == (8, 1, 16, 16)
-    assert not torch.equal(a.reference, one.batch(44, 8, Shard()).reference)
-
-
-def test_shards_are_the_rows_of_the_global_batch():
-    whole = feed().batch(8, 8, Shard())
-    parts = [feed().batch(8, 8, Shard(rank, 2)) for rank in (0, 1)]
-    for name in ("target", "sketch", "reference"):
-        assert torch.equal(getattr(whole, name), torch.cat([getattr(p, name) for p in parts]))
-    whole_noise = BatchRng(1, 8, Shard(), CPU).normal(3, 4, 4)
-    assert torch.equal(whole_noise[4:], BatchRng(1, 8, Shard(1, 2), CPU).normal(3, 4, 4))
 
 
 def test_gradient_is_clipped_by_its_true_norm():
@@ -148,48 +85,6 @@ def test_a_gradient_that_is_not_finite_stops_before_a_weight_moves(tmp_path, val
         loop.fit(state, feed(), None, 5, job(tmp_path), "key")
     assert all(torch.equal(first[name], weight) for name, weight in model.state_dict().items())
     assert list(tmp_path.iterdir()) == []
-
-
-def groups(state):
-    """The tensors of a training that make up its state: average, weights, moments."""
-    yield from (state.ema, state.best, state.model.state_dict())
-    yield from state.optimisers[0].state.values()
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-@pytest.mark.parametrize("number", range(4))
-def test_nothing_that_is_not_finite_is_saved(tmp_path, number, value):
-    state = trained(tmp_path / "whole")
-    state.record_validation(1.0)
-    tensor = next(iter(list(groups(state))[number].values()))
-    tensor.view(-1)[-1] = value
-    with pytest.raises(UserError, match=r"state-0+64\.safetensors: not written, .* not finite; lower the"):
-        state.save(tmp_path / "poisoned", "key")
-    assert not (tmp_path / "poisoned").exists()
-
-
-def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path):
-    path, weights = tmp_path / "w.safetensors", {"a": torch.ones(3), "b": torch.tensor([1.0, float("nan")])}
-    with pytest.raises(UserError, match=r"w\.safetensors: not written, b holds numbers that are not finite; lower"):
-        checkpoints.write_weights(path, weights)
-    assert list(tmp_path.iterdir()) == []
-    save_file(weights, path)
-    with pytest.raises(UserError, match=r"w\.safetensors: no usable weights \(b holds .* train again"):
-        checkpoints.read_tensors(path)
-
-
-def test_a_state_that_is_not_finite_gives_way_to_the_one_before(tmp_path, capsys):
-    """As a damaged one does."""
-    assert trained(tmp_path, stop_after=7) is None
-    newest = max(tmp_path.glob("state-*"))
-    with safe_open(newest, framework="pt") as file:
-        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    tensors[max(tensors)].view(-1)[0] = float("inf")
-    save_file(tensors, newest, metadata)
-    resumed = trained(tmp_path)
-    assert f"{newest}: no whole state" in capsys.readouterr().err
-    whole = trained(tmp_path / "whole")
-    assert all(torch.equal(whole.ema[name], resumed.ema[name]) for name in whole.ema)
 
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -358,19 +253,6 @@ def test_slow_images_are_saved_by_the_clock(tmp_path, monkeypatch):
     assert facts["seen"] == 24
 
 
-def test_two_states_are_kept_and_a_broken_one_is_removed(tmp_path, capsys):
-    trained(tmp_path, stop_after=7)
-    states = sorted(tmp_path.glob("state-*"))
-    assert [s.name for s in states] == ["state-000000000032.safetensors", "state-000000000048.safetensors"]
-    states[-1].write_bytes(states[-1].read_bytes()[:100])
-    unfinished = tmp_path / ".state-000000000064.safetensors.0123.tmp"
-    unfinished.write_bytes(b"half")
-    _, facts = checkpoints.latest_state(tmp_path, "key")
-    assert facts["seen"] == 32
-    assert list(tmp_path.iterdir()) == [states[0]], "else it would take the place of a whole one"
-    assert f"{states[-1]}: no whole state" in capsys.readouterr().err
-
-
 def test_no_state_is_saved_once_an_input_was_touched(tmp_path):
     """The states before stay, and the same command goes on from the last of them."""
     asked = []
@@ -387,23 +269,6 @@ def test_no_state_is_saved_once_an_input_was_touched(tmp_path):
     assert asked == [0, 1, 2], "asked before each state"
     _, facts = checkpoints.latest_state(tmp_path, "key")
     assert facts["seen"] == 32
-
-
-def test_a_state_that_the_file_system_withholds_is_no_reason_to_begin_anew(tmp_path, monkeypatch):
-    trained(tmp_path, stop_after=3)
-
-    def withheld(*args, **kwargs):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(checkpoints, "safe_open", withheld)
-    with pytest.raises(UserError, match=r"state-0+16\.safetensors: cannot be read"):
-        checkpoints.latest_state(tmp_path, "key")
-
-
-def test_a_state_of_another_configuration_is_refused(tmp_path):
-    trained(tmp_path, stop_after=3)
-    with pytest.raises(UserError, match="another configuration"):
-        checkpoints.latest_state(tmp_path, "other key")
 
 
 def test_best_weights_are_chosen_on_validation(tmp_path):
@@ -426,25 +291,6 @@ def test_curve_has_loss_per_sigma_bucket(tmp_path):
     names = {name for _, _, name, _ in state.rows}
     assert {"loss", "gradient_norm", "learning_rate", "loss_sigma_0", "loss_sigma_1", "loss_sigma_2"} <= names
     assert {seen for seen, *_ in state.rows} == {16, 32, 48, 64}
-
-
-def test_files_hold_arrays_and_text_only(tmp_path):
-    trained(tmp_path, stop_after=3)
-    path = next(iter(tmp_path.glob("state-*")))
-    with safe_open(path, framework="np") as file:
-        assert set(file.metadata()) == {"facts"}
-        json.loads(file.metadata()["facts"])
-    pickle = tmp_path / "weights.safetensors"
-    torch.save({"a": torch.zeros(1)}, pickle)
-    with pytest.raises(UserError, match="safetensors"):
-        checkpoints.read_tensors(pickle)
-
-
-def test_weights_of_another_network_are_refused(tmp_path):
-    checkpoints.write_weights(tmp_path / "w.safetensors", {"a": torch.zeros(1)})
-    weights, _ = checkpoints.read_tensors(tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match="another network"):
-        checkpoints.load_into(build(), weights, tmp_path / "w.safetensors")
 
 
 def test_near_the_time_limit_a_state_is_saved_and_the_same_command_goes_on(tmp_path, monkeypatch):
@@ -476,75 +322,3 @@ def test_one_player_trains_as_a_plain_loop_would(tmp_path):
         for name, value in model.state_dict().items():
             ema[name].lerp_(value, 1 - loop.ema_decay(seen + 8, 8, COMMON.ema))
     assert all(torch.equal(ema[k], state.ema[k]) for k in ema)
-
-
-class Duel:
-    """Two players on one number each: the model runs after its opponent, the opponent away from the model."""
-
-    def __init__(self, common=COMMON, stop_after=None):
-        self.model, self.opponent = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
-        for network, value in ((self.model, 0.3), (self.opponent, -0.2)):
-            torch.nn.init.constant_(network.weight, value)
-        self.seen, self.stop_after = [], stop_after
-        pair = [
-            Player(self.opponent, self.away, name="opponent", rate=2.0, betas=(0.5, 0.999), weight_decay=0.0),
-            Player(self.model, self.after),
-        ]
-        self.state = loop.TrainState(self.model, pair, TRAIN, common)
-
-    def gap(self, draws):
-        return (self.model.weight - self.opponent.weight + 0.1 * draws.normal(1)).square().mean(dim=1)
-
-    def losses(self, sign, draws):
-        self.seen.append((self.model.weight.item(), self.opponent.weight.item()))
-        if self.stop_after and len(self.seen) > self.stop_after:
-            raise KeyboardInterrupt
-        gap = self.gap(draws)
-        return Losses(sign * gap.mean(), gap.detach(), None, {"gap": gap.mean().detach()})
-
-    def away(self, batch, draws):
-        return self.losses(-1, draws)
-
-    def after(self, batch, draws):
-        return self.losses(1, draws)
-
-    def fit(self, folder):
-        try:
-            loop.fit(self.state, feed(), None, 5, job(folder), "key")
-        except KeyboardInterrupt:
-            return None
-        return self
-
-
-def test_players_move_in_turn_each_by_its_own_optimiser(tmp_path):
-    duel = Duel().fit(tmp_path)
-    first, second = duel.seen[:2]
-    assert first[0] == second[0], "the model has not moved when its opponent does"
-    assert first[1] != second[1], "the opponent has moved before the model does"
-    betas = [o.param_groups[0]["betas"] for o in duel.state.optimisers]
-    assert betas == [(0.5, 0.999), (0.9, 0.999)]
-    assert [o.param_groups[0]["weight_decay"] for o in duel.state.optimisers] == [0.0, 0.01]
-    # Adam's first step is the learning rate itself: half of 1e-3 in the warm-up, twice that for the opponent.
-    assert second[1] - first[1] == pytest.approx(-2 * 0.5e-3, rel=1e-3)
-    names = {name for _, _, name, _ in duel.state.rows}
-    assert {"loss", "loss_gap", "opponent_loss", "opponent_loss_gap", "opponent_gradient_norm"} <= names
-
-
-def test_average_and_best_weights_are_the_models(tmp_path):
-    duel = Duel()
-    loop.fit(duel.state, feed(), lambda weights: float(weights["weight"]), 5, job(tmp_path), "key")
-    assert list(duel.state.ema) == ["weight"]
-    assert duel.state.ema["weight"].item() == pytest.approx(duel.model.weight.item(), abs=5e-3)
-    assert abs(duel.state.ema["weight"].item() - duel.opponent.weight.item()) > 0.1
-
-
-def test_any_kill_leaves_all_players_bit_equal(tmp_path):
-    whole = Duel().fit(tmp_path / "whole")
-    for stop in (5, 6, 1):
-        assert Duel(stop_after=stop).fit(tmp_path / "killed") is None
-    resumed = Duel().fit(tmp_path / "killed")
-    assert len(resumed.seen) < len(whole.seen)
-    for mine, other in ((whole.model, resumed.model), (whole.opponent, resumed.opponent)):
-        assert torch.equal(mine.weight, other.weight)
-    assert torch.equal(whole.state.ema["weight"], resumed.state.ema["weight"])
-    assert whole.state.rows == resumed.state.rows
