@@ -57,7 +57,7 @@ def batch(n: int = 4) -> Batch:
     return Batch(target=image, sketch=image.mean(1, keepdim=True), reference=image.flip(3))
 
 
-def draws(seed: int = 0, n: int = 4, shard: Shard = Shard()) -> BatchRng:  # noqa: B008
+def rng(seed: int = 0, n: int = 4, shard: Shard = Shard()) -> BatchRng:  # noqa: B008
     return BatchRng(seed, n, shard, CPU)
 
 
@@ -76,7 +76,7 @@ def losses_of_training(method: Method, model: nn.Module, plan: Plan, steps: int,
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(steps):
-        result = method.training_step(model, batch(), plan, draws(), None)
+        result = method.training_step(model, batch(), plan, rng(), None)
         assert result.per_image.shape == (4,)
         optimiser.zero_grad()
         result.loss.backward()
@@ -90,7 +90,7 @@ def first_call(method: Method, model: nn.Module, given: Batch, plan: Plan) -> tu
     """x and sigma of a training step's first network call, and its losses, when the network always answers `RAMP`."""
     asked = []
     model.forward = lambda x, sigma, *_: (asked.append((x, sigma)), RAMP.expand_as(x))[1]
-    losses = method.training_step(model, given, plan, draws(), None)
+    losses = method.training_step(model, given, plan, rng(), None)
     return *asked[0], losses
 
 
@@ -127,8 +127,8 @@ def feed(size: int = 16, native: int = 32, n: int = 20, seed: int = 5) -> Feed:
     return Feed(faces, faces[..., 0], size, WARP, seed, CPU, True)
 
 
-def step(model: nn.Module, batch: Batch, draws: BatchRng) -> Losses:
-    return edm.training_step(model, batch, PLAN, draws)
+def step(model: nn.Module, batch: Batch, rng: BatchRng) -> Losses:
+    return edm.training_step(model, batch, PLAN, rng)
 
 
 def alone(model: nn.Module, step=None) -> list[Player]:
@@ -146,11 +146,11 @@ def trained(
     """Train; `stop_after` raises in the middle, as a kill would."""
     model, calls = build().to(memory_format=memory), []
 
-    def counting(batch: Batch, draws: BatchRng) -> Losses:
+    def counting(batch: Batch, rng: BatchRng) -> Losses:
         calls.append(1)
         if stop_after and len(calls) > stop_after:
             raise KeyboardInterrupt
-        return step(model, batch, draws)
+        return step(model, batch, rng)
 
     run = loop.TrainState(model, alone(model, counting), train, common)
     try:

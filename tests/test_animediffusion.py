@@ -11,7 +11,7 @@ from ssimbad.noise import ddpm
 from ssimbad.params.base import Colour, Sampler
 
 from . import small
-from .small import batch, by, draws, losses_of_training, refines_from_pure_noise, same
+from .small import batch, by, losses_of_training, refines_from_pure_noise, rng, same
 
 METHOD = animediffusion.METHOD
 SAMPLER = Sampler(name="ddim", steps=4)
@@ -68,7 +68,7 @@ def test_timesteps_lie_between_their_neighbours_and_inside_the_schedule():
 
 def test_training_noise_is_that_of_ddpm():
     model, plan = build(), Plan("noise", animediffusion.Noise())
-    losses = animediffusion.training_step(model, batch(), plan, draws())
+    losses = animediffusion.training_step(model, batch(), plan, rng())
     assert losses.loss.item() == pytest.approx(losses.per_image.mean().item())
     assert losses.loss.item() == pytest.approx(1.0, abs=0.5)  # an untrained network predicts next to nothing
     t = model.timestep(losses.sigma)
@@ -79,7 +79,7 @@ def test_training_noise_is_that_of_ddpm():
 def test_training_covers_all_timesteps():
     model, plan = build(), Plan("noise", animediffusion.Noise())
     model.noise = lambda x, *_: torch.zeros_like(x)
-    steps = [animediffusion.training_step(model, batch(), plan, draws(seed)).sigma for seed in range(250)]
+    steps = [animediffusion.training_step(model, batch(), plan, rng(seed)).sigma for seed in range(250)]
     t = model.timestep(torch.cat(steps)).round()
     assert t.mean().item() == pytest.approx(499.5, abs=30)
     assert torch.histc(t, 10, 0, 1000).min() > 60  # 100 expected in each tenth
@@ -133,7 +133,7 @@ def test_the_timestep_is_forgotten_in_the_inversion_as_published_only(as_publish
     model, given = build(as_published=as_published), batch()
     asked = oracle(model, given.target, given)
     plan = Plan("inversion", animediffusion.Inversion(save_memory=False, sampler=SAMPLER))
-    animediffusion.training_step(model, given, plan, draws())
+    animediffusion.training_step(model, given, plan, rng())
     inversion, back = asked[:3], asked[3:]
     assert len(back) == 4
     assert all(timed != as_published for _, timed in inversion)
@@ -157,7 +157,7 @@ def test_test_and_training_walk_the_same_steps():
     model.forward = lambda x, sigma, *rest: (walked.append(sigma[0].item()), inner(x, sigma, *rest))[1]
     noise = torch.randn(given.target.shape)
     plan = Plan("trajectory", chain.Trajectory(save_memory=False, sampler=SAMPLER))
-    animediffusion.training_step(model, given, plan, draws())
+    animediffusion.training_step(model, given, plan, rng())
     trained, walked[:] = list(walked), []
     animediffusion.colorize(model, given, same(noise), Colour(sampler=SAMPLER), None)
     assert trained == walked and len(walked) == 4

@@ -158,15 +158,15 @@ def test_stored_images_are_read_by_the_chunk():
 
 
 def test_noise_belongs_to_the_id():
-    def draws(seed, *ids):
+    def rng(seed, *ids):
         fresh = chunks.noise(seed, ids, lambda images: images)
         return fresh(3, 8, 8), fresh(3, 8, 8)
 
-    first, second = draws(0, "a", "b")
-    assert torch.equal(first[1:], draws(0, "b")[0]) and torch.equal(second[1:], draws(0, "b")[1])
+    first, second = rng(0, "a", "b")
+    assert torch.equal(first[1:], rng(0, "b")[0]) and torch.equal(second[1:], rng(0, "b")[1])
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first, draws(1, "a", "b")[0])
+    assert not torch.equal(first, rng(1, "a", "b")[0])
 
 
 @pytest.fixture

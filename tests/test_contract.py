@@ -86,8 +86,8 @@ def painter(inputs: tuple[str, ...], seen: list) -> Method:
         seen.append(given)
         return model(torch.cat([noise, *(getattr(given, name) for name in inputs)], dim=1))
 
-    def training_step(model, batch, plan, draws, features):
-        image = paint(model, batch, draws.normal(*batch.target.shape[1:]))
+    def training_step(model, batch, plan, rng, features):
+        image = paint(model, batch, rng.normal(*batch.target.shape[1:]))
         per_image = (image - batch.target).square().mean(dim=(1, 2, 3))
         return Losses(per_image.mean(), per_image.detach(), None)
 
@@ -172,7 +172,7 @@ def composed() -> Method:
         inner = setup.needed.get("encoder")
         return Faces(registry.built(registry.setup_from(inner.setup)) if inner else None)
 
-    def training_step(model, batch, plan, draws, features):
+    def training_step(model, batch, plan, rng, features):
         per_image = (model(batch.target) - 0.5 * batch.target).square().mean(dim=(1, 2, 3))
         return Losses(per_image.mean(), per_image.detach(), None)
 

@@ -28,8 +28,8 @@ def test_pixels_out_of_range_keep_their_gradient():
 
 @pytest.mark.parametrize("size", [(11, 11), (16, 24), (64, 64)])
 def test_ssim_and_its_gradient_are_those_of_piq_to_the_bit(size):
-    draws = torch.Generator().manual_seed(0)
-    x, y = (torch.rand(3, 3, *size, generator=draws) for _ in range(2))
+    rng = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(3, 3, *size, generator=rng) for _ in range(2))
     x.requires_grad_()
     ours, theirs = losses.ssim(x, y), piq.ssim(x, y, data_range=1.0, reduction="none", downsample=False)
     assert torch.equal(ours, theirs)

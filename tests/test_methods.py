@@ -15,7 +15,7 @@ from ssimbad.params.base import Colour, Sampler
 from ssimbad.params.methods import Method
 
 from .conftest import miniature
-from .small import RATIONAL, batch, build, by, draws, losses_of_training, refines_from_pure_noise, same, setup
+from .small import RATIONAL, batch, build, by, losses_of_training, refines_from_pure_noise, rng, same, setup
 
 EULER = Sampler(name="euler", steps=2)
 
@@ -117,9 +117,9 @@ def test_a_few_steps_lower_the_loss(kind, objective):
 
 def test_edm_weights_the_loss_and_ssimbad_does_not():
     plan = Plan("denoising", edm.Denoising())
-    plain = edm.training_step(build(), batch(), plan, draws())
+    plain = edm.training_step(build(), batch(), plan, rng())
     assert plain.loss.item() == pytest.approx(plain.per_image.mean().item(), rel=1e-6)
-    weighted = edm.training_step(build("edm"), batch(), plan, draws())
+    weighted = edm.training_step(build("edm"), batch(), plan, rng())
     weight = (weighted.sigma**2 + 0.25) / (weighted.sigma * 0.5) ** 2
     assert weighted.loss.item() == pytest.approx((weight * weighted.per_image).mean().item(), rel=1e-5)
 

@@ -27,7 +27,7 @@ from ssimbad.planning import disk, flops, rates, report
 from ssimbad.training import checkpoints
 
 from .conftest import ROOT, preset_tree
-from .small import NETWORK, batch, build, by, draws, trained
+from .small import NETWORK, batch, build, by, rng, trained
 
 PAPER = parameters.load(ROOT / "presets/paper.yaml")
 
@@ -73,7 +73,7 @@ def test_counts_are_those_of_torchs_counter_on_real_tensors(tree):
     p = Params.model_validate(tree)
     work, model = row(p, "ssimbad"), build()
     with FlopCounterMode(display=False) as counter:
-        losses = edm.training_step(model, batch(1), Plan("denoising", edm.Denoising()), draws(n=1))
+        losses = edm.training_step(model, batch(1), Plan("denoising", edm.Denoising()), rng(n=1))
         torch.autograd.grad(losses.loss, list(model.parameters()), materialize_grads=True)
     assert p.data.size == 16
     assert work.train == counter.get_total_flops()

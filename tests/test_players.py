@@ -25,21 +25,21 @@ class Duel:
         ]
         self.state = loop.TrainState(self.model, pair, TRAIN, common)
 
-    def gap(self, draws):
-        return (self.model.weight - self.opponent.weight + 0.1 * draws.normal(1)).square().mean(dim=1)
+    def gap(self, rng):
+        return (self.model.weight - self.opponent.weight + 0.1 * rng.normal(1)).square().mean(dim=1)
 
-    def losses(self, sign, draws):
+    def losses(self, sign, rng):
         self.seen.append((self.model.weight.item(), self.opponent.weight.item()))
         if self.stop_after and len(self.seen) > self.stop_after:
             raise KeyboardInterrupt
-        gap = self.gap(draws)
+        gap = self.gap(rng)
         return Losses(sign * gap.mean(), gap.detach(), None, {"gap": gap.mean().detach()})
 
-    def away(self, batch, draws):
-        return self.losses(-1, draws)
+    def away(self, batch, rng):
+        return self.losses(-1, rng)
 
-    def after(self, batch, draws):
-        return self.losses(1, draws)
+    def after(self, batch, rng):
+        return self.losses(1, rng)
 
     def fit(self, folder):
         try:

@@ -15,7 +15,7 @@ from ssimbad.planning import flops
 from ssimbad.reporting import compute
 
 from .conftest import ROOT, miniature
-from .small import batch, build, draws, losses_of_training, setup
+from .small import batch, build, losses_of_training, rng, setup
 
 PAPER = {"base": 64, "multipliers": [1, 2, 4, 8], "blocks": 2, "heads": 4, "embedding": 64, "groups": 32}
 
@@ -51,7 +51,7 @@ def test_a_few_steps_lower_the_loss(loss):
 def test_every_weight_is_used():
     model = build("regression")
     plan = Plan("direct", regression.Direct())
-    regression.training_step(model, batch(), plan, draws()).loss.backward()
+    regression.training_step(model, batch(), plan, rng()).loss.backward()
     assert all(p.grad is not None for p in model.parameters())
 
 

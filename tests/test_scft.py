@@ -16,7 +16,7 @@ from ssimbad.networks.vgg import VGG19
 from ssimbad.pairing import tps
 from ssimbad.params.methods import Method
 
-from .small import CPU, SHARED, WARP, draws, setup
+from .small import CPU, SHARED, WARP, rng, setup
 
 
 def count(network):
@@ -135,16 +135,16 @@ def test_triplet_rewards_the_true_correspondence_and_nothing_else():
     source = tps.grid(identity(2), 32, 32)
     right = 40 * torch.eye(64).expand(2, 64, 64)
     indifferent = torch.zeros(2, 64, 64)
-    assert scft.triplet(right, source, 12.0, draws(n=2)).item() == 0
-    assert scft.triplet(indifferent, source, 12.0, draws(n=2)).item() == pytest.approx(12)
-    assert scft.triplet(-right, source, 12.0, draws(n=2)).item() == pytest.approx(12 + 40)
+    assert scft.triplet(right, source, 12.0, rng(n=2)).item() == 0
+    assert scft.triplet(indifferent, source, 12.0, rng(n=2)).item() == pytest.approx(12)
+    assert scft.triplet(-right, source, 12.0, rng(n=2)).item() == pytest.approx(12 + 40)
     shuffled = right.roll(27, dims=2)
-    assert scft.triplet(shuffled, source, 12.0, draws(n=2)).item() >= 12
+    assert scft.triplet(shuffled, source, 12.0, rng(n=2)).item() >= 12
 
 
 def test_triplet_pulls_the_positive_up_and_a_far_token_down():
     logits = torch.zeros(1, 64, 64, requires_grad=True)
-    scft.triplet(logits, tps.grid(identity(1), 32, 32), 12.0, draws(n=1)).backward()
+    scft.triplet(logits, tps.grid(identity(1), 32, 32), 12.0, rng(n=1)).backward()
     gradient = logits.grad[0] * 64
     assert torch.allclose(gradient.diagonal(), torch.full((64,), -1.0))
     at = scft.places(8, logits)
@@ -161,7 +161,7 @@ def test_where_a_place_is_shown_twice_neither_token_is_a_negative():
     source = torch.stack([torch.minimum(x, 31 - x) * 2 + 0.5, y], dim=-1)[None]
     logits = torch.zeros(1, 64, 64, requires_grad=True)
     for seed in range(20):
-        scft.triplet(logits, source, 12.0, draws(seed, n=1)).backward()
+        scft.triplet(logits, source, 12.0, rng(seed, n=1)).backward()
     rows, negatives = (logits.grad[0] > 0).nonzero(as_tuple=True)
     shown = torch.minimum(negatives % 8, 7 - negatives % 8) * 2 + 0.5  # column that the negative's token shows
     gap = torch.stack([rows % 8 - shown, (rows // 8 - negatives // 8).float()]).norm(dim=0)
@@ -185,7 +185,7 @@ def test_the_correspondence_is_that_of_the_size_at_which_the_warp_was_made():
 
 def test_tokens_that_the_reference_does_not_show_are_left_out():
     outside = torch.full((1, 32, 32, 2), -500.0)
-    assert scft.triplet(torch.zeros(1, 64, 64), outside, 12.0, draws(n=1)).item() == 0
+    assert scft.triplet(torch.zeros(1, 64, 64), outside, 12.0, rng(n=1)).item() == 0
 
 
 @pytest.mark.parametrize(("score", "judged", "coloured"), [(1.0, 0.5, 0.0), (0.0, 0.5, 1.0), (0.5, 0.25, 0.25)])
@@ -196,20 +196,20 @@ def test_least_squares_gan_on_constant_scores(score, judged, coloured):
     def critic(image, sketch):
         return torch.full((len(image), 1, 2, 2), score)
 
-    assert scft.discriminator_step(model, critic, options, given, draws()).loss.item() == pytest.approx(judged)
-    losses = scft.generator_step(model, critic, options, None, given, draws())
+    assert scft.discriminator_step(model, critic, options, given, rng()).loss.item() == pytest.approx(judged)
+    losses = scft.generator_step(model, critic, options, None, given, rng())
     assert losses.loss.item() == pytest.approx(coloured, abs=1e-6)
 
 
 def test_terms_are_weighted_and_told():
     _, critic, generator = duel()
-    losses = generator.step(batch(), draws())
+    losses = generator.step(batch(), rng())
     assert set(losses.terms) == {"adversarial", "reconstruction", "triplet"}
     total = 1 * losses.terms["adversarial"] + 30 * losses.terms["reconstruction"] + 1 * losses.terms["triplet"]
     assert losses.loss.item() == pytest.approx(total.item(), rel=1e-5)
     assert losses.terms["triplet"] > 1
     assert losses.per_image.mean().item() == pytest.approx(losses.terms["reconstruction"].item(), rel=1e-5)
-    assert isinstance(critic.step(batch(), draws()), Losses)
+    assert isinstance(critic.step(batch(), rng()), Losses)
 
 
 def test_all_five_terms_are_weighted_and_reach_the_generator():
@@ -221,9 +221,7 @@ def test_all_five_terms_are_weighted_and_reach_the_generator():
     def step(**options):
         torch.manual_seed(0)
         model = build()
-        losses = scft.generator_step(
-            model, PatchGAN([8]), scft.Adversarial(**options), feature_network, batch(), draws()
-        )
+        losses = scft.generator_step(model, PatchGAN([8]), scft.Adversarial(**options), feature_network, batch(), rng())
         gradient = torch.autograd.grad(losses.loss, list(model.parameters()), materialize_grads=True)
         return losses, sum(float(g.abs().sum()) for g in gradient)
 
@@ -237,7 +235,7 @@ def test_all_five_terms_are_weighted_and_reach_the_generator():
 def test_each_player_moves_its_own_network_only():
     model, critic, generator = duel()
     for player, other in ((critic, generator), (generator, critic)):
-        loss = player.step(batch(), draws()).loss
+        loss = player.step(batch(), rng()).loss
         own = torch.autograd.grad(loss, list(player.network.parameters()), retain_graph=True)
         assert all(g.abs().sum() > 0 for g in own)
         foreign = torch.autograd.grad(loss, list(other.network.parameters()), allow_unused=True)
@@ -248,20 +246,20 @@ def test_each_player_moves_its_own_network_only():
 
 
 def test_both_players_see_the_same_recoloured_images():
-    first, second = (scft.recoloured(batch(), 50.0, draws()) for _ in range(2))
+    first, second = (scft.recoloured(batch(), 50.0, rng()) for _ in range(2))
     assert torch.equal(first[0].target, second[0].target)
     shift = first[0].target - batch().target
     assert shift.abs().max() <= 50 / 127.5 + 1e-6
     assert shift.flatten(2).std(dim=2).max() < 0.25  # one constant per channel, but for the clipping
     assert shift.mean(dim=(2, 3)).std() > 0.05
-    untouched, _ = scft.recoloured(batch(), 0.0, draws())
+    untouched, _ = scft.recoloured(batch(), 0.0, rng())
     assert torch.equal(untouched.target, batch().target)
 
 
 def test_target_and_reference_take_the_same_shift():
     given = batch(warp=identity(4))
     given = replace(given, target=0.3 * given.target, reference=0.3 * given.reference)  # far from clipping
-    after, source = scft.recoloured(given, 50.0, draws())
+    after, source = scft.recoloured(given, 50.0, rng())
     shift = after.target - given.target
     assert shift.abs().min() > 1e-4
     inside = (source <= 31).all(dim=-1)[:, None].expand(-1, 3, -1, -1)
@@ -272,7 +270,7 @@ def test_target_and_reference_take_the_same_shift():
 def test_the_border_does_not_give_the_colour_shift_away():
     far = tps.Warp(np.tile([0.3, 0.7], (4, 1)), np.tile([0.25, 0.2], (4, 1)))
     given = batch(warp=far)
-    after, source = scft.recoloured(given, 50.0, draws())
+    after, source = scft.recoloured(given, 50.0, rng())
     outside = ((source < 0) | (source > 31)).any(dim=-1)[:, None].expand(-1, 3, -1, -1)
     assert outside.float().mean() > 0.02
     assert torch.equal(after.reference[outside], given.reference[outside])
@@ -285,7 +283,7 @@ def test_a_few_rounds_lower_the_generators_reconstruction():
     told = []
     for _ in range(30):
         for player, optimiser in zip(trained, optimisers, strict=True):
-            losses = player.step(batch(), draws())
+            losses = player.step(batch(), rng())
             gradients = torch.autograd.grad(losses.loss, list(player.network.parameters()))
             for parameter, gradient in zip(player.network.parameters(), gradients, strict=True):
                 parameter.grad = gradient
@@ -348,7 +346,7 @@ def test_vgg19_comes_from_its_file_and_from_no_other(tmp_path):
     assert torch.allclose(maps[0], x, atol=1e-4)
     assert [m.shape[1:] for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
     assert not any(p.requires_grad for p in feature_network.parameters())
-    losses = scft.generator_step(build(), PatchGAN([8]), scft.Adversarial(), feature_network, batch(), draws())
+    losses = scft.generator_step(build(), PatchGAN([8]), scft.Adversarial(), feature_network, batch(), rng())
     assert {"perceptual", "style"} <= set(losses.terms)
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="VGG-19"):

@@ -75,9 +75,9 @@ def test_a_gradient_that_is_not_finite_stops_before_a_weight_moves(tmp_path, val
     model = build()
     first = {name: weight.clone() for name, weight in model.state_dict().items()}
 
-    def poisoned(batch, draws):
+    def poisoned(batch, rng):
         parameter = next(model.parameters())
-        losses = step(model, batch, draws)
+        losses = step(model, batch, rng)
         return Losses(losses.loss + Overflowing.apply(parameter, value), losses.per_image, losses.sigma)
 
     state = loop.TrainState(model, alone(model, poisoned), TRAIN, COMMON, "pretrain-x")
@@ -132,7 +132,7 @@ def test_a_discriminator_trains_alike_whatever_the_layout_of_its_pictures():
         critic.load_state_dict(first)
         seen = pictures.contiguous(memory_format=memory)
 
-        def critic_step(batch, draws, critic=critic, seen=seen):
+        def critic_step(batch, rng, critic=critic, seen=seen):
             loss = critic.layers(seen).square().mean()
             return Losses(loss, torch.zeros(8), None)
 

@@ -28,11 +28,11 @@ def fitted(folder, keep, stop_after=None, common=COMMON):
     """A training whose validation at so many images has the value of `SCORES`; and the weights it saw."""
     model, calls, seen = build(), [], {}
 
-    def counting(batch, draws):
+    def counting(batch, rng):
         calls.append(1)
         if stop_after and len(calls) > stop_after:
             raise KeyboardInterrupt
-        return step(model, batch, draws)
+        return step(model, batch, rng)
 
     def validate(weights):
         seen[state.seen] = {k: v.clone() for k, v in weights.items()}

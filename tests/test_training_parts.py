@@ -38,7 +38,7 @@ OWN = {"decoder.weight", "decoder.bias", "scale", "calls", "mask", "mean"}
 def composed(folder, stop_after=None, network=lambda model: model, validate=None, train=TRAIN):
     model, calls = Composed(), []
 
-    def step(batch, draws):
+    def step(batch, rng):
         calls.append(1)
         if stop_after and len(calls) > stop_after:
             raise KeyboardInterrupt

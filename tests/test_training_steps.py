@@ -29,8 +29,8 @@ class Chain(nn.Module):
         torch.manual_seed(0)
         self.layer = nn.Conv2d(3, 3, 3, padding=1).to(memory_format=torch.channels_last)  # as the pictures are
 
-    def walk(self, batch, draws):
-        x = batch.target + draws.normal(*batch.target.shape[1:])
+    def walk(self, batch, rng):
+        x = batch.target + rng.normal(*batch.target.shape[1:])
         for number in range(3):
             x = x + self.layer(x)
             per_image = (x - batch.target).square().mean(dim=(1, 2, 3))
@@ -42,9 +42,9 @@ def walked(folder, stop_after=None, settings=COMMON, walk=Chain.walk):
     """Train a chain; `stop_after` raises in the middle of a batch, as a kill would."""
     model, begun = Chain(), []
 
-    def killed(batch, draws):
+    def killed(batch, rng):
         begun.append(1)
-        for losses in walk(model, batch, draws):
+        for losses in walk(model, batch, rng):
             if stop_after and len(begun) > stop_after:
                 raise KeyboardInterrupt
             yield losses
@@ -73,9 +73,9 @@ def test_each_loss_of_a_batch_moves_the_weights_before_the_next_as_a_plain_loop_
     ema = {k: v.clone() for k, v in model.state_dict().items()}
     steps = 0
     for seen in range(0, 64, 8):
-        draws = BatchRng(loop.derive(5, "noise", seen), 8, Shard(), CPU)
+        rng = BatchRng(loop.derive(5, "noise", seen), 8, Shard(), CPU)
         optimiser.param_groups[0]["lr"] = loop.learning_rate(seen + 8, TRAIN, COMMON.minimum_rate)
-        for losses in model.walk(data.batch(seen, 8, Shard()), draws):
+        for losses in model.walk(data.batch(seen, 8, Shard()), rng):
             optimiser.zero_grad()
             losses.loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), COMMON.clip)
@@ -112,8 +112,8 @@ def test_shares_and_parts_walk_several_steps_together(tmp_path, settings):
 
 
 def test_parts_of_a_batch_that_disagree_on_the_number_of_steps_are_an_error(tmp_path):
-    def uneven(model, batch, draws):
-        steps = list(model.walk(batch, draws))
+    def uneven(model, batch, rng):
+        steps = list(model.walk(batch, rng))
         yield from steps if batch.target.mean() > 0 else steps[:2]
 
     settings = common(threads=8)
@@ -122,8 +122,8 @@ def test_parts_of_a_batch_that_disagree_on_the_number_of_steps_are_an_error(tmp_
 
 
 def test_a_finite_loss_is_asked_of_every_step(tmp_path):
-    def breaks(model, batch, draws):
-        for number, losses in enumerate(model.walk(batch, draws)):
+    def breaks(model, batch, rng):
+        for number, losses in enumerate(model.walk(batch, rng)):
             yield Losses(losses.loss * (1 if number < 2 else float("nan")), losses.per_image, None, losses.terms)
 
     with pytest.raises(loop.UserError, match="the loss is not finite after 0 images"):

@@ -35,7 +35,7 @@ def build(setup):
     return Faces(width, setup.size // 4) if "encoder" in setup.needed else Autoencoder(width)
 
 
-def training_step(model, batch, plan, draws, features=None):
+def training_step(model, batch, plan, rng, features=None):
     if plan.objective == "reconstruct":
         wrong = (model(batch.target) - batch.target).square()
     else:

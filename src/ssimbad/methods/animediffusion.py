@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ssimbad.methods import chain
-from ssimbad.methods.contract import Batch, Conditions, Draws, Features, Fresh, Losses, Method, Plan, Setup
+from ssimbad.methods.contract import Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
 from ssimbad.params.base import Above0, Colour, Positive, Sampler, Strict
 from ssimbad.samplers.counts import ODE
 
@@ -76,19 +76,19 @@ def axis(model: nn.Module) -> Phi:
     return transforms.make({"form": "empirical", "sigmas": sigmas, "values": range(len(sigmas))})
 
 
-def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None = None) -> Losses:
+def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
     if plan.objective != "noise":
-        return _chain_step(model, batch, plan, draws, features)
-    t = (draws.uniform() * len(model.sigmas)).long()
+        return _chain_step(model, batch, plan, rng, features)
+    t = (rng.uniform() * len(model.sigmas)).long()
     sigma = model.sigmas[t].to(batch.target)
-    noise = draws.normal(*batch.target.shape[1:])
+    noise = rng.normal(*batch.target.shape[1:])
     noisy = batch.target + sigma[:, None, None, None] * noise
     per_image = (model.noise(noisy, sigma, batch.sketch, batch.reference) - noise).square().mean(dim=(1, 2, 3))
     return Losses(per_image.mean(), per_image.detach(), sigma)
 
 
-def _chain_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None) -> Losses:
-    fresh, sampler = chain.image_noise(draws.normal, batch), plan.options.sampler
+def _chain_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None) -> Losses:
+    fresh, sampler = chain.image_noise(rng.normal, batch), plan.options.sampler
     grid = levels(model, sampler.steps)
     start = inverted(model, batch, fresh(), grid) if plan.objective == "inversion" else pure(fresh(), grid)
     return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh, axis(model)), features)

@@ -93,7 +93,7 @@ class Plan:
     options: Any
 
 
-class Draws(Protocol):
+class Rng(Protocol):
     """Fresh random numbers for the images of one batch; row i belongs to image i."""
 
     def normal(self, *shape: int) -> Tensor:
@@ -137,7 +137,7 @@ class Player:
     """
 
     network: nn.Module
-    step: Callable[[Batch, Draws], Losses | Iterator[Losses]]
+    step: Callable[[Batch, Rng], Losses | Iterator[Losses]]
     """The loss of one batch. As a generator it makes several optimiser steps of one batch: the weights have moved
     between one `yield` and the next, and nothing is differentiated across it (detach what is carried over)."""
     name: str = ""
@@ -148,9 +148,9 @@ class Player:
     weight_decay: float | None = None
     """None: the one of all trainings."""
 
-    def losses(self, batch: Batch, draws: Draws) -> Iterator[Losses]:
+    def losses(self, batch: Batch, rng: Rng) -> Iterator[Losses]:
         """One after the other, each of an optimiser step."""
-        made = self.step(batch, draws)
+        made = self.step(batch, rng)
         if isinstance(made, Losses):
             yield made
         else:
@@ -175,7 +175,7 @@ class Method:
     among its `needs` stand in it under their names, and are filled by the caller."""
     colorize: Callable[[nn.Module, Conditions, Fresh, Colour, Watch | None], Tensor] | None = None
     """(model, given, fresh, colour, watch) → (B, 3, H, W) in [-1, 1]; None for a method that has no row."""
-    training_step: Callable[[nn.Module, Batch, Plan, Draws, Features | None], Losses] | None = None
+    training_step: Callable[[nn.Module, Batch, Plan, Rng, Features | None], Losses] | None = None
     """The loss of one batch under the plan's objective, with gradients attached."""
     players: Callable[[nn.Module, Plan, Features | None], list[Player]] | None = None
     """Who trains, in the order of their moves."""
@@ -208,6 +208,6 @@ class Method:
 
 
 def _alone(
-    step: Callable[..., Losses], model: nn.Module, plan: Plan, features: Features | None, batch: Batch, draws: Draws
+    step: Callable[..., Losses], model: nn.Module, plan: Plan, features: Features | None, batch: Batch, rng: Rng
 ) -> Losses:
-    return step(model, batch, plan, draws, features)
+    return step(model, batch, plan, rng, features)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ssimbad.methods import chain
-from ssimbad.methods.contract import PHI, Batch, Conditions, Draws, Features, Fresh, Losses, Method, Plan, Setup
+from ssimbad.methods.contract import PHI, Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
 from ssimbad.params.base import Above0, Colour, Noise, Sampler, Strict
 from ssimbad.samplers.counts import ODE
 
@@ -137,18 +137,18 @@ def build(setup: Setup) -> nn.Module:
     return Denoiser(network, noise.sigma_data, embed, NoiseLevels(config, noise, phi))
 
 
-def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None = None) -> Losses:
+def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
     if plan.objective == "trajectory":
-        return _trajectory_step(model, batch, plan, draws, features)
-    sigma = model.levels.draw(draws.uniform()).float()
-    noisy = batch.target + sigma[:, None, None, None] * draws.normal(*batch.target.shape[1:])
+        return _trajectory_step(model, batch, plan, rng, features)
+    sigma = model.levels.draw(rng.uniform()).float()
+    noisy = batch.target + sigma[:, None, None, None] * rng.normal(*batch.target.shape[1:])
     denoised = model(noisy, sigma, batch.sketch, batch.reference)
     per_image = (denoised - batch.target).square().mean(dim=(1, 2, 3))
     return Losses((model.levels.weight(sigma) * per_image).mean(), per_image.detach(), sigma)
 
 
-def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None) -> Losses:
-    fresh, sampler = chain.image_noise(draws.normal, batch), plan.options.sampler
+def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None) -> Losses:
+    fresh, sampler = chain.image_noise(rng.normal, batch), plan.options.sampler
     grid = model.levels.grid(sampler.steps)
     start = float(grid[0]) * fresh()
     return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh, model.levels.axis()), features)

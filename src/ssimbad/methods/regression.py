@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssimbad.methods import chain, losses
-from ssimbad.methods.contract import Batch, Conditions, Draws, Features, Fresh, Losses, Method, Plan, Setup
+from ssimbad.methods.contract import Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
 from ssimbad.params.base import Colour, Strict
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _image(model: nn.Module, given: Conditions) -> Tensor:
     return model(torch.cat([given.sketch, given.reference], dim=1), given.sketch.new_zeros(len(given.sketch))).float()
 
 
-def training_step(model: nn.Module, batch: Batch, plan: Plan, draws: Draws, features: Features | None = None) -> Losses:
+def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
     per_image = losses.make(plan.options.loss, features)(_image(model, batch), batch.target)
     return Losses(per_image.mean(), per_image.detach(), None)
 

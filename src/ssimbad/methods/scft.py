@@ -18,13 +18,13 @@ from pydantic import Field
 from ssimbad.methods.contract import (
     Batch,
     Conditions,
-    Draws,
     Features,
     Fresh,
     Losses,
     Method,
     Plan,
     Player,
+    Rng,
     Setup,
 )
 from ssimbad.params.base import Colour, Positive, Strict
@@ -105,11 +105,11 @@ def players(model: nn.Module, plan: Plan, features: Features | None) -> list[Pla
     ]
 
 
-def discriminator_step(model: nn.Module, critic: nn.Module, options: Adversarial, batch: Batch, draws: Draws) -> Losses:
+def discriminator_step(model: nn.Module, critic: nn.Module, options: Adversarial, batch: Batch, rng: Rng) -> Losses:
     """Least-squares GAN (Mao et al. 2017, eq. 9): real patches towards 1, coloured ones towards 0."""
     import torch
 
-    batch, _ = recoloured(batch, options.recolour, draws)
+    batch, _ = recoloured(batch, options.recolour, rng)
     with torch.no_grad():
         image, _ = model(batch.sketch, batch.reference)
     real = (critic(batch.target, batch.sketch) - 1).square().mean(dim=(1, 2, 3))
@@ -124,15 +124,15 @@ def generator_step(
     options: Adversarial,
     features: Features | None,
     batch: Batch,
-    draws: Draws,
+    rng: Rng,
 ) -> Losses:
-    batch, source = recoloured(batch, options.recolour, draws)
+    batch, source = recoloured(batch, options.recolour, rng)
     image, logits = model(batch.sketch, batch.reference)
     per_image = (image - batch.target).abs().mean(dim=(1, 2, 3))
     terms = {
         "adversarial": (critic(image, batch.sketch) - 1).square().mean(),
         "reconstruction": per_image.mean(),
-        "triplet": triplet(logits, source, options.margin, draws),
+        "triplet": triplet(logits, source, options.margin, rng),
     }
     if features:
         terms |= perceptual_and_style(features(image), features(batch.target))
@@ -140,14 +140,14 @@ def generator_step(
     return Losses(loss, per_image.detach(), None, {name: value.detach() for name, value in terms.items()})
 
 
-def recoloured(batch: Batch, most: float, draws: Draws) -> tuple[Batch, Tensor]:
+def recoloured(batch: Batch, most: float, rng: Rng) -> tuple[Batch, Tensor]:
     """The appearance transform (SCFT §3.1), and where each reference pixel reads the target, (B, S, S, 2) pixels.
 
     A random constant is added to each colour channel of target and reference, so that colours cannot be learnt by
     heart. The reference's black border, where the warp reads outside, stays black: it would give the constant away.
     """
     source, inside = read_by_reference(batch)
-    shift = ((2 * draws.uniform(3, 1, 1) - 1) * most / 127.5).to(batch.target.dtype)
+    shift = ((2 * rng.uniform(3, 1, 1) - 1) * most / 127.5).to(batch.target.dtype)
     changed = {"target": batch.target + shift, "reference": batch.reference + shift * inside}
     return replace(batch, **{name: images.clamp(-1, 1) for name, images in changed.items()}), source
 
@@ -199,7 +199,7 @@ def places(side: int, like: Tensor) -> Tensor:
     return torch.stack([x.flatten(), y.flatten()], dim=1)
 
 
-def triplet(logits: Tensor, source: Tensor, margin: float, draws: Draws) -> Tensor:
+def triplet(logits: Tensor, source: Tensor, margin: float, rng: Rng) -> Tensor:
     """max(0, margin - S(q, k_positive) + S(q, k_negative)), mean over an image's tokens with a positive (SCFT eq. 9),
     then over the images: so the shares of a batch have the gradient of the whole, however many such tokens each has.
 
@@ -210,7 +210,7 @@ def triplet(logits: Tensor, source: Tensor, margin: float, draws: Draws) -> Tens
     positive, known, distance = correspondence(source, round(count**0.5))
     far = distance > FAR
     known = known & far.any(dim=2)
-    lots = draws.uniform(count, count).masked_fill(~far, -1.0)
+    lots = rng.uniform(count, count).masked_fill(~far, -1.0)
     wrong = logits.gather(2, lots.argmax(dim=2, keepdim=True))
     right = logits.gather(2, positive[..., None])
     loss = (margin - right + wrong).clamp(min=0)[..., 0]
