@@ -168,7 +168,7 @@ def test_random_is_fresh_and_follows_its_generator(generator):
 def test_coinciding_points_are_drawn_again_or_refused():
     narrow = WARP.model_copy(
         update={"low": 0.4, "high": 0.6, "shift": 0.1, "decimals": 1}
-    )  # a quarter of these rng coincide
+    )  # a quarter of these draws coincide
     displaced = tps.Warp.random(np.random.default_rng(0), 300, narrow)
     assert (np.abs(np.diff((displaced.points + displaced.shifts).round(1))) > 0.05).all()
     with pytest.raises(UserError, match=r"references\.decimals"):
