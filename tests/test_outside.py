@@ -26,7 +26,7 @@ def tree() -> dict:
             "kind": "toy-latent",
             "label": "Toy from outside",
             "config": {"width": 3},
-            "encoder": TRAIN | {"objective": "reconstruct", "validation": {"every": 8}},
+            "codes": TRAIN | {"objective": "reconstruct", "validation": {"every": 8}},
             "pretrain": TRAIN | {"objective": "prior"},
             "colour": {"pretrain": {}},
         }
@@ -66,18 +66,18 @@ def test_a_method_of_another_package_goes_through_snakemake_to_the_table(house):
     assert (house / "reports/figures/qualitative_free.png").stat().st_size > 1000
     assert run(house, "ssimbad", "status").stdout.count("fresh\n") == len(list((house / "records").glob("*.json")))
     costs = {json.loads(path.read_text())["stage"] for path in (house / "work/cost").glob("*.json")}
-    assert costs == {"encoder", "pretrain"}, "an encoder costs, too"
+    assert costs == {"codes", "pretrain"}, "what is no row costs, too"
 
     made = json.loads((house / "models/toy/pretrain/seed-0.json").read_text())
-    assert made["setup"]["needed"]["encoder"]["weights"] == "models/toy/encoder/seed-0.safetensors"
+    assert made["setup"]["needed"]["codes"]["weights"] == "models/toy/codes/seed-0.safetensors"
     with safe_open(house / "models/toy/pretrain/seed-0.safetensors", "pt") as file:
         assert list(file.keys()) == ["mean"], "parts of other trainings are not stored once more"
     coloured = json.loads((house / "records/colorize-toy-pretrain-seed-0-free.json").read_text())
-    assert "models/toy/encoder/seed-0.safetensors" in coloured["inputs"], "a part is what an answer is made from"
-    encoder = json.loads((house / "models/toy/encoder/seed-0.json").read_text())
-    assert encoder["validation"] < 0, "its own measure: less than no error there is not"
+    assert "models/toy/codes/seed-0.safetensors" in coloured["inputs"], "a part is what an answer is made from"
+    codes = json.loads((house / "models/toy/codes/seed-0.json").read_text())
+    assert codes["validation"] < 0, "its own measure: less than no error there is not"
 
-    curve = (house / "models/toy/encoder/seed-0.csv").read_text()
+    curve = (house / "models/toy/codes/seed-0.csv").read_text()
     assert ",val,score,-" in curve and "psnr" not in curve, "what is not PSNR is not called so"
 
     record = json.loads((house / "records/pretrain-toy-seed-0.json").read_text())
@@ -85,7 +85,7 @@ def test_a_method_of_another_package_goes_through_snakemake_to_the_table(house):
     with (house / "site/toy_method.py").open("a") as file:
         file.write("# changed\n")
     stale = run(house, "ssimbad", "status").stdout
-    assert "encoder-toy-seed-0  " in stale and "code toy_method.py changed" in stale
+    assert "codes-toy-seed-0  " in stale and "code toy_method.py changed" in stale
 
 
 def test_without_the_package_its_kind_is_unknown_in_one_line(house):

@@ -18,6 +18,7 @@ from ssimbad.methods import registry
 from ssimbad.metrics import registry as metrics
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline import code, records, table, versions
+from ssimbad.pipeline.table import STAGES
 
 from .conftest import ROOT, own_source
 
@@ -153,7 +154,7 @@ def test_damaged_versions_are_told_in_one_line(house, capsys, text, said):
     """And make no stage fresh, nor stop the command that tells what is."""
     records.VERSIONS.unlink() if text is None else records.VERSIONS.write_bytes(text)
     with pytest.raises(UserError, match=f"^{re.escape(f'{records.VERSIONS}{said}')}") as caught:
-        records.version("pretrain")
+        records.version(next(stage for stage in STAGES if stage.name == "pretrain"))
     assert "\n" not in str(caught.value)
     cli.status()
     assert "Traceback" not in capsys.readouterr().err

@@ -49,6 +49,9 @@ def schema() -> str:
         if (block := _model_in(field.annotation)) and block is not Method:
             tree["$defs"][block.__name__].pop("required", None)
     kinds = registry.kinds()
+    tree["$defs"]["Method"]["additionalProperties"] = False
+    usual = tree["$defs"]["Method"]["properties"]["pretrain"]
+    tree["$defs"]["Method"]["properties"] |= {slot: usual for slot in registry.slots() if slot not in SLOTS}
     tree["$defs"]["Method"]["properties"]["kind"] |= {"enum": kinds}
     tree["$defs"]["Method"]["allOf"] = [
         {"if": {"properties": {"kind": {"const": kind}}}, "then": {"properties": _of_kind(kind, tree["$defs"])}}
@@ -74,7 +77,7 @@ def _of_kind(kind: str, defs: dict[str, Any]) -> dict[str, Any]:
     colour = {"properties": {"options": of(method.ColourOptions)}}
     return {
         "config": of(method.Config),
-        **{slot: {"anyOf": [objective, {"type": "null"}]} for slot in SLOTS},
+        **{slot: {"anyOf": [objective, {"type": "null"}]} for slot in (*SLOTS, *method.slots)},
         "colour": {"additionalProperties": colour},
     }
 

@@ -27,24 +27,24 @@ class Autoencoder(nn.Sequential):
 class Faces(nn.Module):
     def __init__(self, width, side):
         super().__init__()
-        self.encoder, self.mean = Autoencoder(width), nn.Parameter(torch.zeros(width, side, side))
+        self.codes, self.mean = Autoencoder(width), nn.Parameter(torch.zeros(width, side, side))
 
 
 def build(setup):
     width = setup.config.width
-    return Faces(width, setup.size // 4) if "encoder" in setup.needed else Autoencoder(width)
+    return Faces(width, setup.size // 4) if "codes" in setup.needed else Autoencoder(width)
 
 
 def training_step(model, batch, plan, rng, features=None):
     if plan.objective == "reconstruct":
         wrong = (model(batch.target) - batch.target).square()
     else:
-        wrong = (model.encoder[0](batch.target) - model.mean).square()
+        wrong = (model.codes[0](batch.target) - model.mean).square()
     return Losses(wrong.mean(), wrong.mean(dim=(1, 2, 3)).detach(), None)
 
 
 def colorize(model, given, fresh, colour, watch):
-    return model.encoder[1](model.mean + 0.1 * fresh(*model.mean.shape)).clamp(-1, 1)
+    return model.codes[1](model.mean + 0.1 * fresh(*model.mean.shape)).clamp(-1, 1)
 
 
 METHOD = Method(
@@ -55,5 +55,7 @@ METHOD = Method(
     colorize=colorize,
     score=lambda model, batch: -(model(batch.target) - batch.target).square().mean(dim=(1, 2, 3)),
     inputs=(),
-    needs=lambda config, slot: {} if slot == "encoder" else {"encoder": "encoder"},
+    slots=("codes",),
+    rowless=("codes",),
+    needs=lambda config, slot: {} if slot == "codes" else {"codes": "codes"},
 )

@@ -6,7 +6,7 @@ import sys
 
 from ssimbad.params import tree as parameters
 from ssimbad.errors import UserError
-from ssimbad.params.base import SLOTS
+from ssimbad.methods import registry
 from ssimbad.pipeline import dvcfile, lock, paths, rows, runner, snakefile, table
 from ssimbad.tracking import spool, system
 
@@ -35,7 +35,7 @@ BY_NAME = {i.name: i for i in INSTANCES.values()}
 
 wildcard_constraints:
     method="|".join(METHODS) or "none",
-    stage="|".join(SLOTS),
+    stage="|".join(registry.slots()),
     seed="[0-9]+",
     setting="[a-z]+(-[a-z]+)*",
 

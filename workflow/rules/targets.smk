@@ -19,7 +19,7 @@ rule all_schedule:
 
 rule all_models:
     input:
-        markers(*SLOTS),
+        markers(*registry.slots()),
 
 
 rule all_results:

@@ -182,6 +182,11 @@ class Method:
     score: Callable[[nn.Module, Batch], Tensor] | None = None
     """Of a training that is no row: (B,) values of a validation batch, higher is better, by which its best weights are
     chosen; None: the PSNR of the coloured validation faces."""
+    slots: tuple[str, ...] = ()
+    """Its trainings besides `encoder`, `pretrain` and `finetune`, which any method may have: keys of its block and
+    names of stages."""
+    rowless: tuple[str, ...] = ("encoder",)
+    """Those of its trainings whose weights do not colour."""
     inputs: tuple[str, ...] = ("sketch", "reference")
     """Of `INPUTS`: what it is given in training and in colouring."""
     samplers: Mapping[str, Calls] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -18,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from ssimbad.errors import UserError
 from ssimbad.methods.contract import INPUTS, SHARED, Method, Part, Setup
-from ssimbad.params.base import SLOTS, Colour, Sampler, Size, Solver
+from ssimbad.params.base import SLOTS, Colour, Sampler, Size, Solver, slot_order
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,9 +77,26 @@ def _loaded(module: str) -> Method:
     wrong = [*(set(method.inputs) - set(INPUTS)), *(set(method.reads) - set(SHARED))]
     if not isinstance(method, Method) or wrong:
         raise UserError(f"{module}: METHOD is no Method of this version ({', '.join(wrong) or type(method).__name__})")
+    if unfit := [slot for slot in method.slots if not re.fullmatch("[a-z][a-z0-9_]*", slot)]:
+        raise UserError(f"{module}: METHOD has slots that cannot be names of stages ({', '.join(unfit)}); rename them")
     if "reference" in method.inputs and "sketch" not in method.inputs:
         raise UserError(f"{module}: METHOD takes a reference and no sketch, which no setting shows; take both, or none")
     return method
+
+
+@cache
+def slots() -> tuple[str, ...]:
+    """Names of all trainings, in the order of tables: the usual ones, then those that methods bring."""
+    brought = {slot for kind in kinds() for slot in own_slots(kind)}
+    return tuple(sorted({*SLOTS, *brought}, key=slot_order))
+
+
+def own_slots(kind: Any) -> tuple[str, ...]:
+    """Trainings that only this kind has; none where there is no such kind, which is told where it is asked for."""
+    try:
+        return get(kind).slots
+    except (ValueError, TypeError, UserError):
+        return ()
 
 
 def typed(block: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +118,7 @@ def typed(block: dict[str, Any]) -> dict[str, Any]:
         found["config"] = _typed("config", method.Config, block.get("config", {}))
     elif block.get("config"):
         raise _wrong("config", "belongs to the training whose weights are borrowed; remove it")
-    for slot in SLOTS:
+    for slot in (*SLOTS, *method.slots):
         if isinstance(train := block.get(slot), dict):
             found[slot] = _typed_training(slot, method, block["kind"], train)
     if isinstance(rows := block.get("colour"), dict):
@@ -253,7 +271,7 @@ def setup_from(written: Any) -> Setup:
     size = TypeAdapter(Size).validate_python(written["size"], strict=True)
     method.fits(config, size, shared)
     needed = {name: _needed(value) for name, value in written["needed"].items()}
-    if not any(set(needed) == set(method.needs(config, slot)) for slot in SLOTS):
+    if not any(set(needed) == set(method.needs(config, slot)) for slot in (*SLOTS, *method.slots)):
         raise ValueError("needed: other things than the method needs")
     return Setup(written["kind"], config, size, shared, needed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,10 +42,18 @@ Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
 
 SLOTS = ("encoder", "pretrain", "finetune")
-"""The trainings that a method can have, in the order of tables; each is a stage of that name."""
+"""The trainings that any method can have, in the order of tables; each is a stage of that name."""
 
-ROWS = ("pretrain", "finetune")
-"""Those of them whose weights can colour."""
+
+def slot_order(slot: str) -> tuple[int, str]:
+    """Sorts trainings as tables have them: the usual ones, then those that methods bring, by name."""
+    return (SLOTS.index(slot) if slot in SLOTS else len(SLOTS)), slot
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """What to say of a name that is none of the known ones."""
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {match[0]!r}?" if match else f"known keys: {', '.join(known)}"
 
 
 class Strict(BaseModel):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ModelWrapValidatorHandler, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
+from pydantic_core import PydanticCustomError
 
 from ssimbad.methods import registry
-from ssimbad.params.base import SLOTS, Above0, Colour, Positive, Strict
+from ssimbad.params.base import Above0, Colour, Positive, Strict, nearest
 
-TrainingName = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9-]*/({'|'.join(SLOTS)})$")]
+TrainingName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*/[a-z][a-z0-9_]*$")]
 """`<method>/<slot>`"""
 
 
@@ -43,6 +44,8 @@ class Train(Strict):
 class Method(Strict):
     """One method: its trainings, and the rows that colour with them or with another method's weights."""
 
+    model_config = ConfigDict(extra="allow")
+
     kind: str = Field(description="file in src/ssimbad/methods")
     label: str = Field(description="name in tables and figures")
     config: Any = Field(default_factory=dict, description="of the kind; that of the weights where they are borrowed")
@@ -56,20 +59,33 @@ class Method(Strict):
         default_factory=dict, description="the rows: for each training that is one, how its weights colour"
     )
 
+    __pydantic_extra__: dict[str, Train | None] = Field(init=False)  # the slots that only its kind has
+
     @model_validator(mode="wrap")
     @classmethod
     def _typed(cls, block: Any, handler: ModelWrapValidatorHandler[Method]) -> Method:
         """Config and options become the models of the kind, once and for all."""
         if not isinstance(block, dict):
             return handler(block)
-        model = handler(registry.typed(block))
+        typed = registry.typed(block)
+        known = [*cls.model_fields, *registry.own_slots(block.get("kind"))]
+        for key in typed.keys() - set(known):
+            raise PydanticCustomError("unknown_key", "{nearest}", {"below": key, "nearest": nearest(key, known)})
+        model = handler(typed)
         _forget(model, block)
         return model
 
     @property
     def trainings(self) -> Mapping[str, Train]:
         """By slot, those that there are."""
-        return {slot: train for slot in SLOTS if (train := getattr(self, slot))}
+        return {slot: train for slot in registry.slots() if (train := getattr(self, slot, None))}
+
+    @property
+    def colouring(self) -> list[str]:
+        """The stages whose weights can colour here: its own, or the one that it borrows from."""
+        if self.weights is not None:
+            return [self.weights.partition("/")[2]]
+        return [slot for slot in self.trainings if slot not in registry.get(self.kind).rowless]
 
 
 def _forget(model: BaseModel, given: Mapping[str, Any]) -> None:
@@ -101,6 +117,6 @@ def needs(methods: Mapping[str, Method], name: str, slot: str) -> dict[str, str]
     """What a training is made from besides data: {name: `phi`, or a training `<method>/<slot>`}; `start` among them."""
     block = methods[name]
     found = registry.get(block.kind).needs(block.config, slot)
-    full = {part: f"{name}/{what}" if what in SLOTS else what for part, what in found.items()}
+    full = {part: f"{name}/{what}" if what in registry.slots() else what for part, what in found.items()}
     start = block.trainings[slot].start
     return full | ({"start": start} if start else {})

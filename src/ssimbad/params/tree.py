@@ -5,7 +5,6 @@ Snakemake, DVC, the command line and MLflow all read the same file through `load
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +15,19 @@ from ssimbad import strict_yaml
 from ssimbad.errors import ParameterError
 from ssimbad.methods import registry
 from ssimbad.params import overlay
-from ssimbad.params.base import ROWS, Above0, Fraction, Network, Noise, OwnPath, Positive, Size, Solver, Steps, Strict
+from ssimbad.params.base import (
+    Above0,
+    Fraction,
+    Network,
+    Noise,
+    OwnPath,
+    Positive,
+    Size,
+    Solver,
+    Steps,
+    Strict,
+    nearest,
+)
 from ssimbad.params.methods import Method, Train, needs, training
 
 
@@ -266,9 +277,8 @@ class Params(Strict):
                 raise ValueError(f"{key}.weights: {method.weights} is no training of these parameters")
             if self.methods[lender].kind != method.kind:
                 raise ValueError(f"{key}.kind: the weights {method.weights} are of kind {self.methods[lender].kind}")
-        known = [method.weights.partition("/")[2]] if method.weights else [s for s in method.trainings if s in ROWS]
         for stage in method.colour:
-            if stage not in known:
+            if stage not in (known := method.colouring):
                 raise ValueError(f"{key}.colour: no weights of stage {stage!r} that could be a row; there are {known}")
         if method.weights and not method.colour:
             raise ValueError(f"{key}.colour: missing; say how {method.weights} colours here")
@@ -333,11 +343,6 @@ class Params(Strict):
             raise ValueError(f"weights.{features}: missing; {key}.options need it (url, sha256, path)")
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {match[0]!r}?" if match else f"known keys: {', '.join(known)}"
-
-
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
     """Names of the keys allowed where `location` stands in the tree."""
     model: Any = Params
@@ -355,7 +360,9 @@ def _one_line(source: str, error: ValidationError) -> str:
     where = ".".join([*map(str, first["loc"]), *filter(None, [first.get("ctx", {}).get("below")])])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"{source}: unknown key {where}; {_nearest(str(first['loc'][-1]), _known_keys(first['loc']))}{more}"
+        return f"{source}: unknown key {where}; {nearest(str(first['loc'][-1]), _known_keys(first['loc']))}{more}"
+    if first["type"] == "unknown_key":
+        return f"{source}: unknown key {where}; {first['msg']}{more}"
     text = first["msg"].removeprefix("Value error, ")
     if first["type"] == "float_type" and isinstance(first["input"], str):
         text += f"; {first['input']!r} is text in YAML: write it with a point, like 1.0e-4"

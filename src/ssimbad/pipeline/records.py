@@ -22,10 +22,12 @@ from typing import Any
 
 from ssimbad import artifacts, files, strict_yaml
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.methods import registry
+from ssimbad.params.base import SLOTS
 from ssimbad.params.tree import Params
 from ssimbad.params.view import lookup
 from ssimbad.pipeline import code
-from ssimbad.pipeline.table import Instance, instances
+from ssimbad.pipeline.table import Instance, Stage, instances
 
 STATE = Path(".state")
 VERSIONS = Path("workflow/versions.yaml")
@@ -96,21 +98,26 @@ def _versions(text: str) -> Any:
     return strict_yaml.parse(text, str(VERSIONS))
 
 
-def version(stage: str) -> int:
+def version(stage: Stage) -> int:
     """The hand-raised version of an expensive stage (workflow/versions.yaml).
 
     Raises:
         UserError: the file is missing, no YAML, has a key twice, or no whole number for the stage.
     """
     try:
-        found = _versions(strict_yaml.read(VERSIONS))[stage]
+        found = _versions(strict_yaml.read(VERSIONS))[stage.name if has_version(stage) else "pretrain"]
     except ParameterError as error:
         raise ParameterError(f"{error}; mend it, or restore the file from git") from None
     except (OSError, KeyError, TypeError):
         found = None
     if type(found) is not int:
-        raise UserError(f"{VERSIONS}: no version for stage {stage}; restore the file from git")
+        raise UserError(f"{VERSIONS}: no version for stage {stage.name}; restore the file from git")
     return found
+
+
+def has_version(stage: Stage) -> bool:
+    """Whether a stage has a version of its own; trainings that methods bring have that of `pretrain`."""
+    return stage.expensive and stage.name not in set(registry.slots()) - set(SLOTS)
 
 
 def sources(instance: Instance) -> tuple[str, ...]:
@@ -134,7 +141,7 @@ def made_from(instance: Instance, params: Params, hashed: Hashes) -> dict[str, A
         "inputs": {f: hashed.md5(f) for f in sorted(instance.files)},
     }
     if instance.stage.expensive:
-        basis["version"] = version(instance.stage.name)
+        basis["version"] = version(instance.stage)
     others = {
         name: hashed.md5(str(file)) for kind in _kinds(instance, params) for name, file in code.outside(kind).items()
     }

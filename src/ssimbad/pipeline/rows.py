@@ -5,7 +5,6 @@ from __future__ import annotations
 from ssimbad.methods import registry
 from ssimbad.methods.contract import PHI, Method
 from ssimbad.pairing import settings
-from ssimbad.params.base import SLOTS
 from ssimbad.params.methods import needs
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import paths
@@ -28,7 +27,7 @@ def listed(p: Params) -> list[Wildcards]:
     return [
         {"method": name, "stage": stage, "seed": seed}
         for name, method in p.methods.items()
-        for stage in SLOTS
+        for stage in registry.slots()
         if stage in method.colour
         for seed in p.seeds
     ]

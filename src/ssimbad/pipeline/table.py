@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from ssimbad.methods import registry
 from ssimbad.methods.contract import PHI
 from ssimbad.pairing import settings
-from ssimbad.params.base import SLOTS
 from ssimbad.params.methods import needs
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import paths, rows
@@ -272,7 +271,7 @@ STAGES: tuple[Stage, ...] = (
         },
         params=lambda p, w: ("schedule", "noise"),
     ),
-    *map(_training, SLOTS),
+    *map(_training, registry.slots()),
     Stage(
         name="colorize",
         run="ssimbad.colorize.stage:run",

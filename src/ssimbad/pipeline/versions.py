@@ -71,7 +71,7 @@ def _now() -> dict[str, dict[str, Any]]:
     return {
         "files": {file: hashlib.md5(text.encode()).hexdigest()[:12] for file, text in spelled.items()},
         "defaults": dict(_defaults()),
-        "versions": {stage.name: records.version(stage.name) for stage in STAGES if stage.expensive},
+        "versions": {stage.name: records.version(stage) for stage in STAGES if records.has_version(stage)},
     }
 
 

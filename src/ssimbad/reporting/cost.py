@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.params.base import SLOTS
+from ssimbad.params.base import slot_order
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
 from ssimbad.reporting.results import demo_scale
 
@@ -86,12 +86,10 @@ def _line(measured: Measured) -> dict[str, Any]:
     return line | {"device_hours": None if seconds is None else round(devices * seconds / 3600, 4)}
 
 
-def _order(line: dict[str, Any]) -> tuple[str, int, int, str, str]:
-    def place(value: str, known: tuple[str, ...]) -> int:
-        return known.index(value) if value in known else len(known)
-
+def _order(line: dict[str, Any]) -> tuple[str, tuple[int, str], int, str, str]:
     method, stage, phase = (str(line[key]) for key in ("method", "stage", "phase"))
-    return method, place(stage, SLOTS), place(phase, PHASES), str(line["seed"]), str(line["setting"])
+    place = PHASES.index(phase) if phase in PHASES else len(PHASES)
+    return method, slot_order(stage), place, str(line["seed"]), str(line["setting"])
 
 
 def _layout(lines: list[dict[str, Any]], labels: Mapping[str, str], preset: str) -> Table:

@@ -13,7 +13,7 @@ from ssimbad.faces import manifest
 from ssimbad.metrics.test_set import by_id
 from ssimbad.pairing import resize
 from ssimbad.pairing.settings import PICTURED
-from ssimbad.params.base import SLOTS
+from ssimbad.params.base import slot_order
 from ssimbad.reporting.curves import training_curves
 from ssimbad.reporting.grids import picture_grid
 from ssimbad.reporting.results import demo_scale, labels
@@ -77,12 +77,12 @@ def _files(paths: list[Path]) -> Made:
     """Files by row and seed, methods as they come, pretrain before finetune, seeds ascending."""
     made: Made = {}
     for path in paths:
-        match = re.search(rf"([^/]+)/({'|'.join(SLOTS)})/seed-(\d+)", path.as_posix())
+        match = re.search(r"([^/]+)/([^/]+)/seed-(\d+)", path.as_posix())
         if not match:
             raise UserError(f"{path}: not of the form <method>/<stage>/seed-<n>; name it so")
         made.setdefault((match[1], match[2]), {})[int(match[3])] = path
     methods = list(dict.fromkeys(method for method, _ in made))
-    order = sorted(made, key=lambda row: (methods.index(row[0]), SLOTS.index(row[1])))
+    order = sorted(made, key=lambda row: (methods.index(row[0]), slot_order(row[1])))
     return {row: dict(sorted(made[row].items())) for row in order}
 
 

@@ -14,7 +14,7 @@ from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.metrics import registry
 from ssimbad.pairing import settings
-from ssimbad.params.base import SLOTS
+from ssimbad.params.base import slot_order
 
 BY_ID = {metric.id: metric for metric in registry.metrics()}
 METRICS = {metric.id: (metric.label, metric.decimals, metric.better) for metric in BY_ID.values()}
@@ -74,7 +74,7 @@ def load(summaries: Iterable[Path], images: Iterable[Path]) -> list[Result]:
     order = list(settings.SETTINGS)
     return sorted(
         results,
-        key=lambda r: (methods.index(r.method), SLOTS.index(r.stage), r.seed, order.index(r.setting)),
+        key=lambda r: (methods.index(r.method), slot_order(r.stage), r.seed, order.index(r.setting)),
     )
 
 
@@ -86,7 +86,7 @@ def read_rows(paths: Iterable[Path], stage: str) -> pd.DataFrame:
     """
     frames = []
     for path in paths:
-        match = re.search(rf"([^/]+)/({'|'.join(SLOTS)})/seed-(\d+)\.csv$", path.as_posix())
+        match = re.search(r"([^/]+)/([^/]+)/seed-(\d+)\.csv$", path.as_posix())
         if not match:
             raise UserError(f"{path}: not of the form <method>/<stage>/seed-<n>.csv; name it so")
         try:
@@ -133,9 +133,9 @@ def labels(present: Iterable[Row], methods: Any) -> dict[Row, str]:
     """Printed name per row: the method's label from the parameters, with the stage where it has both."""
     present = list(present)
     both = {method for method, _ in present if len({s for m, s in present if m == method}) > 1}
-    words = {"encoder": "encoder", "pretrain": "pretrained", "finetune": "finetuned"}
+    words = {"pretrain": "pretrained", "finetune": "finetuned"}
     return {
-        (method, stage): methods[method].label + (f", {words[stage]}" if method in both else "")
+        (method, stage): methods[method].label + (f", {words.get(stage, stage)}" if method in both else "")
         for method, stage in present
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ssimbad.params.base import SLOTS
+from ssimbad.methods import registry
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import records
 from ssimbad.pipeline.table import Instance, instances
@@ -119,7 +119,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def _concerns(key: str, row: results.Row) -> bool:
     """Whether a parameter below `methods` is the row's: of its method, and not of another stage of it."""
     _, method, *rest = key.split(".")
-    return method == row[0] and not set(rest) & (set(SLOTS) - {row[1]})
+    return method == row[0] and not set(rest) & (set(registry.slots()) - {row[1]})
 
 
 def _behind(table: list[Instance], shown: set[str]) -> set[str]:
