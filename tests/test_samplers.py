@@ -6,8 +6,9 @@ import torch
 from scipy.integrate import quad, solve_ivp
 
 from ssimbad.noise import ddpm, transforms
+from ssimbad.params.base import Churn
 from ssimbad.samplers.counts import ODE, Calls
-from ssimbad.samplers.ode import SAMPLERS, Churn, ddim, heun, inversion, phi2, watched
+from ssimbad.samplers.ode import SAMPLERS, ddim, heun, inversion, phi2, raised, watched
 from ssimbad.samplers.ode import make as make_sampler
 
 MEAN, STD = 0.3, 0.5
@@ -113,10 +114,10 @@ def test_without_renewed_noise_ddim_is_euler_and_churn_heun():
 def test_churn_raises_as_in_the_published_algorithm():
     """Karras et al. 2022, Alg. 2: gamma = min(S_churn / N, sqrt(2) - 1) inside [S_min, S_max], else 0."""
     churn = Churn(s_churn=40.0, s_min=0.05, s_max=50.0)
-    assert churn.raised(1.0, 256) == pytest.approx(1 + 40 / 256)
-    assert churn.raised(1.0, 18) == pytest.approx(2**0.5)
-    assert churn.raised(0.01, 256) == 0.01
-    assert churn.raised(80.0, 256) == 80.0
+    assert raised(churn, 1.0, 256) == pytest.approx(1 + 40 / 256)
+    assert raised(churn, 1.0, 18) == pytest.approx(2**0.5)
+    assert raised(churn, 0.01, 256) == 0.01
+    assert raised(churn, 80.0, 256) == 80.0
 
 
 def test_full_ddim_renews_ddpms_posterior_variance():

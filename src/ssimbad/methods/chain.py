@@ -41,8 +41,7 @@ def make(sampler: Sampler, fresh: ode.Fresh, phi: Phi) -> ode.Sampler:
     """The sampler that the parameters name, on a grid that is uniform in phi."""
     from ssimbad.samplers import ode
 
-    churn = ode.Churn(**sampler.churn.model_dump(exclude_none=True)) if sampler.churn else None
-    return ode.make(sampler.name, fresh, phi, sampler.eta, churn)
+    return ode.make(sampler.name, fresh, phi, sampler.eta, sampler.churn)
 
 
 def colour(

@@ -228,11 +228,11 @@ def perceptual_and_style(coloured: list[Tensor], target: list[Tensor]) -> dict[s
 
 def gram(features: Tensor) -> Tensor:
     """(B, C, H, W) → (B, C, C) inner products of the channels / (C·H·W), float32."""
-    import torch
+    from ssimbad.networks.scft import uncast
 
     _, c, h, w = features.shape
     flat = features.float().flatten(2)
-    with torch.autocast(features.device.type, enabled=False):
+    with uncast(features):
         return flat @ flat.transpose(1, 2) / (c * h * w)
 
 

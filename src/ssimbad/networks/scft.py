@@ -7,6 +7,7 @@ like the public re-implementation in SGA.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,12 @@ class Residual(nn.Module):
         return x + self.second(self.first(x))
 
 
+def uncast(x: Tensor) -> AbstractContextManager:
+    """In it, what is float32 stays so under autocast; tensors without data (device meta) know no autocast."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 class Transfer(nn.Module):
     """Spatially corresponding feature transfer (eq. 3 to 5): every sketch token gathers from the reference's tokens.
 
@@ -72,7 +79,7 @@ class Transfer(nn.Module):
     def forward(self, sketch: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         x, y = (t.flatten(2).transpose(1, 2) for t in (sketch, reference))
         q, k, v = self.query(x).float(), self.key(y).float(), self.value(y).float()
-        with torch.autocast(x.device.type, enabled=False):  # the triplet loss compares single logits
+        with uncast(x):  # the triplet loss compares single logits
             logits = q @ k.transpose(1, 2) / math.sqrt(x.shape[-1])
             gathered = logits.softmax(dim=-1) @ v
         return sketch + gathered.transpose(1, 2).reshape(sketch.shape).to(sketch.dtype), logits

@@ -6,12 +6,10 @@ and attention; elementwise operations are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -136,17 +134,10 @@ def _batch(p: Params, method: Method) -> Batch:
     return Batch(target=image, warp=warp, **{name: given[name] for name in method.inputs})
 
 
-@contextmanager
-def _counting() -> Iterator[_Counter]:
-    # Tensors without data know no autocast; it changes no count.
-    with mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()), _Counter() as counted:
-        yield counted
-
-
 def _trained(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:
     # The losses of an image cannot do without their network; other terms are left out with it.
     features = _distance if isinstance(plan.options, ImageLoss) else None
-    with _counting() as counted:
+    with _Counter() as counted:
         for player in method.parties(model, plan, features):
             network = player.network.to(_META)
             wanted = [p for p in network.parameters() if p.requires_grad]
@@ -156,7 +147,7 @@ def _trained(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:
 
 
 def _coloured(method: Method, model: nn.Module, colour: Colour, batch: Batch) -> int:
-    with _counting() as counted, torch.no_grad():
+    with _Counter() as counted, torch.no_grad():
         method.colorize(model, batch, lambda *shape: torch.empty(1, *shape, device=_META), colour, None)
     return counted.total
 

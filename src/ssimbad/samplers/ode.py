@@ -17,9 +17,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -34,20 +33,20 @@ Watch = Callable[[float, Tensor], object]
 """Told after each network call: sigma, and the image (B, C, H, W) as it is denoised from there, unclipped."""
 
 
-@dataclass(frozen=True)
-class Churn:
+class Churn(Protocol):
     """How much noise the stochastic sampler renews (Karras et al. 2022, Alg. 2): a share of min(s_churn / N, √2 - 1) of
-    sigma where s_min <= sigma <= s_max, with noise of standard deviation s_noise."""
+    sigma where s_min <= sigma <= s_max (None: no bound), with noise of standard deviation s_noise."""
 
     s_churn: float
-    s_min: float = 0.0
-    s_max: float = math.inf
-    s_noise: float = 1.0
+    s_min: float
+    s_max: float | None
+    s_noise: float
 
-    def raised(self, sigma: float, steps: int) -> float:
-        """sigma_hat, the level to which fresh noise lifts x before a step."""
-        inside = self.s_min <= sigma <= self.s_max
-        return sigma * (1 + min(self.s_churn / steps, math.sqrt(2) - 1)) if inside else sigma
+
+def raised(churn: Churn, sigma: float, steps: int) -> float:
+    """sigma_hat, the level to which fresh noise lifts x before a step."""
+    inside = churn.s_min <= sigma and (churn.s_max is None or sigma <= churn.s_max)
+    return sigma * (1 + min(churn.s_churn / steps, math.sqrt(2) - 1)) if inside else sigma
 
 
 def _pairs(levels: Tensor) -> Iterable[tuple[float, float]]:
@@ -79,9 +78,9 @@ def heun(
     than halves sigma it extrapolates, on a grid of few steps uniform in s/(s + c) some thirty-fold. `phi2` does not.
     """
     for sigma, following in _pairs(levels):
-        if churn and (raised := churn.raised(sigma, len(levels) - 1)) > sigma:
-            x = x + math.sqrt(raised**2 - sigma**2) * churn.s_noise * fresh()
-            sigma = raised
+        if churn and (lifted := raised(churn, sigma, len(levels) - 1)) > sigma:
+            x = x + math.sqrt(lifted**2 - sigma**2) * churn.s_noise * fresh()
+            sigma = lifted
         slope = (x - denoise(x, _at(sigma, x))) / sigma
         ahead = x + (following - sigma) * slope
         if following > 0:
