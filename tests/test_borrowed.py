@@ -14,7 +14,7 @@ from ssimbad.colorize.chunks import mean_image
 from ssimbad.params import tree as params
 from ssimbad.pipeline import records, runner, table
 
-from .conftest import miniature, write_params
+from .conftest import make_house, miniature, write_params
 from .test_params import complaint
 from .toy import load
 
@@ -37,6 +37,26 @@ def bring(p, *stages):
     for instance in table.instances(p):
         if not stages or instance.stage.name in stages:
             runner.run(p, instance)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """One pipeline with a row of borrowed weights, run to its end."""
+    folder = make_house(tmp_path_factory.mktemp("borrowed") / "house", borrowed())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("SSIMBAD_DEVICE", "cpu")
+        bring(params.load())
+    return folder
+
+
+@pytest.fixture
+def house(finished, monkeypatch) -> Path:
+    """The current directory, its parameters as they were."""
+    monkeypatch.chdir(finished)
+    monkeypatch.setenv("SSIMBAD_DEVICE", "cpu")
+    write_params(finished, borrowed())
+    return finished
 
 
 def test_a_row_with_borrowed_weights_trains_nothing_and_carries_their_stage():
@@ -108,8 +128,6 @@ def test_a_pretraining_may_start_from_another_methods_finetuning():
 )
 def test_a_changed_row_makes_only_its_colouring_and_what_follows_stale(house, key, value):
     tree = borrowed()
-    write_params(house, tree)
-    bring(params.load())
     assert not any(records.survey(params.load()).values())
     tree["methods"]["ssimbad-mean"]["colour"]["pretrain"][key] = value
     write_params(house, tree)
