@@ -25,7 +25,7 @@ from .conftest import ROOT, make_house, miniature, preset_tree, write_params
 ROWS = {
     *[("scft", "pretrain"), ("edm", "pretrain"), ("edm", "finetune"), ("ssimbad", "pretrain")],
     *[("animediffusion", "pretrain"), ("animediffusion", "finetune")],
-    *[("animediffusion-trajectory", "finetune"), ("ssimbad", "finetune")],
+    *[("animediffusion-trajectory", "finetune"), ("ssimbad", "finetune"), ("ssimbad-guided", "finetune")],
     *[("regression", "pretrain"), ("regression-compute", "pretrain")],
 }
 ONE_CALL = {"scft", "regression", "regression-compute"}
