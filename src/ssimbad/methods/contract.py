@@ -125,8 +125,8 @@ class Losses:
 
 
 Features = Callable[["Tensor"], "list[Tensor]"] | Callable[["Tensor", "Tensor"], "Tensor"]
-"""What a loss looks through. alexnet: (B, 3, H, W) twice in [-1, 1] → (B,) LPIPS distances; vgg19: (B, 3, H, W) in
-[-1, 1] → its feature maps."""
+"""What a loss looks through. alexnet, vgg16, clip: (B, 3, H, W) twice in [-1, 1] → (B,) distances; vgg19: (B, 3, H, W)
+in [-1, 1] → its feature maps."""
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,8 @@ class Weights(Strict):
     inception: WeightFile
     alexnet: WeightFile
     vgg19: WeightFile | None = Field(default=None, description="of the losses that look through it")
+    vgg16: WeightFile | None = Field(default=None, description="of the loss lpips-vgg")
+    clip: WeightFile | None = Field(default=None, description="of the loss clip; safetensors")
 
 
 class Nfe(Strict):
