@@ -29,7 +29,7 @@ from ssimbad.params.base import Colour, Sampler
 from ssimbad.params.tree import Sketches
 from ssimbad.params.view import View
 from ssimbad.pipeline import runner, table
-from ssimbad.planning import flops
+from ssimbad.planning import flops, report
 from ssimbad.runtime.job import Job
 from ssimbad.samplers import ode
 from ssimbad.samplers.counts import ODE
@@ -443,6 +443,12 @@ def test_tables_and_plans_know_what_a_guided_call_costs(kept):
     once = flops.colouring(kept, "ssimbad", plain, "pretrain")
     assert flops.colouring(kept, "guided", doubled, "pretrain") == 2 * once
     assert 2 * once < flops.colouring(kept, "guided", how, "pretrain") < 3 * once
+    lacking = []
+    planned = report.tasks(kept, report._counted(kept, lacking), report._reference(kept), lacking)
+    figure = next(task for task in planned if task.stage == "guided pretrain: nfe-figure")
+    single = flops.colouring(kept, "guided", how.model_copy(update={"sampler": by("euler", 1).sampler}), "pretrain")
+    assert figure.calls == 2 + 8 + 2 + 6 and figure.operations == 9 * single, "each of its steps is two calls"
+    assert not lacking
 
 
 def test_weights_that_colour_with_guidance_say_so_and_are_checked(kept):
