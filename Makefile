@@ -14,7 +14,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure chain-steps seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure chain-steps guidance seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,11 @@ chain-steps: install ## refinement through chains of 1 to 16 steps at equal trai
 	$(call active,demo-chain-steps)
 	snakemake --cores $(CORES) all
 	cat reports/tables/compute.md
+
+guidance: install ## guidance by the sketch and without classifiers, against none
+	$(call active,demo-guidance)
+	snakemake --cores $(CORES) all
+	cat reports/tables/differences.md
 
 seeds: install ## the demo's rows with three seeds
 	$(call active,demo-seeds)

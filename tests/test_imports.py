@@ -28,6 +28,7 @@ ALLOWED = {
     "networks": PURE,
     "noise": PURE,
     "samplers": PURE | {"ssimbad.noise"},
+    "pairing.lines": PURE | {"ssimbad.pairing.xdog"},
     **{f"pairing.{name}": PURE for name in ("xdog", "tps", "resize", "references", "settings")},
 }
 # Outside library: the one room that knows it.

@@ -120,7 +120,7 @@ def table_dag(p: parameters.Params):
     return {i.command: (set(i.files), {*i.outputs.values(), i.record}) for i in instances(p)}
 
 
-@pytest.mark.parametrize("change", ["demo", "folder", "weights", "rivals"])
+@pytest.mark.parametrize("change", ["demo", "folder", "weights", "losses", "rivals"])
 def test_snakemake_rules_are_the_table(house, tree, change):
     from .conftest import miniature
 
@@ -131,6 +131,11 @@ def test_snakemake_rules_are_the_table(house, tree, change):
     if change == "weights":
         tree["weights"]["enabled"] = True
         tree["methods"]["ssimbad"]["finetune"]["options"]["loss"] = "lpips"
+    if change == "losses":
+        tree = miniature("demo-all")
+        tree["weights"]["enabled"] = True
+        tree["methods"]["edm"]["finetune"]["options"]["loss"] = "lpips-vgg"
+        tree["methods"]["ssimbad"]["finetune"]["options"]["loss"] = "clip"
     if change == "rivals":
         tree = miniature("demo-all")
         tree["weights"]["enabled"] = True

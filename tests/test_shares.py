@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from functools import cache
 from operator import attrgetter
 from typing import Literal, get_args, get_origin
 
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from ssimbad.features.clip import Distance
 from ssimbad.methods import contract, registry
 from ssimbad.methods.contract import Plan, Setup
+from ssimbad.networks.clip import ImageTower
 from ssimbad.networks.vgg import VGG19
 from ssimbad.params.tree import Params
 from ssimbad.training import loop
@@ -50,6 +53,7 @@ def objectives():
     ]
 
 
+@cache
 def seen_through(features):
     """The feature network that a loss asks for, with random weights."""
     torch.manual_seed(3)
@@ -59,11 +63,16 @@ def seen_through(features):
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=(2 / max(1, parameter[0].numel())) ** 0.5)
         return network.requires_grad_(False)
-    if features == "alexnet":
+    if features in ("alexnet", "vgg16"):  # for both the smaller: the loss is one function
         with warnings.catch_warnings():  # lpips asks torchvision for "no weights" by a deprecated name
             warnings.simplefilter("ignore", UserWarning)
             network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval().requires_grad_(False)
         return lambda image, target: network(image, target).flatten()
+    if features == "clip":
+        tower = ImageTower(width=64, patch=8, grid=2, blocks=1, hidden=64, embedding=8)
+        for parameter in tower.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        return Distance(tower).eval().requires_grad_(False)
     assert features is None, f"a feature network that this test does not know: {features}"
     return None
 

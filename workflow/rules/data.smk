@@ -118,6 +118,8 @@ if P.weights.enabled:
             "data/weights/inception.pth",
             "data/weights/alexnet.pth",
             ["data/weights/vgg19.pth"] if "vgg19" in rows.loss_features(P) else [],
+            ["data/weights/vgg16.pth"] if "vgg16" in rows.loss_features(P) else [],
+            ["data/weights/clip.safetensors"] if "clip" in rows.loss_features(P) else [],
             "records/weights.json",
             touch(".state/weights.ok"),
         log:

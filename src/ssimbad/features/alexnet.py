@@ -23,18 +23,24 @@ class LPIPS(lpips.LPIPS):
 def load(path: Path) -> nn.Module:
     """The network with torchvision's AlexNet from a local file, in evaluation mode on the CPU.
 
-    The five linear layers come with the lpips package; its backbone is built without weights, then filled, so
-    that nothing is downloaded.
-
     Raises:
         UserError: the file is no state dictionary of torchvision's AlexNet.
     """
-    state = read_state(path, "alexnet")
+    return filled(path, "alexnet", "alex", "torchvision's AlexNet")
+
+
+def filled(path: Path, name: str, backbone: str, whose: str) -> nn.Module:
+    """LPIPS on a backbone of the lpips package, with weights from a local file.
+
+    The five linear layers come with the lpips package; its backbone is built without weights, then filled, so
+    that nothing is downloaded.
+    """
+    state = read_state(path, name)
     with warnings.catch_warnings():  # lpips asks torchvision for "no weights" by a deprecated name
         warnings.simplefilter("ignore", UserWarning)
-        network = LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
-    with filling(path, "alexnet", "torchvision's AlexNet"):
-        # lpips cuts AlexNet into slices but keeps the numbers: slice2.3.weight is features.3.weight
-        backbone = {name: state["features." + name.split(".", 1)[1]] for name in network.net.state_dict()}
-        network.net.load_state_dict(backbone)
+        network = LPIPS(net=backbone, version="0.1", pnet_rand=True, verbose=False)
+    with filling(path, name, whose):
+        # lpips cuts the backbone into slices but keeps the numbers: slice2.3.weight is features.3.weight
+        own = {key: state["features." + key.split(".", 1)[1]] for key in network.net.state_dict()}
+        network.net.load_state_dict(own)
     return network.eval()

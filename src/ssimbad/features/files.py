@@ -1,4 +1,4 @@
-"""Reading a feature network's weights file."""
+"""Reading a feature network's weights file: tensors, and nothing that could run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from ssimbad.errors import UserError
 
@@ -26,6 +27,23 @@ def read_state(path: Path, name: str) -> dict[str, torch.Tensor]:
         ) from None
 
 
+def read_part(path: Path, name: str, prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file whose names begin so, under the rest of their names, float32.
+
+    Raises:
+        UserError: it is no such file; a pickle or a TorchScript archive, which could run code, is not even opened.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
+            return {key.removeprefix(prefix): file.get_tensor(key).float() for key in names}
+    except (SafetensorError, OSError):
+        raise UserError(
+            f"{path}: no safetensors file (older ones, which could run code, are refused);"
+            f" delete it and check weights.{name} in params.yaml"
+        ) from None
+
+
 @contextmanager
 def filling(path: Path, name: str, whose: str) -> Iterator[None]:
     """While a network takes its tensors from a state that was read from `path`.
@@ -35,5 +53,5 @@ def filling(path: Path, name: str, whose: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, RuntimeError, TypeError, AttributeError):
+    except (LookupError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError):
         raise UserError(f"{path}: not {whose}; check weights.{name} in params.yaml") from None

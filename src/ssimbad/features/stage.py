@@ -17,7 +17,7 @@ TIMEOUT = 30
 
 
 def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
-    """Bring the file of every network named in `outputs` (inception, alexnet, vgg19). A file that is right is kept.
+    """Bring the file of every network named in `outputs` (inception, alexnet, vgg19 …). A file that is right is kept.
 
     Raises:
         UserError: it cannot be had, or is another file; the message names the remedy.

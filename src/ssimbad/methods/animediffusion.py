@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ssimbad.samplers.ode import Watch
 
 
-class Config(Strict):
+class Config(chain.Dropping):
     timesteps: Positive = 1000
     beta_start: Above0 = 1.0e-6
     beta_end: Above0 = 1.0e-2
@@ -53,7 +53,8 @@ def build(setup: Setup) -> nn.Module:
 
     config: Config = setup.config
     sigmas = ddpm.sigma(config.timesteps, config.beta_start, config.beta_end)
-    return NoisePredictor(UNet(7, 3, **setup.shared["network"].model_dump()), sigmas, config.as_published)
+    network = UNet(7, 3, **setup.shared["network"].model_dump())
+    return NoisePredictor(network, sigmas, config.as_published, config)
 
 
 def levels(model: nn.Module, steps: int) -> Tensor:
@@ -83,6 +84,7 @@ def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features
     sigma = model.sigmas[t].to(batch.target)
     noise = rng.normal(*batch.target.shape[1:])
     noisy = batch.target + sigma[:, None, None, None] * noise
+    batch = chain.dropped(batch, model.config, rng)
     per_image = (model.noise(noisy, sigma, batch.sketch, batch.reference) - noise).square().mean(dim=(1, 2, 3))
     return Losses(per_image.mean(), per_image.detach(), sigma)
 
@@ -90,7 +92,9 @@ def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features
 def _chain_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None) -> Losses:
     fresh, sampler = chain.image_noise(rng.normal, batch), plan.options.sampler
     grid = levels(model, sampler.steps)
-    start = inverted(model, batch, fresh(), grid) if plan.objective == "inversion" else pure(fresh(), grid)
+    noise = fresh()
+    batch = chain.dropped(batch, model.config, rng)
+    start = inverted(model, batch, noise, grid) if plan.objective == "inversion" else pure(noise, grid)
     return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh, axis(model)), features)
 
 
@@ -117,7 +121,7 @@ def inverted(model: nn.Module, batch: Batch, noise: Tensor, grid: Tensor) -> Ten
 def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
     noise, grid = chain.image_noise(fresh, given), levels(model, colour.sampler.steps)
     sampler = chain.make(colour.sampler, noise, axis(model))
-    return chain.colour(model, given, pure(noise(), grid), grid, sampler, watch)
+    return chain.colour(model, given, pure(noise(), grid), grid, sampler, colour, watch)
 
 
 METHOD = Method(
@@ -127,8 +131,10 @@ METHOD = Method(
     training_step=training_step,
     colorize=colorize,
     samplers=ODE,
+    ColourOptions=chain.Guided,
     default_colour=lambda config: Colour(sampler=Sampler(name="ddim", steps=50)),
     reads=("network",),
     fits=chain.fits,
+    suits=chain.suits,
     remarks=remarks,
 )

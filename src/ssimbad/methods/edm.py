@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ssimbad.samplers.ode import Watch
 
 
-class Schedule(Strict):
+class Schedule(chain.Dropping):
     """What every method on EDM's preconditioning can be told about phi."""
 
     phi: Literal["selected"] | dict[str, Any] | None = Field(
@@ -142,6 +142,7 @@ def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features
         return _trajectory_step(model, batch, plan, rng, features)
     sigma = model.levels.draw(rng.uniform()).float()
     noisy = batch.target + sigma[:, None, None, None] * rng.normal(*batch.target.shape[1:])
+    batch = chain.dropped(batch, model.levels.config, rng)
     denoised = model(noisy, sigma, batch.sketch, batch.reference)
     per_image = (denoised - batch.target).square().mean(dim=(1, 2, 3))
     return Losses((model.levels.weight(sigma) * per_image).mean(), per_image.detach(), sigma)
@@ -151,13 +152,14 @@ def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, featu
     fresh, sampler = chain.image_noise(rng.normal, batch), plan.options.sampler
     grid = model.levels.grid(sampler.steps)
     start = float(grid[0]) * fresh()
+    batch = chain.dropped(batch, model.levels.config, rng)
     return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh, model.levels.axis()), features)
 
 
 def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
     noise, grid = chain.image_noise(fresh, given), model.levels.grid(colour.sampler.steps)
     sampler = chain.make(colour.sampler, noise, model.levels.axis())
-    return chain.colour(model, given, float(grid[0]) * noise(), grid, sampler, watch)
+    return chain.colour(model, given, float(grid[0]) * noise(), grid, sampler, colour, watch)
 
 
 METHOD = Method(
@@ -167,9 +169,11 @@ METHOD = Method(
     training_step=training_step,
     colorize=colorize,
     samplers=ODE,
+    ColourOptions=chain.Guided,
     default_colour=lambda config: Colour(sampler=Sampler(name="heun", steps=50)),
     reads=("network", "noise", "schedule.saturation"),
     needs=needs,
     fits=chain.fits,
+    suits=chain.suits,
     remarks=remarks,
 )

@@ -45,7 +45,12 @@ def mse(image: Tensor, target: Tensor, features: Features | None = None) -> Tens
 
 
 def lpips(image: Tensor, target: Tensor, features: Features) -> Tensor:
-    """(B,) LPIPS (Zhang et al. 2018) by AlexNet."""
+    """(B,) LPIPS (Zhang et al. 2018), by AlexNet or VGG-16."""
+    return features(image, target)
+
+
+def clip(image: Tensor, target: Tensor, features: Features) -> Tensor:
+    """(B,) 1 - cosine of CLIP's image embeddings."""
     return features(image, target)
 
 
@@ -82,4 +87,10 @@ def _unit(x: Tensor) -> Tensor:
     return (x + 1) / 2
 
 
-LOSSES = {"mse": Loss(mse), "lpips": Loss(lpips, "alexnet"), "ssim+l1": Loss(ssim_l1)}
+LOSSES = {
+    "mse": Loss(mse),
+    "lpips": Loss(lpips, "alexnet"),
+    "ssim+l1": Loss(ssim_l1),
+    "lpips-vgg": Loss(lpips, "vgg16"),
+    "clip": Loss(clip, "clip"),
+}

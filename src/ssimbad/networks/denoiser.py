@@ -41,12 +41,12 @@ class NoisePredictor(nn.Module):
     D(x; sigma) = x - sigma·eps (DDPM eq. 4; Song et al. 2021, eq. 9).
 
     `sigmas`: (T,) float64, rising, of the timesteps 0 … T-1. Between two of them t is interpolated in ln sigma.
-    `as_published`: chains and inversions as in the public code of AnimeDiffusion.
+    `as_published`: chains and inversions as in the public code of AnimeDiffusion. `config`: of its method.
     """
 
-    def __init__(self, network: nn.Module, sigmas: Tensor, as_published: bool = False) -> None:
+    def __init__(self, network: nn.Module, sigmas: Tensor, as_published: bool = False, config: Any = None) -> None:
         super().__init__()
-        self.network, self.as_published = network, as_published
+        self.network, self.as_published, self.config = network, as_published, config
         self.register_buffer("sigmas", sigmas, persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, sketch: Tensor, reference: Tensor, timed: bool = True) -> Tensor:

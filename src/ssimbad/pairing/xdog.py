@@ -18,6 +18,8 @@ from ssimbad.seeding import derive
 
 # OpenCV's RGB2GRAY of bytes: .299, .587, .114 in fixed point, 15 bits.
 _GREY = np.array([9798, 19235, 3735], np.float32)
+SHARES = (_GREY / 2**15).tolist()
+"""Of red, green and blue in grey."""
 _BLOCK = 32  # rows or columns filtered by one matrix product; about the fastest for 3 to 15 taps
 
 
@@ -122,9 +124,16 @@ def _radius(sigma: float) -> int:
 @lru_cache(maxsize=32)
 def _band(sigma: float, margin: int) -> np.ndarray:
     """(_BLOCK, _BLOCK + 2·margin): row i is the Gaussian around sample i + margin."""
-    radius = _radius(sigma)
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights = kernel(sigma)
+    first = margin - len(weights) // 2
     band = np.zeros((_BLOCK, _BLOCK + 2 * margin))
     for i in range(_BLOCK):
-        band[i, i + margin - radius : i + margin + radius + 1] = kernel / kernel.sum()
+        band[i, i + first : i + first + len(weights)] = weights
     return band
+
+
+def kernel(sigma: float) -> np.ndarray:
+    """(2·radius + 1,) float64 with sum 1: the Gaussian, cut at about 4 sigma."""
+    radius = _radius(sigma)
+    values = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return values / values.sum()

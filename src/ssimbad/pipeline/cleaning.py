@@ -17,7 +17,7 @@ from typing import Any
 
 from ssimbad import artifacts
 from ssimbad.errors import ParameterError
-from ssimbad.params.tree import Params
+from ssimbad.params.tree import Params, WeightFile
 from ssimbad.pipeline import records, snakefile, written
 from ssimbad.pipeline.runner import WORK
 from ssimbad.pipeline.table import COMMAND, STAGES, Instance, instances
@@ -195,8 +195,7 @@ def _meant(path: Path) -> Path:
 def _brought(params: Params, table: list[Instance]) -> set[Path]:
     """What the parameters name and no stage makes: raw faces, a test list, weights of one's own."""
     files = {f for i in table for f in i.files} - set(_outputs(table))
-    sources = (params.weights.inception, params.weights.alexnet, params.weights.vgg19)
-    files |= {str(w.path) for w in sources if w and w.path}
+    files |= {entry.path for _, entry in params.weights if isinstance(entry, WeightFile) and entry.path}
     return {p for f in files for p in (_place(Path(f)), Path(f).resolve())}
 
 

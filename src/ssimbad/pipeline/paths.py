@@ -61,7 +61,7 @@ def spread_values(w: Wildcards) -> str:
 
 
 def feature_file(name: str) -> str:
-    return f"data/weights/{name}.pth"
+    return f"data/weights/{name}.{'safetensors' if name == 'clip' else 'pth'}"
 
 
 def splits(folder: str) -> dict[str, str]:
