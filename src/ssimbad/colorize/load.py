@@ -57,7 +57,7 @@ def trained(weights: Path, device: torch.device, channels_last: bool) -> Trained
     try:
         made = _Made.model_validate(artifacts.parsed_json(beside))
         setup = registry.setup_from(made.setup)
-        colour = _colour(setup.kind, made.colour)
+        colour = _colour(setup, made.colour)
         model = registry.built(setup)
     # The last of torch: no memory for such a network.
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError):
@@ -72,12 +72,12 @@ def trained(weights: Path, device: torch.device, channels_last: bool) -> Trained
     return Trained(model.to(device, memory_format=memory).eval(), setup, made.parameters, colour)
 
 
-def _colour(kind: str, colour: Colour) -> Colour:
-    method = registry.get(kind)
-    options = method.ColourOptions.model_validate(colour.options)
+def _colour(setup: Setup, colour: Colour) -> Colour:
+    method = registry.get(setup.kind)
+    typed = colour.model_copy(update={"options": method.ColourOptions.model_validate(colour.options)})
     if method.colorize:
-        registry.check_colour("colour", kind, colour)
-    return colour.model_copy(update={"options": options})
+        registry.check_colour("colour", setup.kind, typed, setup.config)
+    return typed
 
 
 def parts(setup: Setup) -> tuple[str, ...]:

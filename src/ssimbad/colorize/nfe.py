@@ -10,6 +10,7 @@ import numpy as np
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load, stage
 from ssimbad.faces import manifest
+from ssimbad.methods import registry
 from ssimbad.metrics import measure, ms_ssim, psnr
 from ssimbad.metrics.contract import Given
 from ssimbad.metrics.test_set import at_size
@@ -33,14 +34,18 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     device = devices.pick()
     asked, row = params.report.nfe, params.methods[job.method].colour[job.of]
     loaded = load.trained(inputs["weights"], device, params.training.channels_last)
-    colorize, known = chunks.bound(loaded.method, loaded.model), loaded.method.samplers
+    colorize = chunks.bound(loaded.method, loaded.model)
+    known = {solver.name: registry.cost(loaded.setup.kind, solver.name, row.options) for solver in asked.samplers}
     ids = manifest.ids(inputs["manifest"], "test")
     count, size = min(asked.images, len(ids)), params.data.size
     given = {name: stored[list(range(count))] for name, stored in stage.given(inputs, ids, size).items()}
     targets = at_size(inputs["test"], size, ids)[:count]
     rows: list[dict[str, Any]] = []
-    plans = [
-        (solver, calls, known[solver.name].most_steps(calls)) for solver in asked.samplers for calls in asked.calls
+    plans = [  # a guided call may cost more than there is
+        (solver, calls, steps)
+        for solver in asked.samplers
+        for calls in asked.calls
+        if (steps := known[solver.name].most_steps(calls))
     ]
 
     def coloured(device: torch.device, plan: tuple[Any, int, int]) -> np.ndarray:

@@ -61,7 +61,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     one_step, *others = found
     samples = [by_id(inputs["images"], ids, size)[:count], *others]
     targets = at_size(inputs["test"], size, ids)[:count]
-    found = lines(one_step, samples, targets, row.sampler, loaded.method.samplers, params.evaluation)
+    cost = {row.sampler.name: registry.cost(kind, row.sampler.name, row.options)}
+    found = lines(one_step, samples, targets, row.sampler, cost, params.evaluation)
     artifacts.write_csv(outputs["values"], COLUMNS, found)
     job.say(f"{job.name}: {asked.samples} samples and one step of {count} images -> {outputs['values']}")
 
@@ -83,7 +84,7 @@ def lines(
 
     Args:
         one_step, targets: (N, H, W, 3) uint8; `samples`: K of them.
-        sampler: the row's; `known`: what the samplers of its kind cost.
+        sampler: the row's; `known`: what samplers cost the row.
         evaluation: parameters bootstrap (resamples), confidence, seed.
     """
     how = {"resamples": evaluation.bootstrap, "confidence": evaluation.confidence, "seed": evaluation.seed}

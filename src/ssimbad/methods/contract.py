@@ -187,7 +187,8 @@ class Method:
     samplers: Mapping[str, Calls] = field(default_factory=dict)
     """The samplers by which it colours and what they cost; none: it answers in one pass."""
     ColourOptions: type[Strict] = NoOptions
-    """Of `methods.<name>.colour.<stage>.options`."""
+    """Of `methods.<name>.colour.<stage>.options`. Options under which a sampler's call is several network calls tell
+    their number in a property `calls`."""
     default_colour: Callable[[Any], Colour] = lambda config: Colour()
     """How weights colour whose training says nothing of it, by the config."""
     reads: tuple[str, ...] = ()
@@ -196,6 +197,9 @@ class Method:
     """(config, slot) → {name: `phi`, or a training `<method>/<slot>`, or a slot of the same block}."""
     fits: Callable[[Any, int, Mapping[str, Any]], None] = lambda config, size, shared: None
     """Raises ValueError, which begins with the wrong key, when images of this size will not do."""
+    suits: Callable[[Any, Any], None] = lambda config, options: None
+    """(config, colour options) → raises ValueError, which begins with the wrong key of the options, when weights of
+    this config cannot colour so."""
     remarks: Callable[[Any, Any, bool], list[str]] = lambda config, options, features: []
     """(config, options, whether the feature network was there) → what of a training departs from the method's
     description, for the notes under the tables."""

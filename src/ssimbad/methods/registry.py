@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from ssimbad.errors import UserError
 from ssimbad.methods.contract import INPUTS, SHARED, Method, Part, Setup
 from ssimbad.params.base import SLOTS, Colour, Sampler, Size, Solver
+from ssimbad.samplers.counts import Calls
 
 if TYPE_CHECKING:
     from torch import nn
@@ -146,38 +147,41 @@ def _wrong(place: str, text: str) -> PydanticCustomError:
     return PydanticCustomError("below", "{text}", {"below": place, "text": text})
 
 
-def check(name: str, block: Block, size: int, shared: Mapping[str, Any]) -> None:
-    """Validate one block of `methods`, whose config is its own, for images of `size`.
+def check(name: str, block: Block, size: int, shared: Mapping[str, Any], borrowed: Any = None) -> None:
+    """Validate one block of `methods` for images of `size`.
+
+    Args:
+        borrowed: the config of the weights that it borrows, where they are there.
 
     Raises:
         ValueError: naming the wrong key.
     """
-    method = get(block.kind)
+    method, config = get(block.kind), borrowed if block.weights else block.config
     if block.weights is None:
         try:
             method.fits(block.config, size, shared)
         except ValueError as error:
             raise ValueError(f"methods.{name}.{error}") from None
     for stage, row in block.colour.items():
-        check_colour(f"methods.{name}.colour.{stage}", block.kind, row)
+        check_colour(f"methods.{name}.colour.{stage}", block.kind, row, config)
     for slot, train in block.trainings.items():
         key = f"methods.{name}.{slot}"
         if train.validation:
-            _check_validation(f"{key}.validation", block.kind, train)
+            _check_validation(f"{key}.validation", block.kind, train, config)
         if chain := getattr(train.options, "sampler", None):
             check_sampler(f"{key}.options.sampler", block.kind, chain)
 
 
-def _check_validation(key: str, kind: str, train: Train) -> None:
+def _check_validation(key: str, kind: str, train: Train, config: Any) -> None:
     colour = train.validation.colour
     if colour:
-        check_colour(f"{key}.colour", kind, colour)
+        check_colour(f"{key}.colour", kind, colour, config)
     elif get(kind).score is None:
         raise ValueError(f"{key}.colour: missing; it says how the validation faces are coloured")
 
 
-def check_colour(key: str, kind: str, colour: Colour) -> None:
-    """Raises ValueError when a kind cannot colour so."""
+def check_colour(key: str, kind: str, colour: Colour, config: Any = None) -> None:
+    """Raises ValueError when a kind, or weights of that config, cannot colour so."""
     method = get(kind)
     if method.colorize is None:
         raise ValueError(f"{key}: kind {kind} does not colour; remove it")
@@ -188,6 +192,11 @@ def check_colour(key: str, kind: str, colour: Colour) -> None:
         check_sampler(f"{key}.sampler", kind, colour.sampler)
     elif colour.samples > 1:
         raise ValueError(f"{key}.samples: kind {kind} has one answer, so that their mean is it; remove it")
+    if config is not None:
+        try:
+            method.suits(config, colour.options)
+        except ValueError as error:
+            raise ValueError(f"{key}.options.{error}") from None
 
 
 def check_sampler(key: str, kind: str, sampler: Solver) -> None:
@@ -197,9 +206,14 @@ def check_sampler(key: str, kind: str, sampler: Solver) -> None:
         raise ValueError(f"{key}.name: kind {kind} has no sampler {sampler.name!r}; it has {', '.join(known)}")
 
 
+def cost(kind: str, sampler: str, options: Any) -> Calls:
+    """What a sampler of a kind costs under a row's options."""
+    return get(kind).samplers[sampler].times(getattr(options, "calls", 1))
+
+
 def nfe(kind: str, colour: Colour) -> int:
     """Network calls per coloured image."""
-    one = get(kind).samplers[colour.sampler.name].of(colour.sampler.steps) if colour.sampler else 1
+    one = cost(kind, colour.sampler.name, colour.options).of(colour.sampler.steps) if colour.sampler else 1
     return one * colour.samples
 
 

@@ -244,7 +244,7 @@ class Params(Strict):
             raise ValueError(f"schedule.size: {self.schedule.size} does not divide data.native_size")
         shared = {"network": self.network, "noise": self.noise, "schedule.saturation": self.schedule.saturation}
         for name, method in self.methods.items():
-            registry.check(name, method, self.data.size, shared)
+            registry.check(name, method, self.data.size, shared, self._borrowed(method))
             self._check_block(name, method)
             for slot, train in method.trainings.items():
                 self._check_training(f"methods.{name}.{slot}", train)
@@ -253,6 +253,11 @@ class Params(Strict):
         self._check_ladder()
         self._check_chain_steps()
         return self
+
+    def _borrowed(self, method: Method) -> Any:
+        """The config of the weights that a method borrows; None where they are not there."""
+        lender = self.methods.get((method.weights or "").partition("/")[0])
+        return lender.config if lender and not lender.weights and lender.kind == method.kind else None
 
     def _check_block(self, name: str, method: Method) -> None:
         key = f"methods.{name}"

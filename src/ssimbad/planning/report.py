@@ -126,8 +126,9 @@ def _of_row(p: Params, w: Wildcards, trained: Work | None, reference: Reference,
     shown = len(settings.coloured(rows.kind(p, w).inputs, rows.has_answers(p)))
     yield from _sampling(p, f"{row}: colorize", name, stage, colour, (seeds * shown, p.data.test), same, lacking)
     if p.report.nfe and w in rows.curves(p):
-        asked, known = p.report.nfe, rows.kind(p, w).samplers
-        each = sum(known[s.name].of(known[s.name].most_steps(c)) for s in asked.samplers for c in asked.calls)
+        asked, kind = p.report.nfe, p.methods[name].kind
+        costs = [registry.cost(kind, s.name, colour.options) for s in asked.samplers]
+        each = sum(cost.of(steps) for cost in costs for calls in asked.calls if (steps := cost.most_steps(calls)))
         yield from _several(p, f"{row}: nfe-figure", w, asked.images, each, same, lacking)
     if p.report.spread and w in rows.swept(p):
         asked, one = p.report.spread, colour.sampler.model_copy(update={"steps": 1})
@@ -148,10 +149,12 @@ def _several(
     p: Params, what: str, w: Wildcards, images: int, calls: int, same: bool, lacking: list[str]
 ) -> Iterator[Task]:
     """So many network calls, whatever the sampler."""
-    colour = p.methods[w["method"]].colour[w["stage"]]
-    single = colour.model_copy(update={"sampler": _ONCE.sampler})
+    block = p.methods[w["method"]]
+    colour = block.colour[w["stage"]]
+    single = colour.model_copy(update={"sampler": colour.sampler.model_copy(update={"steps": 1})})
     if operations := _tried(what, lacking, lambda: flops.colouring(p, w["method"], single, w["stage"])):
-        yield Task(what, "sample", len(p.seeds), min(images, p.data.test), calls, calls * operations, same)
+        operations = operations * calls // registry.nfe(block.kind, single)
+        yield Task(what, "sample", len(p.seeds), min(images, p.data.test), calls, operations, same)
 
 
 def hours(task: Task, speed: Rates, reference: Reference) -> float | None:

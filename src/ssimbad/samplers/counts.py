@@ -17,6 +17,10 @@ class Calls:
         """The calls (NFE) of so many steps."""
         return self.per_step * steps - self.saved
 
+    def times(self, calls: int) -> Calls:
+        """The cost where each call of the sampler is so many of the network."""
+        return Calls(self.per_step * calls, self.saved * calls)
+
     def most_steps(self, calls: int) -> int:
         """The largest number of steps with at most so many calls; 0 where there is none."""
         return (calls + self.saved) // self.per_step
