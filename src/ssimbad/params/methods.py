@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, model_validator
 
 from ssimbad.methods import registry
+from ssimbad.methods.contract import START
 from ssimbad.params.base import SLOTS, Above0, Colour, Positive, Strict
 
 TrainingName = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9-]*/({'|'.join(SLOTS)})$")]
@@ -100,7 +101,11 @@ def lender(methods: Mapping[str, Method], name: str) -> str:
 def needs(methods: Mapping[str, Method], name: str, slot: str) -> dict[str, str]:
     """What a training is made from besides data: {name: `phi`, or a training `<method>/<slot>`}; `start` among them."""
     block = methods[name]
-    found = registry.get(block.kind).needs(block.config, slot)
-    full = {part: f"{name}/{what}" if what in SLOTS else what for part, what in found.items()}
-    start = block.trainings[slot].start
-    return full | ({"start": start} if start else {})
+    found, start = registry.get(block.kind).needs(block.config, slot), block.trainings[slot].start
+    full = {part: start if what == START else _full(name, what) for part, what in found.items()}
+    full |= {"start": start}
+    return {part: what for part, what in full.items() if what}
+
+
+def _full(name: str, what: str) -> str:
+    return f"{name}/{what}" if what in SLOTS else what
