@@ -183,7 +183,7 @@ def test_losses_are_those_of_the_sources_recurrence(n, on):
     """S / n of them, each of the state behind n steps (or of D in the last of them), with the gradient of n steps."""
     model, given = moderate(build()), batch()
     steps = 4
-    found = list(with_gradients(finetuning(model, steps, every_n=n, on=on), model, given))
+    found = list(with_gradients(finetuning(model, steps, every_n=n, loss_on=on), model, given))
     assert len(found) == steps // n
     vp = Vp(model, given, steps)
     x = vp.inversion(model)

@@ -61,7 +61,7 @@ class Reference(chain.ImageLoss):
     """From the reference's inversion to the target, with an optimiser step after every n steps of the sampler."""
 
     every_n: Positive = Field(default=1, description="steps of the sampler between two optimiser steps, n")
-    on: Literal["state", "denoised"] = Field(
+    loss_on: Literal["state", "denoised"] = Field(
         default="state", description="loss of x_t behind the n steps, noisy as it is; or of D in the last of them"
     )
     sampler: Sampler = Field(description="ddim; of the inversion and of the way back")
@@ -172,7 +172,7 @@ def reference_steps(
     for first in range(0, steps, n):
         part = grid[first : first + n + 1]
         x = walk(denoise, x.detach(), part)
-        image = denoised[0] if options.on == "denoised" else scaled(x, float(part[-1]))
+        image = denoised[0] if options.loss_on == "denoised" else scaled(x, float(part[-1]))
         per_image = judge(image, batch.target)
         yield Losses(per_image.mean(), per_image.detach(), batch.target.new_full((len(x),), float(part[-2])))
 
