@@ -69,9 +69,12 @@ def miniature(preset: str = "demo") -> dict:
     tree["report"]["grid_images"] = 2
     if tree["report"].get("spread"):
         tree["report"]["spread"] = {"samples": 2, "images": 4}
-    if "scft" in tree["methods"]:
-        tree["methods"]["scft"]["config"] = {"base": 4, "levels": 3, "width": 8, "residuals": 1}
-        tree["methods"]["scft"]["pretrain"]["options"] = {"discriminator": [4, 8]}
+    for method in tree["methods"].values():
+        if method["kind"] == "scft":
+            method["config"] |= {"base": 4, "levels": 3, "width": 8, "residuals": 1}
+            method["pretrain"]["options"] |= {"discriminator": [4, 8]}
+        if method["kind"] == "coloring_assistant" and "weights" not in method:
+            method["config"] |= {"base": 4, "time": 8}
     return tree
 
 

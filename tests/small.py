@@ -32,6 +32,7 @@ RATIONAL = {"form": "rational", "c": 0.3}
 CONFIGS: dict[str, dict[str, Any]] = {
     "ssimbad": {"phi": RATIONAL},
     "scft": {"base": 4, "levels": 3, "width": 8, "residuals": 1},
+    "coloring_assistant": {"base": 4, "time": 8},
 }
 
 

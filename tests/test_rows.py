@@ -27,8 +27,14 @@ ROWS = {
     *[("animediffusion", "pretrain"), ("animediffusion", "finetune")],
     *[("animediffusion-trajectory", "finetune"), ("ssimbad", "finetune"), ("ssimbad-guided", "finetune")],
     *[("regression", "pretrain"), ("regression-compute", "pretrain")],
+    *[("scft-sga", "pretrain"), ("coloring-assistant", "pretrain"), ("coloring-assistant", "finetune")],
+    *[("coloring-assistant-inversion", "pretrain"), ("coloring-assistant-qsample", "finetune")],
 }
-ONE_CALL = {"scft", "regression", "regression-compute"}
+ONE_CALL = {"scft", "scft-sga", "regression", "regression-compute"}
+INVERTED = {("coloring-assistant", "finetune"), ("coloring-assistant-inversion", "pretrain")}
+"""They start from the reference's inversion, a call for each step but one, and from no noise."""
+OWN = {row for row in ROWS if row[0].startswith(("coloring-assistant", "scft-sga"))}
+"""At demo scale alone."""
 
 
 def tree() -> dict:
@@ -55,6 +61,11 @@ def house(tmp_path_factory):
         yield folder
 
 
+def of(lines, row):
+    """Those of one row."""
+    return [x for x in lines if (x["method"], x["stage"]) == row]
+
+
 def read(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -67,7 +78,7 @@ def test_the_main_table_has_every_row_in_all_settings(house):
     with_published = {(x["method"], x["stage"]) for x in lines if x["published"]}
     assert with_published == ROWS - {
         ("edm", "pretrain"), ("edm", "finetune"), ("animediffusion-trajectory", "finetune"),
-        ("regression", "pretrain"), ("regression-compute", "pretrain"), ("ssimbad-guided", "finetune"),
+        ("regression", "pretrain"), ("regression-compute", "pretrain"), ("ssimbad-guided", "finetune"), *OWN,
     }  # fmt: skip
 
 
@@ -113,10 +124,16 @@ def test_quality_against_calls_stays_within_its_limits(house):
     sampled = {row for row in ROWS if row[0] not in ONE_CALL}
     assert {(x["method"], x["stage"]) for x in lines} == sampled
     assert len(lines) == len(sampled) * 2 * 2 * 2  # samplers, limits, metrics
-    assert {(x["sampler"], x["calls"], x["steps"], x["nfe"]) for x in lines} == {
+    found = {row: {(x["sampler"], x["calls"], x["steps"], x["nfe"]) for x in of(lines, row)} for row in sampled}
+    from_noise = {
         ("heun", "2", "1", "1"), ("heun", "3", "2", "3"),
         ("ddim, eta 1", "2", "2", "2"), ("ddim, eta 1", "3", "3", "3"),
     }  # fmt: skip
+    from_inversion = {
+        ("heun", "2", "1", "1"), ("heun", "3", "1", "1"),
+        ("ddim, eta 1", "2", "1", "1"), ("ddim, eta 1", "3", "2", "3"),
+    }  # fmt: skip
+    assert found == {row: from_inversion if row in INVERTED else from_noise for row in sampled}
     assert (house / "reports/figures/nfe.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -138,9 +155,10 @@ def test_spread_is_told_of_every_row_that_starts_from_noise(house):
     lines = read(house / "reports/tables/spread.csv")
     sampled = {row for row in ROWS if row[0] not in ONE_CALL}
     assert {(x["method"], x["stage"]) for x in lines} == sampled
-    shares = [float(x["value"]) for x in lines if x["metric"] == "share"]
-    assert len(shares) == len(sampled) and all(0 < share < 1 for share in shares)
-    for row in sampled:
+    shares = {(x["method"], x["stage"]): float(x["value"]) for x in lines if x["metric"] == "share"}
+    assert len(shares) == len(sampled) and all(share < 1 for share in shares.values())
+    assert {row for row, share in shares.items() if share == 0} == INVERTED, "an answer that knows no noise is one"
+    for row in sampled - INVERTED:
         psnr = [x for x in lines if (x["method"], x["stage"], x["metric"]) == (*row, "psnr")]
         scores = {x["answer"]: float(x["value"]) for x in psnr}
         assert scores["sample"] < scores["mean"] < scores["bias"]
@@ -210,13 +228,14 @@ def test_the_compute_table_has_every_row_and_the_work_of_its_chain(house):
 def test_cost_names_parameters_and_calls_of_every_row(house):
     measured = [json.loads(path.read_text()) for path in (house / "work/cost").glob("*.json")]
     calls = {(m["method"], m["nfe"]) for m in measured if m["phase"] == "colorize"}
-    assert calls == {(method, 1 if method in ONE_CALL else 2) for method, _ in ROWS}
+    assert calls == {(method, 1 if method in ONE_CALL else 3 if (method, s) in INVERTED else 2) for method, s in ROWS}
     assert all(m["parameters"] > 1000 for m in measured)
 
 
 def test_demo_presets_differ_in_their_rows_only():
     demo, *others = (
-        preset_tree(name) for name in ("demo", "demo-all", "demo-ladder", "demo-seeds", "demo-chain-steps")
+        preset_tree(name)
+        for name in ("demo", "demo-all", "demo-ladder", "demo-seeds", "demo-chain-steps", "demo-coloring-assistant")
     )
     for other in others:
         for key in demo.keys() - {"preset", "seeds", "methods", "weights", "report"}:
@@ -226,7 +245,8 @@ def test_demo_presets_differ_in_their_rows_only():
     rows, calls = (preset_tree(name) for name in ("demo-all", "demo-nfe"))
     assert calls["report"].pop("nfe") and calls.pop("preset") != rows.pop("preset")
     assert calls == rows, "presets/demo-nfe.yaml is demo-all and report.nfe"
-    assert set(table_rows("demo-all")) == ROWS == set(table_rows("paper")) - {("ssimbad-control", "finetune")}
+    assert set(table_rows("demo-all")) == ROWS
+    assert set(table_rows("paper")) == ROWS - OWN | {("ssimbad-control", "finetune")}
 
 
 def table_rows(preset: str) -> list[tuple[str, str]]:

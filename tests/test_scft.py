@@ -1,6 +1,7 @@
 """SCFT: the network's size, the correspondence that supervises its attention, its losses, and that it learns."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ssimbad.features import registry as features
 from ssimbad.methods import registry, scft
 from ssimbad.methods.contract import Batch, Losses, Plan
 from ssimbad.networks.patch_gan import PatchGAN, SpectralConv2d
-from ssimbad.networks.scft import Generator, Transfer
+from ssimbad.networks.scft import Generator, StopGradient, Transfer
 from ssimbad.networks.vgg import VGG19
 from ssimbad.pairing import tps
 from ssimbad.params.methods import Method
@@ -98,6 +99,43 @@ def test_attention_is_the_published_formula():
     assert torch.allclose(logits[0], scores, atol=1e-6)
     gathered = scores.exp() / scores.exp().sum(dim=1, keepdim=True) @ v
     assert torch.allclose(joined[0].flatten(1).T, x[0].flatten(1).T + gathered, atol=1e-6)
+
+
+def test_stop_gradient_attention_is_the_published_formula_and_its_map_a_constant():
+    torch.manual_seed(0)
+    part, x, y = StopGradient(8), torch.randn(1, 8, 2, 2, requires_grad=True), torch.randn(1, 8, 2, 2)
+    own, other = (t.flatten(2)[0].T for t in (x, y))
+    products = (own @ other.T).exp()
+    weights = products / products.sum(dim=1, keepdim=True)  # over the reference's tokens
+    weights = (weights / weights.sum(dim=0)).detach()  # then over the sketch's
+    lrelu = partial(torch.nn.functional.leaky_relu, negative_slope=0.2)
+    gathered = weights @ lrelu(part.value(other)) + lrelu(part.query(own))
+    expected = x + part.norm(gathered.T.reshape(x.shape))
+    found = part(x, y)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(weights.sum(dim=1), torch.ones(4), atol=0.05), "which order, shows"
+    by, of = (torch.autograd.grad(image.square().sum(), x)[0] for image in (found, expected))
+    assert torch.allclose(by, of, atol=1e-4)
+
+
+def test_with_stop_gradient_attention_every_parameter_takes_part_and_no_triplet():
+    torch.manual_seed(0)
+    model, given = scft.build(setup("scft", attention="sga")), batch()
+    image, logits = model(given.sketch, given.reference)
+    assert image.shape == given.target.shape and logits is None
+    image.square().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+    for other in ((-given.sketch, given.reference), (given.sketch, given.reference + 0.3)):
+        assert not torch.allclose(image, model(*other)[0], atol=1e-4)
+    losses = scft.generator_step(model, PatchGAN([8]), scft.Adversarial(), None, given, rng())
+    assert set(losses.terms) == {"adversarial", "reconstruction"}
+    assert losses.loss.item() == pytest.approx(
+        sum(w * losses.terms[n].item() for n, w in (("adversarial", 1), ("reconstruction", 30))), rel=1e-5
+    )
+    sga, off = scft.Config(attention="sga"), scft.Adversarial(triplet=0.0)
+    assert "triplet" in scft.METHOD.remarks(sga, scft.Adversarial(), True)[0]
+    assert scft.METHOD.remarks(sga, off, True) == []
+    assert len(scft.METHOD.remarks(sga, scft.Adversarial(), False)) == 2
 
 
 def test_where_nothing_moves_every_token_corresponds_to_itself():

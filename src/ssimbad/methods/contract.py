@@ -26,6 +26,9 @@ SHARED: Mapping[str, Any] = {"network": Network, "noise": Noise, "schedule.satur
 PHI = "phi"
 """The noise schedule that the study selects, as something that a training needs."""
 
+START = "start"
+"""The weights from which a training starts, as something that it needs besides."""
+
 
 class NoOptions(Strict):
     """Nothing to choose."""
@@ -193,13 +196,15 @@ class Method:
     """The samplers by which it colours and what they cost; none: it answers in one pass."""
     ColourOptions: type[Strict] = NoOptions
     """Of `methods.<name>.colour.<stage>.options`. Options under which a sampler's call is several network calls tell
-    their number in a property `calls`."""
+    their number in a property `calls`; those that make others before the sampler begins, which in a property `before`,
+    the `Calls` of an image of N steps."""
     default_colour: Callable[[Any], Colour] = lambda config: Colour()
     """How weights colour whose training says nothing of it, by the config."""
     reads: tuple[str, ...] = ()
     """Of `SHARED`: what its networks are built from, besides its config."""
     needs: Callable[[Any, str], Mapping[str, str]] = lambda config, slot: {}
-    """(config, slot) → {name: `phi`, or a training `<method>/<slot>`, or a slot of the same block}."""
+    """(config, slot) → {name: `phi`, or a training `<method>/<slot>`, or a slot of the same block, or `start`: the
+    training whose weights it starts from, as they were}."""
     fits: Callable[[Any, int, Mapping[str, Any]], None] = lambda config, size, shared: None
     """Raises ValueError, which begins with the wrong key, when images of this size will not do."""
     suits: Callable[[Any, Any], None] = lambda config, options: None

@@ -18,9 +18,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ssimbad.errors import UserError
-from ssimbad.methods.contract import INPUTS, SHARED, Method, Part, Setup
+from ssimbad.methods.contract import INPUTS, SHARED, START, Method, Part, Setup
 from ssimbad.params.base import SLOTS, Colour, Sampler, Size, Solver, slot_order
-from ssimbad.samplers.counts import Calls
+from ssimbad.samplers.counts import NONE, Calls
 
 if TYPE_CHECKING:
     from torch import nn
@@ -184,6 +184,8 @@ def check(name: str, block: Block, size: int, shared: Mapping[str, Any], borrowe
         check_colour(f"methods.{name}.colour.{stage}", block.kind, row, config)
     for slot, train in block.trainings.items():
         key = f"methods.{name}.{slot}"
+        if START in method.needs(block.config, slot).values() and not train.start:
+            raise ValueError(f"{key}.start: missing; kind {block.kind} goes on from weights, name their training")
         if train.validation:
             _check_validation(f"{key}.validation", block.kind, train, config)
         if chain := getattr(train.options, "sampler", None):
@@ -226,7 +228,8 @@ def check_sampler(key: str, kind: str, sampler: Solver) -> None:
 
 def cost(kind: str, sampler: str, options: Any) -> Calls:
     """What a sampler of a kind costs under a row's options."""
-    return get(kind).samplers[sampler].times(getattr(options, "calls", 1))
+    own = get(kind).samplers[sampler].times(getattr(options, "calls", 1))
+    return own.plus(getattr(options, "before", NONE))
 
 
 def nfe(kind: str, colour: Colour) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -46,6 +46,9 @@ class Config(Strict):
     levels: Annotated[int, Field(ge=2)] = Field(default=5, description="tokens have the side size / 2^(levels - 1)")
     width: Positive | None = Field(default=None, description="channels of a token; null: all that the encoder has")
     residuals: Positive = Field(default=4, description="residual blocks behind the attention")
+    attention: Literal["scft", "sga"] = Field(
+        default="scft", description="learnt with gradients, or the stop-gradient attention of SGA, which has no triplet"
+    )
 
 
 class Adversarial(Strict):
@@ -72,10 +75,13 @@ class Adversarial(Strict):
 
 
 def remarks(config: Config, options: Adversarial, features: bool) -> list[str]:
-    if features:
-        return []
-    why = "they need the weights of VGG-19 (weights.enabled: false)" if options.features else "their weights are 0"
-    return [f"SCFT without its perceptual and style terms: {why}."]
+    found = []
+    if config.attention == "sga" and options.triplet:
+        found.append("SCFT with stop-gradient attention: the triplet term is off, its map has no weights to train.")
+    if not features:
+        why = "they need the weights of VGG-19 (weights.enabled: false)" if options.features else "their weights are 0"
+        found.append(f"SCFT without its perceptual and style terms: {why}.")
+    return found
 
 
 def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
@@ -132,8 +138,9 @@ def generator_step(
     terms = {
         "adversarial": (critic(image, batch.sketch) - 1).square().mean(),
         "reconstruction": per_image.mean(),
-        "triplet": triplet(logits, source, options.margin, rng),
     }
+    if logits is not None:
+        terms["triplet"] = triplet(logits, source, options.margin, rng)
     if features:
         terms |= perceptual_and_style(features(image), features(batch.target))
     loss = sum(getattr(options, name) * value for name, value in terms.items())

@@ -76,6 +76,14 @@ class Transfer(nn.Module):
         super().__init__()
         self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
 
+    def start(self) -> None:
+        """The reference reaches the image through the values alone, so they begin at full strength. Queries and keys
+        begin stronger: else the tokens themselves must grow until single logits differ by the triplet's margin, and
+        what they say of their places drowns what they say of colours."""
+        nn.init.orthogonal_(self.value.weight)
+        for layer in (self.query, self.key):
+            nn.init.orthogonal_(layer.weight, gain=4)
+
     def forward(self, sketch: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         x, y = (t.flatten(2).transpose(1, 2) for t in (sketch, reference))
         q, k, v = self.query(x).float(), self.key(y).float(), self.value(y).float()
@@ -83,6 +91,53 @@ class Transfer(nn.Module):
             logits = q @ k.transpose(1, 2) / math.sqrt(x.shape[-1])
             gathered = logits.softmax(dim=-1) @ v
         return sketch + gathered.transpose(1, 2).reshape(sketch.shape).to(sketch.dtype), logits
+
+
+class StopGradient(nn.Module):
+    """Stop-gradient attention (Li et al. 2022, arXiv 2207.06095): tokens x gather from tokens y, both (B, d, T, T).
+
+    Z = A·lrelu(W_v y) + lrelu(W_q x), where A is the softmax of the raw products x·y over y, each of its columns then
+    divided by its sum over x, and a constant: no gradient takes the way through the map, along which the two paths of
+    SCFT pull against each other. Normalised and added to x, as in the authors' code.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query, self.value = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.norm = normalisation(channels)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        own, other = (t.flatten(2).transpose(1, 2) for t in (x, y))
+        with torch.autocast(x.device.type, enabled=False), torch.no_grad():
+            weights = (own.float() @ other.float().transpose(1, 2)).softmax(dim=-1)
+            weights = F.normalize(weights, p=1, dim=1)
+        values = F.leaky_relu(self.value(other), SLOPE)
+        gathered = weights.to(values.dtype) @ values + F.leaky_relu(self.query(own), SLOPE)
+        return x + self.norm(gathered.transpose(1, 2).reshape(x.shape))
+
+
+class StopGradientTransfer(nn.Module):
+    """In place of `Transfer`: the sketch's tokens gather from the reference's, then the joined ones from themselves.
+
+    There are no logits that a triplet could train: the map has no parameters.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.cross, self.own = StopGradient(channels), StopGradient(channels)
+
+    def start(self) -> None:
+        """As in `Transfer`: values begin at full strength."""
+        for part in (self.cross, self.own):
+            nn.init.orthogonal_(part.value.weight)
+
+    def forward(self, sketch: Tensor, reference: Tensor) -> tuple[Tensor, None]:
+        joined = self.cross(sketch, reference)
+        return self.own(joined, joined), None
+
+
+TRANSFERS = {"scft": Transfer, "sga": StopGradientTransfer}
+"""How the reference's features come to the sketch's places, by name."""
 
 
 class Decoder(nn.Module):
@@ -116,9 +171,10 @@ class Generator(nn.Module):
         levels: H and W are divisible by 2^(levels - 1), the tokens' side is H / 2^(levels - 1).
         width: channels to which the tokens are reduced; None keeps all of them.
         residuals: residual blocks behind the attention.
+        attention: which of `TRANSFERS`; without logits these are None.
     """
 
-    def __init__(self, base: int, levels: int, width: int | None, residuals: int) -> None:
+    def __init__(self, base: int, levels: int, width: int | None, residuals: int, attention: str = "scft") -> None:
         super().__init__()
         widths = [base * 2**level for level in range(levels)]
         gathered = 2 * sum(widths)
@@ -127,18 +183,13 @@ class Generator(nn.Module):
         self.reduce_sketch, self.reduce_reference = (
             nn.Conv2d(gathered, channels, 1) if width else nn.Identity() for _ in range(2)
         )
-        self.transfer = Transfer(channels)
+        self.transfer = TRANSFERS[attention](channels)
         self.residuals = nn.Sequential(*(Residual(channels) for _ in range(residuals)))
         self.decoder = Decoder(2 * channels, widths)
         self.apply(_start)
-        # The reference reaches the image through the values alone, so they begin at full strength. Queries and keys
-        # begin stronger: else the tokens themselves must grow until single logits differ by the triplet's margin, and
-        # what they say of their places drowns what they say of colours.
-        nn.init.orthogonal_(self.transfer.value.weight)
-        for layer in (self.transfer.query, self.transfer.key):
-            nn.init.orthogonal_(layer.weight, gain=4)
+        self.transfer.start()
 
-    def forward(self, sketch: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, sketch: Tensor, reference: Tensor) -> tuple[Tensor, Tensor | None]:
         lines, colours = self.sketch(sketch), self.reference(reference)
         joined, logits = self.transfer(self.reduce_sketch(tokens(lines)), self.reduce_reference(tokens(colours)))
         refined = joined + self.residuals(joined)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, mo
 from pydantic_core import PydanticCustomError
 
 from ssimbad.methods import registry
+from ssimbad.methods.contract import START
 from ssimbad.params.base import Above0, Colour, Positive, Strict, nearest
 
 TrainingName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*/[a-z][a-z0-9_]*$")]
@@ -116,7 +117,11 @@ def lender(methods: Mapping[str, Method], name: str) -> str:
 def needs(methods: Mapping[str, Method], name: str, slot: str) -> dict[str, str]:
     """What a training is made from besides data: {name: `phi`, or a training `<method>/<slot>`}; `start` among them."""
     block = methods[name]
-    found = registry.get(block.kind).needs(block.config, slot)
-    full = {part: f"{name}/{what}" if what in registry.slots() else what for part, what in found.items()}
-    start = block.trainings[slot].start
-    return full | ({"start": start} if start else {})
+    found, start = registry.get(block.kind).needs(block.config, slot), block.trainings[slot].start
+    full = {part: start if what == START else _full(name, what) for part, what in found.items()}
+    full |= {"start": start}
+    return {part: what for part, what in full.items() if what}
+
+
+def _full(name: str, what: str) -> str:
+    return f"{name}/{what}" if what in registry.slots() else what

@@ -304,8 +304,8 @@ class Params(Strict):
     def _check_sources(self, method: str, slot: str) -> None:
         """What a training starts from or needs is there, fits, and does not come from itself."""
         key, start = f"methods.{method}.{slot}", self.methods[method].trainings[slot].start
-        for name, what in needs(self.methods, method, slot).items():
-            place = f"{key}.start" if name == "start" else key
+        for what in needs(self.methods, method, slot).values():
+            place = f"{key}.start" if what == start else key
             if what != "phi" and training(self.methods, what) is None:
                 raise ValueError(f"{place}: {what} is no training of these parameters")
         if start and self.methods[start.partition("/")[0]].kind != self.methods[method].kind:

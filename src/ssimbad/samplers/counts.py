@@ -21,11 +21,16 @@ class Calls:
         """The cost where each call of the sampler is so many of the network."""
         return Calls(self.per_step * calls, self.saved * calls)
 
+    def plus(self, other: Calls) -> Calls:
+        """The cost of both, in as many steps each."""
+        return Calls(self.per_step + other.per_step, self.saved + other.saved)
+
     def most_steps(self, calls: int) -> int:
         """The largest number of steps with at most so many calls; 0 where there is none."""
         return (calls + self.saved) // self.per_step
 
 
+NONE = Calls(per_step=0)
 EACH = Calls()
 TWICE = Calls(per_step=2, saved=1)
 """Two calls per step, but one in the step to zero."""
