@@ -31,7 +31,9 @@ _MINI_STEPS = {"steps": 2}
 
 
 def _few_steps(colour: dict) -> dict:
-    return colour | ({"sampler": colour["sampler"] | _MINI_STEPS} if "sampler" in colour else {})
+    if "sampler" not in colour:
+        return colour
+    return colour | {"sampler": colour["sampler"] | {"steps": min(2, colour["sampler"]["steps"])}}
 
 
 def preset_tree(name: str) -> dict:
@@ -62,13 +64,17 @@ def miniature(preset: str = "demo") -> dict:
                 if sampler := train.get("options", {}).get("sampler"):
                     small["options"] = train["options"] | {"sampler": sampler | _MINI_STEPS}
                 if validation := train.get("validation"):
-                    small["validation"] = {"every": 8, "colour": _few_steps(validation["colour"])}
+                    shown = {"colour": _few_steps(validation["colour"])} if "colour" in validation else {}
+                    small["validation"] = {"every": 8, **shown}
         method["colour"] = {stage: _few_steps(row) for stage, row in method["colour"].items()}
     tree["colorize"]["chunk"] = 4
     tree["evaluation"]["bootstrap"] = 100
     tree["report"]["grid_images"] = 2
     if tree["report"].get("spread"):
         tree["report"]["spread"] = {"samples": 2, "images": 4}
+    if "latent-cold" in tree["methods"]:
+        codec = {"widths": [8, 8], "residuals": 1, "codes": 16, "code_size": 4}
+        tree["methods"]["latent-cold"]["config"] |= {"codec": codec, "layers": 2, "width": 8}
     if "scft" in tree["methods"]:
         tree["methods"]["scft"]["config"] = {"base": 4, "levels": 3, "width": 8, "residuals": 1}
         tree["methods"]["scft"]["pretrain"]["options"] = {"discriminator": [4, 8]}

@@ -61,11 +61,13 @@ class Part:
 class Conditions:
     """What a method is given of a batch, at training size in [-1, 1], float32; None for what it does not take.
 
-    `sketch` (B, 1, H, W); `reference` (B, 3, H, W).
+    `sketch` (B, 1, H, W); `reference` (B, 3, H, W); `face` (B, 3, H, W), the face itself, for a method that degrades
+    and restores it: a task of its own, with a setting of its own.
     """
 
     sketch: Tensor | None = None
     reference: Tensor | None = None
+    face: Tensor | None = None
 
 
 INPUTS = tuple(f.name for f in fields(Conditions))
@@ -184,8 +186,15 @@ class Method:
     chosen; None: the PSNR of the coloured validation faces."""
     inputs: tuple[str, ...] = ("sketch", "reference")
     """Of `INPUTS`: what it is given in training and in colouring."""
+    slots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The objectives that a slot can have, where not every one makes sense in every slot."""
+    measures: Callable[[nn.Module, Iterator[Batch]], Mapping[str, float]] | None = None
+    """(model, batches of all validation faces) → {what: value}: what a finished training says of itself besides. It is
+    written beside the weights and has a table of its own, `reports/tables/measures.md`."""
     samplers: Mapping[str, Calls] = field(default_factory=dict)
     """The samplers by which it colours and what they cost; none: it answers in one pass."""
+    by_noise: bool = True
+    """Whether an answer by a sampler depends on noise; where it does not, several samples are one."""
     ColourOptions: type[Strict] = NoOptions
     """Of `methods.<name>.colour.<stage>.options`."""
     default_colour: Callable[[Any], Colour] = lambda config: Colour()

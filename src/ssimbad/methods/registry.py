@@ -112,9 +112,11 @@ def _typed_training(slot: str, method: Method, kind: str, train: dict[str, Any])
     objective = train.get("objective")
     if not isinstance(objective, str):
         return train
-    if objective not in method.objectives:
-        known = ", ".join(method.objectives)
-        raise _wrong(f"{slot}.objective", f"kind {kind} has no objective {objective!r}; it has {known}")
+    known = method.slots.get(slot, tuple(method.objectives))
+    if objective not in known:
+        there = f" in {slot}" if objective in method.objectives else ""
+        named = f"kind {kind} has no objective {objective!r}{there}"
+        raise _wrong(f"{slot}.objective", f"{named}; it has {', '.join(known)}")
     found = dict(train)
     found["options"] = _typed(f"{slot}.options", method.objectives[objective], train.get("options", {}))
     if isinstance(validation := train.get("validation"), dict) and validation.get("colour"):
@@ -186,7 +188,7 @@ def check_colour(key: str, kind: str, colour: Colour) -> None:
         raise ValueError(f"{key}.sampler: {wanted}")
     if colour.sampler:
         check_sampler(f"{key}.sampler", kind, colour.sampler)
-    elif colour.samples > 1:
+    if colour.samples > 1 and not (colour.sampler and method.by_noise):
         raise ValueError(f"{key}.samples: kind {kind} has one answer, so that their mean is it; remove it")
 
 
@@ -195,6 +197,9 @@ def check_sampler(key: str, kind: str, sampler: Solver) -> None:
     known = get(kind).samplers
     if sampler.name not in known:
         raise ValueError(f"{key}.name: kind {kind} has no sampler {sampler.name!r}; it has {', '.join(known)}")
+    most = known[sampler.name].most
+    if most and getattr(sampler, "steps", 1) > most:
+        raise ValueError(f"{key}.steps: {sampler.name} has at most {most}; give {most}")
 
 
 def nfe(kind: str, colour: Colour) -> int:
