@@ -25,7 +25,7 @@ COLUMNS = ("sampler", "calls", "steps", "nfe", "metric", "value", "ci_low", "ci_
 
 
 def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
-    """Colour the first test faces from their own warped references by each sampler in as many steps as fit.
+    """Colour the first test faces from their own warped references by each of its samplers in as many steps as fit.
 
     inputs: weights, made, sketches, references, test (.npy), manifest. outputs: values (CSV with `COLUMNS`: PSNR and
     MS-SSIM with bootstrap intervals over test faces; `calls` is the limit, `nfe` what the steps really cost).
@@ -40,7 +40,10 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     targets = at_size(inputs["test"], size, ids)[:count]
     rows: list[dict[str, Any]] = []
     plans = [
-        (solver, calls, known[solver.name].most_steps(calls)) for solver in asked.samplers for calls in asked.calls
+        (solver, calls, known[solver.name].most_steps(calls))
+        for solver in asked.samplers
+        if solver.name in known
+        for calls in asked.calls
     ]
 
     def coloured(device: torch.device, plan: tuple[Any, int, int]) -> np.ndarray:

@@ -127,7 +127,8 @@ def _of_row(p: Params, w: Wildcards, trained: Work | None, reference: Reference,
     yield from _sampling(p, f"{row}: colorize", name, stage, colour, (seeds * shown, p.data.test), same, lacking)
     if p.report.nfe and w in rows.curves(p):
         asked, known = p.report.nfe, rows.kind(p, w).samplers
-        each = sum(known[s.name].of(known[s.name].most_steps(c)) for s in asked.samplers for c in asked.calls)
+        mine = [known[s.name] for s in asked.samplers if s.name in known]
+        each = sum(calls.of(calls.most_steps(c)) for calls in mine for c in asked.calls)
         yield from _several(p, f"{row}: nfe-figure", w, asked.images, each, same, lacking)
     if p.report.spread and w in rows.swept(p):
         asked, one = p.report.spread, colour.sampler.model_copy(update={"steps": 1})
@@ -147,9 +148,9 @@ def _sampling(
 def _several(
     p: Params, what: str, w: Wildcards, images: int, calls: int, same: bool, lacking: list[str]
 ) -> Iterator[Task]:
-    """So many network calls, whatever the sampler."""
+    """So many network calls, whatever the sampler: each as one step of the row's own."""
     colour = p.methods[w["method"]].colour[w["stage"]]
-    single = colour.model_copy(update={"sampler": _ONCE.sampler})
+    single = colour.model_copy(update={"sampler": colour.sampler.model_copy(update={"steps": 1})})
     if operations := _tried(what, lacking, lambda: flops.colouring(p, w["method"], single, w["stage"])):
         yield Task(what, "sample", len(p.seeds), min(images, p.data.test), calls, calls * operations, same)
 
