@@ -31,7 +31,9 @@ _MINI_STEPS = {"steps": 2}
 
 
 def _few_steps(colour: dict) -> dict:
-    return colour | ({"sampler": colour["sampler"] | _MINI_STEPS} if "sampler" in colour else {})
+    if "sampler" not in colour:
+        return colour
+    return colour | {"sampler": colour["sampler"] | {"steps": min(2, colour["sampler"]["steps"])}}
 
 
 def preset_tree(name: str) -> dict:
@@ -62,7 +64,8 @@ def miniature(preset: str = "demo") -> dict:
                 if sampler := train.get("options", {}).get("sampler"):
                     small["options"] = train["options"] | {"sampler": sampler | _MINI_STEPS}
                 if validation := train.get("validation"):
-                    small["validation"] = {"every": 8, "colour": _few_steps(validation["colour"])}
+                    shown = {"colour": _few_steps(validation["colour"])} if "colour" in validation else {}
+                    small["validation"] = {"every": 8, **shown}
         method["colour"] = {stage: _few_steps(row) for stage, row in method["colour"].items()}
     tree["colorize"]["chunk"] = 4
     tree["evaluation"]["bootstrap"] = 100
@@ -75,6 +78,9 @@ def miniature(preset: str = "demo") -> dict:
             method["pretrain"]["options"] |= {"discriminator": [4, 8]}
         if method["kind"] == "coloring_assistant" and "weights" not in method:
             method["config"] |= {"base": 4, "time": 8}
+        if method["kind"].startswith("latent_cold") and "weights" not in method:
+            codec = {"widths": [8, 8], "residuals": 1, "codes": 16, "code_size": 4}
+            method["config"] |= {"layers": 2, "width": 8} | ({"codec": codec} if "codec" in method["config"] else {})
     return tree
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ssimbad.methods import edm, registry
-from ssimbad.methods.contract import Batch, Losses, Method, Plan, Player, Setup
+from ssimbad.methods.contract import Batch, Losses, Method, Part, Plan, Player, Setup
 from ssimbad.methods.losses import mse
-from ssimbad.params.base import Colour, Network, Noise, Sampler
+from ssimbad.params.base import SLOTS, Colour, Network, Noise, Sampler
 from ssimbad.params.methods import Train, Validation
 from ssimbad.params.tree import References, Training
 from ssimbad.runtime.job import Job
@@ -34,17 +34,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "scft": {"base": 4, "levels": 3, "width": 8, "residuals": 1},
     "coloring_assistant": {"base": 4, "time": 8},
 }
+CODEC = {"widths": [8, 8], "residuals": 1, "codes": 16, "code_size": 4}
+CONFIGS |= {kind: {"codec": CODEC, "layers": 2, "width": 8} for kind in ("latent_cold", "latent_cold_restore")}
 
 
-def setup(kind: str = "ssimbad", **config: Any) -> Setup:
+def setup(kind: str = "ssimbad", slot: str = "pretrain", **config: Any) -> Setup:
+    """Of one of its trainings, with parts that its own other slots would make."""
     method = registry.get(kind)
     typed = method.Config.model_validate(CONFIGS.get(kind, {}) | config)
-    return Setup(kind, typed, 16, {key: SHARED[key] for key in method.reads})
+    alone = Setup(kind, typed, 16, {key: SHARED[key] for key in method.reads})
+    needed = [name for name, what in method.needs(typed, slot).items() if what in SLOTS]
+    return replace(alone, needed={name: Part("", "", registry.described(alone)) for name in needed})
 
 
-def build(kind: str = "ssimbad", **config: Any) -> nn.Module:
+def build(kind: str = "ssimbad", slot: str = "pretrain", **config: Any) -> nn.Module:
     torch.manual_seed(0)
-    return registry.built(setup(kind, **config))
+    return registry.built(setup(kind, slot, **config))
 
 
 def by(name: str, steps: int, **own: Any) -> Colour:
@@ -55,7 +60,7 @@ def by(name: str, steps: int, **own: Any) -> Colour:
 def batch(n: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(n, 3, 16, 16, generator=generator) * 2 - 1
-    return Batch(target=image, sketch=image.mean(1, keepdim=True), reference=image.flip(3))
+    return Batch(target=image, sketch=image.mean(1, keepdim=True), reference=image.flip(3), face=image)
 
 
 def rng(seed: int = 0, n: int = 4, shard: Shard = Shard()) -> BatchRng:  # noqa: B008

@@ -31,7 +31,7 @@ from .conftest import miniature
 from .small import CPU
 
 TRAIN = {"images": 32, "batch": 8, "learning_rate": 1.0e-2, "warmup_images": 8}
-CHANNELS = {"sketch": 1, "reference": 3}
+CHANNELS = {"sketch": 1, "reference": 3, "face": 3}
 
 
 @pytest.fixture
@@ -115,7 +115,8 @@ def answers(archive: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "setting"), [((), "free"), (("sketch",), "same"), (("sketch", "reference"), "same")]
+    ("inputs", "setting"),
+    [((), "free"), (("sketch",), "same"), (("sketch", "reference"), "same"), (("face",), "restored")],
 )
 def test_a_method_is_given_what_it_takes_and_nothing_else(workshop, bring, inputs, setting):
     seen = []

@@ -8,7 +8,10 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ssimbad.metrics import bootstrap
+from ssimbad.metrics.contract import Unmeasurable
+from ssimbad.metrics.mape import mape
 from ssimbad.metrics.ms_ssim import WEIGHTS, ms_ssim, scales
+from ssimbad.metrics.mse import mse
 from ssimbad.metrics.psnr import CAP, psnr
 
 
@@ -49,6 +52,30 @@ def test_psnr_agrees_with_the_published_protocol_in_its_range():
     b = worse(a, 30)
     x, y = (torch.tensor(i).permute(0, 3, 1, 2) / 255 for i in (a, b))
     np.testing.assert_allclose(psnr(a, b), piq.psnr(x, y, reduction="none"), atol=1e-3)
+
+
+def test_mse_is_that_of_the_networks_scale_and_psnr_by_another_name():
+    a = faces(4, 32)
+    b = worse(a, 30)
+    x, y = (i / 127.5 - 1 for i in (a, b))
+    np.testing.assert_allclose(mse(b, a), np.square(x - y).mean(axis=(1, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(10 * np.log10(4 / mse(b, a)), psnr(b, a), rtol=1e-12)
+    assert mse(np.zeros_like(a), np.full_like(a, 255)).tolist() == [4] * 4 and not mse(a, a).any()
+
+
+def test_mape_is_of_what_the_target_has_and_leaves_black_out():
+    target = np.zeros((1, 2, 2, 3), np.uint8)
+    target[0, 0, 0] = (100, 200, 50)
+    image = np.full_like(target, 90)
+    assert mape(image, target)[0] == pytest.approx((10 + 55 + 80) / 3)
+    assert mape(target, target)[0] == 0
+    a = faces(4, 32)
+    twice = np.minimum(2 * a.astype(int), 255).astype(np.uint8)
+    dark = np.minimum(a, 120)
+    np.testing.assert_allclose(mape(2 * dark, dark), 100)
+    assert (mape(twice, a) < 100).all()
+    with pytest.raises(Unmeasurable, match="black all over"):
+        mape(image, np.zeros_like(target))
 
 
 @pytest.mark.parametrize("metric", [psnr, ms_ssim])

@@ -16,6 +16,7 @@ from ssimbad.faces import manifest
 from ssimbad.methods import registry
 from ssimbad.metrics import test_set
 from ssimbad.params import tree as params
+from ssimbad.params.base import ROWS as ROW_SLOTS
 from ssimbad.params.view import View
 from ssimbad.pipeline import rows, runner, table
 from ssimbad.runtime.job import Job
@@ -29,11 +30,16 @@ ROWS = {
     *[("regression", "pretrain"), ("regression-compute", "pretrain")],
     *[("scft-sga", "pretrain"), ("coloring-assistant", "pretrain"), ("coloring-assistant", "finetune")],
     *[("coloring-assistant-inversion", "pretrain"), ("coloring-assistant-qsample", "finetune")],
+    *[("latent-cold", "pretrain"), ("latent-cold-oneshot", "pretrain"), ("latent-cold-untimed", "pretrain")],
+    ("latent-cold-grey", "pretrain"),
 }
-ONE_CALL = {"scft", "scft-sga", "regression", "regression-compute"}
+ONE_CALL = {"scft", "scft-sga", "regression", "regression-compute", "latent-cold-oneshot"}
+RESTORED = {("latent-cold-grey", "pretrain")}
+SAMPLED = {row for row in ROWS if row[0] not in ONE_CALL and not row[0].startswith("latent-cold")}
+"""By a sampler of x = y + sigma·n, from noise."""
 INVERTED = {("coloring-assistant", "finetune"), ("coloring-assistant-inversion", "pretrain")}
 """They start from the reference's inversion, a call for each step but one, and from no noise."""
-OWN = {row for row in ROWS if row[0].startswith(("coloring-assistant", "scft-sga"))}
+OWN = {row for row in ROWS if row[0].startswith(("coloring-assistant", "scft-sga", "latent-cold"))}
 """At demo scale alone."""
 
 
@@ -74,7 +80,8 @@ def read(path):
 def test_the_main_table_has_every_row_in_all_settings(house):
     lines = read(house / "reports/tables/main.csv")
     seen = {(x["method"], x["stage"], x["setting"]) for x in lines}
-    assert seen == {(*row, setting) for row in ROWS for setting in ("same", "cross", "cross-true")}
+    settings = [(*row, setting) for row in ROWS - RESTORED for setting in ("same", "cross", "cross-true")]
+    assert seen == {*settings, *((*row, "restored") for row in RESTORED)}
     with_published = {(x["method"], x["stage"]) for x in lines if x["published"]}
     assert with_published == ROWS - {
         ("edm", "pretrain"), ("edm", "finetune"), ("animediffusion-trajectory", "finetune"),
@@ -89,6 +96,32 @@ def test_missing_terms_of_scft_are_in_the_record_and_under_the_table(house):
     assert "| SCFT (a) (b) | reproduced" in text
     assert f"- (b) {made['remarks'][0]}" in text
     assert "equal numbers of images: 16 in pretraining, 16 more in finetuning" in text
+
+
+def test_what_trainings_say_of_themselves_has_a_table(house):
+    lines = read(house / "reports/tables/measures.csv")
+    told = {(x["method"], x["stage"]) for x in lines}
+    assert told == {("latent-cold", "encoder"), *((f"latent-cold{x}", "pretrain") for x in ("", "-untimed", "-grey"))}
+    made = json.loads((house / "models/latent-cold/encoder/seed-0.json").read_text())["measures"]
+    assert {x["measure"]: float(x["value"]) for x in lines if x["stage"] == "encoder"} == pytest.approx(made, rel=1e-4)
+    assert 1 <= made["codes used by them, of 16"] <= 16
+    text = (house / "reports/tables/measures.md").read_text()
+    assert "Latent cold diffusion: autoencoder" in text and "MAPE of latents, %, one_shot" in text
+    others = json.loads((house / "models/edm/pretrain/seed-0.json").read_text())
+    assert "measures" not in others
+
+
+def test_grey_faces_are_restored_with_the_other_rows_autoencoder_and_shown_apart(house):
+    made = json.loads((house / "models/latent-cold-grey/pretrain/seed-0.json").read_text())
+    assert made["setup"]["needed"]["encoder"]["weights"] == "models/latent-cold/encoder/seed-0.safetensors"
+    outputs = house / "outputs/latent-cold-grey/pretrain/seed-0"
+    assert [path.name for path in outputs.iterdir()] == ["restored.zip"]
+    summary = json.loads((house / "reports/metrics/latent-cold-grey/pretrain/seed-0/restored.json").read_text())
+    assert summary["metrics"]["line_fidelity"]["reason"] == "no sketch given"
+    assert 0 < summary["metrics"]["mse"]["value"] < 4 and summary["metrics"]["pixel_mmd"]["value"] is not None
+    assert (house / "reports/figures/qualitative_restored.png").read_bytes()[:4] == b"\x89PNG"
+    text = (house / "reports/tables/main.md").read_text()
+    assert "the face itself, restored from a degraded copy" in text
 
 
 def test_curves_tell_of_both_players(house):
@@ -121,10 +154,9 @@ def test_the_ladder_shows_what_differs_and_by_how_much(house):
 
 def test_quality_against_calls_stays_within_its_limits(house):
     lines = read(house / "reports/tables/nfe.csv")
-    sampled = {row for row in ROWS if row[0] not in ONE_CALL}
-    assert {(x["method"], x["stage"]) for x in lines} == sampled
-    assert len(lines) == len(sampled) * 2 * 2 * 2  # samplers, limits, metrics
-    found = {row: {(x["sampler"], x["calls"], x["steps"], x["nfe"]) for x in of(lines, row)} for row in sampled}
+    assert {(x["method"], x["stage"]) for x in lines} == SAMPLED
+    assert len(lines) == len(SAMPLED) * 2 * 2 * 2  # samplers, limits, metrics
+    found = {row: {(x["sampler"], x["calls"], x["steps"], x["nfe"]) for x in of(lines, row)} for row in SAMPLED}
     from_noise = {
         ("heun", "2", "1", "1"), ("heun", "3", "2", "3"),
         ("ddim, eta 1", "2", "2", "2"), ("ddim, eta 1", "3", "3", "3"),
@@ -133,7 +165,7 @@ def test_quality_against_calls_stays_within_its_limits(house):
         ("heun", "2", "1", "1"), ("heun", "3", "1", "1"),
         ("ddim, eta 1", "2", "1", "1"), ("ddim, eta 1", "3", "2", "3"),
     }  # fmt: skip
-    assert found == {row: from_inversion if row in INVERTED else from_noise for row in sampled}
+    assert found == {row: from_inversion if row in INVERTED else from_noise for row in SAMPLED}
     assert (house / "reports/figures/nfe.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -153,12 +185,11 @@ def test_at_a_rows_own_sampler_the_curve_meets_the_table(house):
 
 def test_spread_is_told_of_every_row_that_starts_from_noise(house):
     lines = read(house / "reports/tables/spread.csv")
-    sampled = {row for row in ROWS if row[0] not in ONE_CALL}
-    assert {(x["method"], x["stage"]) for x in lines} == sampled
+    assert {(x["method"], x["stage"]) for x in lines} == SAMPLED
     shares = {(x["method"], x["stage"]): float(x["value"]) for x in lines if x["metric"] == "share"}
-    assert len(shares) == len(sampled) and all(share < 1 for share in shares.values())
+    assert len(shares) == len(SAMPLED) and all(share < 1 for share in shares.values())
     assert {row for row, share in shares.items() if share == 0} == INVERTED, "an answer that knows no noise is one"
-    for row in sampled - INVERTED:
+    for row in SAMPLED - INVERTED:
         psnr = [x for x in lines if (x["method"], x["stage"], x["metric"]) == (*row, "psnr")]
         scores = {x["answer"]: float(x["value"]) for x in psnr}
         assert scores["sample"] < scores["mean"] < scores["bias"]
@@ -255,12 +286,15 @@ def table_rows(preset: str) -> list[tuple[str, str]]:
 
 def test_the_demos_rows_see_equal_numbers_of_images():
     p = params.load(ROOT / "presets/demo-all.yaml")
-    trains = [t for m in p.methods.values() for t in m.trainings.values()]
+    trains = [t for m in p.methods.values() for slot, t in m.trainings.items() if slot in ROW_SLOTS]
     more = p.methods["regression-compute"].pretrain  # at equal work instead: an image of a chain is as many calls
-    assert {t.images for t in trains if not t.start and t is not more} == {5632}
+    fewer = [m.pretrain for m in p.methods.values() if m.kind.startswith("latent_cold")]
+    assert {t.images for t in trains if not t.start and t is not more and t not in fewer} == {5632}
+    assert {t.images for t in fewer if t} == {2816}, "the note under the main table names them"
     assert {t.images for t in trains if t.start} == {352}
     assert more.images == 5632 + 8 * 352
-    rows = [row for m in p.methods.values() for row in m.colour.values()]
+    chains = [m for m in p.methods.values() if "euler" in registry.get(m.kind).samplers]
+    rows = [row for m in chains for row in m.colour.values()]
     assert {row.sampler.steps for row in rows if row.sampler} == {8}
     assert {t.options.sampler.steps for t in trains if t.start} == {8}
     ladder = params.load(ROOT / "presets/demo-ladder.yaml")

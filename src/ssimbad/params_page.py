@@ -77,7 +77,7 @@ def _of_kind(kind: str, defs: dict[str, Any]) -> dict[str, Any]:
     colour = {"properties": {"options": of(method.ColourOptions)}}
     return {
         "config": of(method.Config),
-        **{slot: {"anyOf": [objective, {"type": "null"}]} for slot in (*SLOTS, *method.slots)},
+        **{slot: {"anyOf": [objective, {"type": "null"}]} for slot in dict.fromkeys([*SLOTS, *method.slots])},
         "colour": {"additionalProperties": colour},
     }
 

@@ -55,7 +55,7 @@ METHOD = Method(
     colorize=colorize,
     score=lambda model, batch: -(model(batch.target) - batch.target).square().mean(dim=(1, 2, 3)),
     inputs=(),
-    slots=("codes",),
+    slots={"codes": ("reconstruct",)},
     rowless=("codes",),
     needs=lambda config, slot: {} if slot == "codes" else {"codes": "codes"},
 )

@@ -84,6 +84,18 @@ rule figures:
             if "free" in rows.pictured(P)
             else []
         ),
+        (
+            [
+                report(
+                    "reports/figures/qualitative_restored.png",
+                    category="Pictures",
+                    caption="../report/qualitative.rst",
+                ),
+                "reports/figures/qualitative_restored.pdf",
+            ]
+            if "restored" in rows.pictured(P)
+            else []
+        ),
         report(
             "reports/figures/training_curves.png",
             category="Training",
@@ -243,3 +255,31 @@ rule spread_table:
         "spread_table: how far answers from different noise lie apart"
     shell:
         "ssimbad stage spread_table 2>&1 | tee {log}"
+
+
+rule measures:
+    input:
+        upstream("measures"),
+        of("measures", "made"),
+    output:
+        report(
+            "reports/tables/measures.csv",
+            category="Training",
+            caption="../report/measures.rst",
+        ),
+        "reports/tables/measures.md",
+        "reports/tables/measures.tex",
+        "records/measures.json",
+        touch(".state/measures.ok"),
+    log:
+        "logs/measures.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "measures: what trainings say of themselves"
+    shell:
+        "ssimbad stage measures 2>&1 | tee {log}"

@@ -2,7 +2,7 @@
 rule colorize:
     input:
         upstream("colorize"),
-        of("colorize", "weights", "made", "parts", "sketches", "references"),
+        of("colorize", "weights", "made", "parts", "sketches", "references", "faces"),
         ancient("data/faces/manifest.csv"),
     output:
         "outputs/{method}/{stage}/seed-{seed}/{setting}.zip",

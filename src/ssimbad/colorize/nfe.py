@@ -26,7 +26,7 @@ COLUMNS = ("sampler", "calls", "steps", "nfe", "metric", "value", "ci_low", "ci_
 
 
 def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
-    """Colour the first test faces from their own warped references by each sampler in as many steps as fit.
+    """Colour the first test faces from their own warped references by each of its samplers in as many steps as fit.
 
     inputs: weights, made, sketches, references, test (.npy), manifest. outputs: values (CSV with `COLUMNS`: PSNR and
     MS-SSIM with bootstrap intervals over test faces; `calls` is the limit, `nfe` what the steps really cost).
@@ -35,7 +35,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     asked, row = params.report.nfe, params.methods[job.method].colour[job.of]
     loaded = load.trained(inputs["weights"], device, params.training.channels_last)
     colorize = chunks.bound(loaded.method, loaded.model)
-    known = {solver.name: registry.cost(loaded.setup.kind, solver.name, row.options) for solver in asked.samplers}
+    own = [solver.name for solver in asked.samplers if solver.name in loaded.method.samplers]
+    known = {name: registry.cost(loaded.setup.kind, name, row.options) for name in own}
     ids = manifest.ids(inputs["manifest"], "test")
     count, size = min(asked.images, len(ids)), params.data.size
     given = {name: stored[list(range(count))] for name, stored in stage.given(inputs, ids, size).items()}
@@ -44,6 +45,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     plans = [  # a guided call may cost more than there is
         (solver, calls, steps)
         for solver in asked.samplers
+        if solver.name in known
         for calls in asked.calls
         if (steps := known[solver.name].most_steps(calls))
     ]

@@ -17,7 +17,7 @@ from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
 
 Paths = dict[str, Path]
-_STORED = {"sketch": "sketches", "reference": "references"}
+_STORED = {"sketch": "sketches", "reference": "references", "face": "faces"}
 """Which input of a stage holds what a method is given."""
 
 

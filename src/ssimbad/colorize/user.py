@@ -88,7 +88,11 @@ def _colour(loaded: load.Trained, steps: int | None, name: str | None) -> Colour
         raise ParameterError(f"--sampler {name}: expected one of {', '.join(known)}")
     # eta and churn go with the name
     kept = own.model_dump() if name in (None, own.name) else {}
-    sampler = Sampler.model_validate({**kept, "name": name or own.name, "steps": steps or own.steps})
+    name = name or own.name
+    most = known[name].most or MOST_STEPS
+    if steps is not None and steps > most:
+        raise ParameterError(f"--steps {steps}: {name} has at most {most}")
+    sampler = Sampler.model_validate({**kept, "name": name, "steps": steps or min(own.steps, most)})
     return loaded.colour.model_copy(update={"sampler": sampler})
 
 

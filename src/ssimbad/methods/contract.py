@@ -64,11 +64,13 @@ class Part:
 class Conditions:
     """What a method is given of a batch, at training size in [-1, 1], float32; None for what it does not take.
 
-    `sketch` (B, 1, H, W); `reference` (B, 3, H, W).
+    `sketch` (B, 1, H, W); `reference` (B, 3, H, W); `face` (B, 3, H, W), the face itself, for a method that degrades
+    and restores it: a task of its own, with a setting of its own.
     """
 
     sketch: Tensor | None = None
     reference: Tensor | None = None
+    face: Tensor | None = None
 
 
 INPUTS = tuple(f.name for f in fields(Conditions))
@@ -185,15 +187,20 @@ class Method:
     score: Callable[[nn.Module, Batch], Tensor] | None = None
     """Of a training that is no row: (B,) values of a validation batch, higher is better, by which its best weights are
     chosen; None: the PSNR of the coloured validation faces."""
-    slots: tuple[str, ...] = ()
-    """Its trainings besides `encoder`, `pretrain` and `finetune`, which any method may have: keys of its block and
-    names of stages."""
     rowless: tuple[str, ...] = ("encoder",)
     """Those of its trainings whose weights do not colour."""
     inputs: tuple[str, ...] = ("sketch", "reference")
     """Of `INPUTS`: what it is given in training and in colouring."""
+    slots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Trainings besides `encoder`, `pretrain` and `finetune`, which any method may have: keys of its block and names of
+    stages; with the objectives that each can have. Those of the usual three that are not named can have any."""
+    measures: Callable[[nn.Module, Iterator[Batch]], Mapping[str, float]] | None = None
+    """(model, batches of all validation faces) → {what: value}: what a finished training says of itself besides. It is
+    written beside the weights and has a table of its own, `reports/tables/measures.md`."""
     samplers: Mapping[str, Calls] = field(default_factory=dict)
     """The samplers by which it colours and what they cost; none: it answers in one pass."""
+    by_noise: bool = True
+    """Whether an answer by a sampler depends on noise; where it does not, several samples are one."""
     ColourOptions: type[Strict] = NoOptions
     """Of `methods.<name>.colour.<stage>.options`. Options under which a sampler's call is several network calls tell
     their number in a property `calls`; those that make others before the sampler begins, which in a property `before`,

@@ -95,7 +95,7 @@ def slots() -> tuple[str, ...]:
 def own_slots(kind: Any) -> tuple[str, ...]:
     """Trainings that only this kind has; none where there is no such kind, which is told where it is asked for."""
     try:
-        return get(kind).slots
+        return tuple(get(kind).slots)
     except (ValueError, TypeError, UserError):
         return ()
 
@@ -119,7 +119,7 @@ def typed(block: dict[str, Any]) -> dict[str, Any]:
         found["config"] = _typed("config", method.Config, block.get("config", {}))
     elif block.get("config"):
         raise _wrong("config", "belongs to the training whose weights are borrowed; remove it")
-    for slot in (*SLOTS, *method.slots):
+    for slot in {*SLOTS, *method.slots}:
         if isinstance(train := block.get(slot), dict):
             found[slot] = _typed_training(slot, method, block["kind"], train)
     if isinstance(rows := block.get("colour"), dict):
@@ -131,9 +131,11 @@ def _typed_training(slot: str, method: Method, kind: str, train: dict[str, Any])
     objective = train.get("objective")
     if not isinstance(objective, str):
         return train
-    if objective not in method.objectives:
-        known = ", ".join(method.objectives)
-        raise _wrong(f"{slot}.objective", f"kind {kind} has no objective {objective!r}; it has {known}")
+    known = method.slots.get(slot, tuple(method.objectives))
+    if objective not in known:
+        there = f" in {slot}" if objective in method.objectives else ""
+        named = f"kind {kind} has no objective {objective!r}{there}"
+        raise _wrong(f"{slot}.objective", f"{named}; it has {', '.join(known)}")
     found = dict(train)
     found["options"] = _typed(f"{slot}.options", method.objectives[objective], train.get("options", {}))
     if isinstance(validation := train.get("validation"), dict) and validation.get("colour"):
@@ -210,7 +212,7 @@ def check_colour(key: str, kind: str, colour: Colour, config: Any = None) -> Non
         raise ValueError(f"{key}.sampler: {wanted}")
     if colour.sampler:
         check_sampler(f"{key}.sampler", kind, colour.sampler)
-    elif colour.samples > 1:
+    if colour.samples > 1 and not (colour.sampler and method.by_noise):
         raise ValueError(f"{key}.samples: kind {kind} has one answer, so that their mean is it; remove it")
     if config is not None:
         try:
@@ -224,6 +226,9 @@ def check_sampler(key: str, kind: str, sampler: Solver) -> None:
     known = get(kind).samplers
     if sampler.name not in known:
         raise ValueError(f"{key}.name: kind {kind} has no sampler {sampler.name!r}; it has {', '.join(known)}")
+    most = known[sampler.name].most
+    if most and getattr(sampler, "steps", 1) > most:
+        raise ValueError(f"{key}.steps: {sampler.name} has at most {most}; give {most}")
 
 
 def cost(kind: str, sampler: str, options: Any) -> Calls:
@@ -288,7 +293,7 @@ def setup_from(written: Any) -> Setup:
     size = TypeAdapter(Size).validate_python(written["size"], strict=True)
     method.fits(config, size, shared)
     needed = {name: _needed(value) for name, value in written["needed"].items()}
-    if not any(set(needed) == set(method.needs(config, slot)) for slot in (*SLOTS, *method.slots)):
+    if not any(set(needed) == set(method.needs(config, slot)) for slot in {*SLOTS, *method.slots}):
         raise ValueError("needed: other things than the method needs")
     return Setup(written["kind"], config, size, shared, needed)
 

@@ -39,28 +39,29 @@ class Setting:
 
 
 _ALL = (
-    Setting("same", "same reference", "same", "same", "test", True, ("sketch",)),
+    Setting("same", "same reference", "same", "same", "test", True, ("sketch",), without=("face",)),
     Setting(
         "cross",
         "cross reference against the sketch's own face, the published protocol",
-        "cross", "cross", "test", True, ("sketch", "reference"),
+        "cross", "cross", "test", True, ("sketch", "reference"), without=("face",),
     ),
     Setting(
         "cross-true",
         "cross reference against the true answer, the sketch's shape in the reference's colours",
-        "cross", "cross", "true", False, ("sketch", "reference"),
+        "cross", "cross", "true", False, ("sketch", "reference"), without=("face",),
     ),
     Setting(
         "cross-other",
         "somebody else's reference against the true answer of the right one",
-        "other", "other", "true", False, ("sketch", "reference"), listed=False,
+        "other", "other", "true", False, ("sketch", "reference"), without=("face",), listed=False,
     ),
-    Setting("free", "without a sketch: faces of its own", "free", None, None, True, without=("sketch",)),
+    Setting("free", "without a sketch: faces of its own", "free", None, None, True, without=("sketch", "face")),
+    Setting("restored", "the face itself, restored from a degraded copy", "restored", None, "test", True, ("face",)),
 )  # fmt: skip
 SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _ALL}
 LISTED: dict[str, str] = {setting.name: setting.words for setting in _ALL if setting.listed}
 """Of the main tables, with their words."""
-PICTURED = ("same", "cross", "free")
+PICTURED = ("same", "cross", "free", "restored")
 """Archives that are shown as grids of pictures."""
 ARCHIVES: dict[str, Setting] = {setting.archive: setting for setting in reversed(_ALL)}
 """By the name of the archive, one of the settings that share it."""

@@ -263,6 +263,7 @@ class Params(Strict):
                 self._check_training(f"methods.{name}.{slot}", train)
                 self._check_sources(name, slot)
         self._check_grid()
+        self._check_nfe()
         self._check_ladder()
         self._check_chain_steps()
         return self
@@ -323,6 +324,15 @@ class Params(Strict):
         grid = self.training.grid
         if grid and grid.images > (self.data.val or 0):
             raise ValueError(f"training.grid.images: more than data.val {self.data.val}; lower it, or set grid to null")
+
+    def _check_nfe(self) -> None:
+        known = {name for kind in registry.kinds() for name in registry.get(kind).samplers}
+        for i, solver in enumerate(self.report.nfe.samplers if self.report.nfe else []):
+            if solver.name not in known:
+                raise ValueError(
+                    f"report.nfe.samplers.{i}.name: no kind has a sampler {solver.name!r}; known: "
+                    + ", ".join(sorted(known))
+                )
 
     def _check_chain_steps(self) -> None:
         for name in self.report.chain_steps:

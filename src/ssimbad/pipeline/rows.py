@@ -61,8 +61,8 @@ def judged_rows(p: Params, chosen: list[Wildcards] | None = None) -> list[Wildca
     return [{**w, "setting": s.name} for w in of for s in settings.judged(kind(p, w).inputs, has_answers(p))]
 
 
-def swept(p: Params) -> list[Wildcards]:
-    """Rows that colour by a sampler on a sketch, each with one sample: of these the spread is told."""
+def sampled(p: Params) -> list[Wildcards]:
+    """Rows that colour by a sampler on a sketch, each with one sample."""
 
     def single(w: Wildcards) -> bool:
         return p.methods[w["method"]].colour[w["stage"]].samples == 1
@@ -70,10 +70,16 @@ def swept(p: Params) -> list[Wildcards]:
     return [w for w in listed(p) if kind(p, w).samplers and "sketch" in kind(p, w).inputs and single(w)]
 
 
+def swept(p: Params) -> list[Wildcards]:
+    """Of `sampled`, those whose answers depend on noise: of these the spread is told."""
+    return [w for w in sampled(p) if kind(p, w).by_noise]
+
+
 def curves(p: Params) -> list[Wildcards]:
-    """Of `swept`, those whose samplers are compared: rows that differ in their samplers alone are one."""
+    """Of `sampled`, those that have samplers which are compared: rows that differ in their samplers alone are one."""
+    asked = {solver.name for solver in p.report.nfe.samplers} if p.report.nfe else set()
     found: dict[str, Wildcards] = {}
-    for w in swept(p):
+    for w in [w for w in sampled(p) if asked & set(kind(p, w).samplers)]:
         found.setdefault(f"{paths.weights(p, w)} {p.methods[w['method']].colour[w['stage']].options}", w)
     return list(found.values())
 
@@ -82,6 +88,11 @@ def pictured(p: Params) -> list[str]:
     """Archives of which there is a grid of pictures: those that show a sketch always, since they show the data too."""
     made = {w["setting"] for w in coloured_rows(p)}
     return [s for s in settings.PICTURED if s in made or settings.ARCHIVES[s].reference]
+
+
+def measured(p: Params) -> list[Wildcards]:
+    """Trainings that say something of themselves besides their curve, over the validation faces."""
+    return [w for w in trained(p) if kind(p, w).measures and p.methods[w["method"]].trainings[w["stage"]].validation]
 
 
 def how(w: Wildcards) -> str:

@@ -148,6 +148,11 @@ def _colouring_params(w: Wildcards) -> tuple[str, ...]:
     return ("colorize", "data.size", "training.precision", "training.channels_last", rows.how(w))
 
 
+def _restored(p: Params, w: Wildcards) -> Files:
+    """The faces themselves, for a row that degrades and restores them."""
+    return {"faces": "data/faces/test.npy"} if "face" in rows.kind(p, w).inputs else {}
+
+
 def _shown(p: Params, w: Wildcards) -> Files:
     """What a row is given in the setting of an archive."""
     takes, setting = rows.kind(p, w).inputs, settings.ARCHIVES[w["setting"]]
@@ -279,6 +284,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=lambda p, w: {
             **_weights(p, w),
             **_shown(p, w),
+            **_restored(p, w),
             "manifest": paths.MANIFEST,
         },
         outputs=lambda p, w: {"images": paths.coloured(w)},
@@ -330,6 +336,14 @@ STAGES: tuple[Stage, ...] = (
             "r2_tex": "reports/tables/r2.tex",
         },
         params=lambda p, w: ("evaluation", "preset", "seeds", "schedule.confidence", *_rows(p)),
+    ),
+    Stage(
+        name="measures",
+        run="ssimbad.reporting.measures:run",
+        each=lambda p: [{}] if rows.measured(p) else [],
+        inputs=lambda p, w: {"made": [paths.made(t, "json") for t in rows.measured(p)]},
+        outputs=lambda p, w: paths.table("measures"),
+        params=lambda p, w: ("data.size", "data.val", "preset", "evaluation.confidence", *_labels(p)),
     ),
     Stage(
         name="figures",

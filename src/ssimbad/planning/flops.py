@@ -129,7 +129,7 @@ def _batch(p: Params, method: Method) -> Batch:
     """One image of a training, without data."""
     size = p.data.size
     image, sketch = torch.empty(1, 3, size, size, device=_META), torch.empty(1, 1, size, size, device=_META)
-    given = {"sketch": sketch, "reference": image}
+    given = {"sketch": sketch, "reference": image, "face": image}
     warp = tps.Warp.random(np.random.default_rng(0), 1, p.references)
     return Batch(target=image, warp=warp, **{name: given[name] for name in method.inputs})
 

@@ -127,7 +127,8 @@ def _of_row(p: Params, w: Wildcards, trained: Work | None, reference: Reference,
     yield from _sampling(p, f"{row}: colorize", name, stage, colour, (seeds * shown, p.data.test), same, lacking)
     if p.report.nfe and w in rows.curves(p):
         asked, kind = p.report.nfe, p.methods[name].kind
-        costs = [registry.cost(kind, s.name, colour.options) for s in asked.samplers]
+        own = [s.name for s in asked.samplers if s.name in rows.kind(p, w).samplers]
+        costs = [registry.cost(kind, sampler, colour.options) for sampler in own]
         each = sum(cost.of(steps) for cost in costs for calls in asked.calls if (steps := cost.most_steps(calls)))
         yield from _several(p, f"{row}: nfe-figure", w, asked.images, each, same, lacking)
     if p.report.spread and w in rows.swept(p):
@@ -148,7 +149,7 @@ def _sampling(
 def _several(
     p: Params, what: str, w: Wildcards, images: int, calls: int, same: bool, lacking: list[str]
 ) -> Iterator[Task]:
-    """So many network calls, whatever the sampler."""
+    """So many network calls, whatever the sampler: each as one step of the row's own."""
     block = p.methods[w["method"]]
     colour = block.colour[w["stage"]]
     single = colour.model_copy(update={"sampler": colour.sampler.model_copy(update={"steps": 1})})

@@ -12,7 +12,7 @@ from ssimbad.errors import UserError
 from ssimbad.faces import manifest
 from ssimbad.metrics.test_set import by_id
 from ssimbad.pairing import resize
-from ssimbad.pairing.settings import PICTURED
+from ssimbad.pairing.settings import ARCHIVES, PICTURED
 from ssimbad.params.base import slot_order
 from ssimbad.reporting.curves import training_curves
 from ssimbad.reporting.grids import picture_grid
@@ -20,15 +20,20 @@ from ssimbad.reporting.results import demo_scale, labels
 from ssimbad.reporting.style import save
 from ssimbad.runtime.job import Job
 
-_TITLES = {"same": "Same reference", "cross": "Cross reference", "free": "Without a sketch"}
+_TITLES = {
+    "same": "Same reference",
+    "cross": "Cross reference",
+    "free": "Without a sketch",
+    "restored": "The face itself, restored",
+}
 
 Made = dict[tuple[str, str], dict[int, Path]]
 """{(method, stage): {seed: file}}."""
 
 
 def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
-    """Draw qualitative_same, qualitative_cross, qualitative_free where there are such rows, and training_curves, each
-    PNG and PDF.
+    """Draw qualitative_same and qualitative_cross, qualitative_free and qualitative_restored where there are such rows,
+    and training_curves, each PNG and PDF.
 
     Inputs: test, sketches, same, cross (.npy), true (.npy, embedded data only), manifest, pairing (.csv),
     images (list of `<method>/<stage>/seed-<n>/<setting>.zip`), curves (list of
@@ -64,7 +69,7 @@ def _grid_rows(params: Any, inputs: Mapping[str, Any], setting: str, ids: list[s
     made = _files([path for path in inputs["images"] if path.stem == setting])
     names = labels(made, params.methods)
     answers = [(names[row], by_id(next(iter(seeds.values())), ids, size)[:count]) for row, seeds in made.items()]
-    if setting == "free":
+    if ARCHIVES[setting].reference is None:
         return [*answers, ("Faces of the test set", stored("test"))]
     rows = [("Sketch", stored("sketches")), ("Reference", stored(setting)), *answers]
     if setting == "same":

@@ -67,6 +67,8 @@ def _table(frame: pd.DataFrame, rows: list[res.Row], names: dict[res.Row, str], 
     for row in rows:
         for sampler in dict.fromkeys(frame["sampler"]):
             means = _mean(frame, row, sampler)
+            if means.empty:  # a sampler of other kinds
+                continue
             cells = [res.number(float(means[c]), metric) if c in means else DASH for c in limits]
             lines.append([names[row], sampler, *cells])
     columns = ["Method", "Sampler", *(f"≤ {c}" for c in limits)]
@@ -92,8 +94,9 @@ def _figure(frame: pd.DataFrame, rows: list[res.Row], names: dict[res.Row, str],
                 grid[i, j].set_title(_wrapped(names[row]) if i == 0 else "", fontsize=8)
                 grid[i, j].set_xlabel("network calls" if i == len(metrics) - 1 else "")
             grid[i, 0].set_ylabel(METRICS[metric][0])
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
+        drawn = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid[0]]
+        lines = {label: handle for panel in drawn for handle, label in panel}
+        fig.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(len(lines), 7), fontsize=8)
     return fig
 
 
@@ -101,6 +104,8 @@ def _panel(axes: Axes, frame: pd.DataFrame, row: res.Row) -> None:
     limits = sorted(frame["calls"].unique())
     for k, sampler in enumerate(dict.fromkeys(frame["sampler"])):
         mine = _of(frame, row, sampler)
+        if mine.empty:
+            continue
         means = mine.groupby("nfe")[["value", "ci_low", "ci_high"]].mean()
         color = PALETTE[k % len(PALETTE)]
         look = {"color": color, "marker": _MARKERS[k % len(_MARKERS)], "markersize": 3}

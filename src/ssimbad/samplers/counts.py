@@ -12,6 +12,8 @@ class Calls:
 
     per_step: int = 1
     saved: int = 0
+    most: int | None = None
+    """Steps beyond which it has none; None: any number."""
 
     def of(self, steps: int) -> int:
         """The calls (NFE) of so many steps."""
@@ -27,7 +29,8 @@ class Calls:
 
     def most_steps(self, calls: int) -> int:
         """The largest number of steps with at most so many calls; 0 where there is none."""
-        return (calls + self.saved) // self.per_step
+        steps = (calls + self.saved) // self.per_step
+        return steps if self.most is None else min(self.most, steps)
 
 
 NONE = Calls(per_step=0)

@@ -55,6 +55,7 @@ class Feed:
         faces: (N, S, S, 3) uint8, S = native size; memory-mapped arrays stay on disk.
         sketches: (N, S, S) uint8; None for a method that takes none.
         warp_config: of the warps that make references; None for a method that takes none.
+        shown: whether the method is given the face itself.
         size: training size; faces and sketches reach it by area resizing, references after their warp.
     """
 
@@ -67,11 +68,13 @@ class Feed:
         seed: int,
         device: torch.device,
         channels_last: bool,
+        shown: bool = False,
     ) -> None:
         self._faces, self._size, self._warp_config, self._seed, self._device = faces, size, warp_config, seed, device
         shrink = faces.shape[1] != size
         self._targets = resize.area(faces, size) if shrink else faces
         self._sketches = resize.area(sketches, size) if shrink and sketches is not None else sketches
+        self._shown = shown
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
@@ -99,7 +102,10 @@ class Feed:
             given = {"reference": self._placed(reference), "warp": warps, "native": self._faces.shape[1]}
         if self._sketches is not None:
             given["sketch"] = self._placed(self._unit(self._sketches[rows]))
-        return Batch(target=self._placed(target), **given)
+        target = self._placed(target)
+        if self._shown:
+            given["face"] = target
+        return Batch(target=target, **given)
 
     def _placed(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self._format)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         seed,
         device,
         params.training.channels_last,
+        "face" in method.inputs,
     )
     feature_network = features.among(inputs, device)
     trained = _players(method, model, plan, feature_network, seed)
@@ -60,7 +61,10 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     if not job.group.is_leader:
         return
     remarks = method.remarks(setup.config, plan.options, feature_network is not None)
-    _write(state, setup, train, remarks, outputs, job)
+    measured = {}
+    if train.validation and method.measures:
+        measured["measures"] = _measures(params, inputs, setup, state, device)
+    _write(state, setup, train, remarks, measured, outputs, job)
     _note_cost(job, seconds, images, _count(model), devices.name(device))
     job.say(f"{job.name}: {train.images} images -> {outputs['weights']}")
 
@@ -110,13 +114,10 @@ def _model(setup: Setup, inputs: Paths, seed: int, device: torch.device, params:
     return model.to(device, memory_format=memory)
 
 
-def _validator(
-    params: View, inputs: Paths, setup: Setup, train: Train, job: Job, device: torch.device
-) -> tuple[Callable[[dict[str, Tensor]], float], Callable[[dict[str, Tensor]], np.ndarray] | None]:
-    """Two functions of weights: the mean value of the validation faces (what the method scores, else the PSNR of its
-    answers), and a picture of the first of them where they are coloured and `training.grid` asks for it."""
+def _validation_faces(params: View, inputs: Paths, method: Method) -> tuple[list[str], dict[str, Tensor], np.ndarray]:
+    """The ids, what the method is given of these faces, and the faces, (N, S, S, 3) uint8."""
     ids = manifest.ids(inputs["manifest"], "val")
-    faces, size, method = manifest.images(inputs["val"], ids), params.data.size, registry.get(setup.kind)
+    faces, size = manifest.images(inputs["val"], ids), params.data.size
     given: dict[str, Tensor] = {}
     if "reference" in method.inputs:
         # In float64, as the stage references warps, and through bytes: what the test set will look like.
@@ -125,6 +126,18 @@ def _validator(
     if "val_sketches" in inputs:
         given["sketch"] = resize.to_unit(resize.area(artifacts.read_array(inputs["val_sketches"]), size))
     target = resize.area(faces, size)
+    if "face" in method.inputs:
+        given["face"] = resize.to_unit(target)
+    return ids, given, target
+
+
+def _validator(
+    params: View, inputs: Paths, setup: Setup, train: Train, job: Job, device: torch.device
+) -> tuple[Callable[[dict[str, Tensor]], float], Callable[[dict[str, Tensor]], np.ndarray] | None]:
+    """Two functions of weights: the mean value of the validation faces (what the method scores, else the PSNR of its
+    answers), and a picture of the first of them where they are coloured and `training.grid` asks for it."""
+    method = registry.get(setup.kind)
+    ids, given, target = _validation_faces(params, inputs, method)
     network, parts = registry.built(setup), load.parts(setup)
     load.fill(network, setup)
     network.to(device)
@@ -164,15 +177,39 @@ def _scores(
     method: Method, model: nn.Module, given: dict[str, Tensor], target: np.ndarray, train: Train, device: torch.device
 ) -> np.ndarray:
     """(N,) float64 of the method's own measure, a batch at a time."""
+    batches = _batches(given, target, train.batch, device)
+    return torch.cat([method.score(model, batch).double().cpu() for batch in batches]).numpy()
+
+
+def _batches(given: dict[str, Tensor], target: np.ndarray, size: int, device: torch.device) -> Iterator[Batch]:
     images = {**given, "target": resize.to_unit(target)}
-    values = []
-    for start in range(0, len(target), train.batch):
-        part = {name: x[start : start + train.batch].to(device) for name, x in images.items()}
-        values.append(method.score(model, Batch(**part)).double().cpu())
-    return torch.cat(values).numpy()
+    for start in range(0, len(target), size):
+        yield Batch(**{name: x[start : start + size].to(device) for name, x in images.items()})
 
 
-def _write(state: loop.TrainState, setup: Setup, train: Train, remarks: list[str], outputs: Paths, job: Job) -> None:
+@torch.inference_mode()
+def _measures(
+    params: View, inputs: Paths, setup: Setup, state: loop.TrainState, device: torch.device
+) -> dict[str, float]:
+    """What the method says of its finished weights, over the validation faces."""
+    method = registry.get(setup.kind)
+    _, given, target = _validation_faces(params, inputs, method)
+    network = registry.built(setup)
+    load.fill(network, setup)
+    checkpoints.load_into(network, state.best or state.ema, inputs["val"], load.parts(setup))
+    batches = _batches(given, target, state.train.batch, device)
+    return dict(method.measures(network.to(device).eval(), batches))
+
+
+def _write(
+    state: loop.TrainState,
+    setup: Setup,
+    train: Train,
+    remarks: list[str],
+    more: dict[str, Any],
+    outputs: Paths,
+    job: Job,
+) -> None:
     checkpoints.write_weights(outputs["weights"], state.best or state.ema)
     made = {
         "setup": registry.described(setup),
@@ -185,6 +222,7 @@ def _write(state: loop.TrainState, setup: Setup, train: Train, remarks: list[str
         "images": state.seen,
         "remarks": remarks,
         "validation": state.best_psnr if state.best else None,
+        **more,
     }
     artifacts.write_json(outputs["made"], made)
     rows = ((seen, split, name, f"{value:.6g}") for seen, split, name, value in state.rows)
