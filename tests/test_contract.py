@@ -37,8 +37,8 @@ CHANNELS = {"sketch": 1, "reference": 3, "face": 3}
 @pytest.fixture
 def bring(monkeypatch):
     """Methods that live in their test alone, by kind."""
-    own, loaded, brought = registry.modules(), registry._loaded, {}
-    monkeypatch.setattr(registry, "modules", lambda: own | {kind: kind for kind in brought})
+    own, loaded, brought = registry.places(), registry._loaded, {}
+    monkeypatch.setattr(registry, "places", lambda: own | {kind: kind for kind in brought})
     monkeypatch.setattr(registry, "_loaded", lambda module: brought.get(module) or loaded(module))
     return lambda **methods: brought.update(methods)
 

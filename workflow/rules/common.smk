@@ -4,13 +4,14 @@
 # there is a marker .state/<instance>.ok, each rule makes its own, and every input is `ancient`.
 import sys
 
-from ssimbad.params import tree as parameters
 from ssimbad.errors import UserError
-from ssimbad.methods import registry
-from ssimbad.pipeline import dvcfile, lock, paths, rows, runner, snakefile, table
-from ssimbad.tracking import spool, system
 
-try:
+try:  # the methods that other packages bring are found here, and may be found wanting
+    from ssimbad.methods import registry
+    from ssimbad.params import tree as parameters
+    from ssimbad.pipeline import dvcfile, lock, paths, rows, runner, snakefile, table
+    from ssimbad.tracking import spool, system
+
     P = parameters.load()
     if workflow.is_main_process:
         spool.name_pipeline("snakemake")

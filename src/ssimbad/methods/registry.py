@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from ssimbad.errors import UserError
 from ssimbad.methods.contract import INPUTS, SHARED, START, Method, Part, Setup
-from ssimbad.params.base import SLOTS, Colour, Sampler, Size, Solver, slot_order
+from ssimbad.params.base import SLOTS, TAKEN, Colour, Sampler, Size, Solver, Strict, slot_order
 from ssimbad.samplers.counts import NONE, Calls
 
 if TYPE_CHECKING:
@@ -33,18 +33,18 @@ _NOT_METHODS = {"registry", "contract", "chain", "losses"}
 
 
 @cache
-def modules() -> dict[str, str]:
-    """{kind: module that defines it}, of this package and of others.
+def places() -> dict[str, str]:
+    """{kind: `module:name` of what defines it}, of this package and of others.
 
     Raises:
         UserError: two packages bring the same kind.
     """
     own = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if m.name not in _NOT_METHODS)
-    found = {name: f"{__package__}.{name}" for name in own}
+    found = {name: f"{__package__}.{name}:METHOD" for name in own}
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
-        if found.get(point.name, point.module) != point.module:
+        if found.get(point.name, point.value) != point.value:
             raise UserError(f"{_of(point)}: method {point.name} is {found[point.name]} already; uninstall one of them")
-        found[point.name] = point.module
+        found[point.name] = point.value
     return found
 
 
@@ -54,7 +54,7 @@ def _of(point: EntryPoint) -> str:
 
 def kinds() -> list[str]:
     """Names of all methods."""
-    return sorted(modules())
+    return sorted(places())
 
 
 def get(kind: str) -> Method:
@@ -64,40 +64,102 @@ def get(kind: str) -> Method:
         ValueError: naming the known kinds.
         UserError: the file from outside is no method.
     """
-    if kind not in modules():
+    if kind not in places():
         raise ValueError(f"unknown kind {kind!r}; known: {', '.join(kinds())}")
-    return _loaded(modules()[kind])
+    return _loaded(places()[kind])
 
 
 @cache
-def _loaded(module: str) -> Method:
+def _loaded(place: str) -> Method:
+    module, _, name = place.partition(":")
     try:
-        method = importlib.import_module(module).METHOD
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{module}: no method ({error}); mend or uninstall the package that brings it") from None
-    wrong = [*(set(method.inputs) - set(INPUTS)), *(set(method.reads) - set(SHARED))]
-    if not isinstance(method, Method) or wrong:
-        raise UserError(f"{module}: METHOD is no Method of this version ({', '.join(wrong) or type(method).__name__})")
-    if unfit := [slot for slot in method.slots if not re.fullmatch("[a-z][a-z0-9_]*", slot)]:
-        raise UserError(f"{module}: METHOD has slots that cannot be names of stages ({', '.join(unfit)}); rename them")
-    if "reference" in method.inputs and "sketch" not in method.inputs:
-        raise UserError(f"{module}: METHOD takes a reference and no sketch, which no setting shows; take both, or none")
+        method = getattr(importlib.import_module(module), name)
+        fault = _fault(method)
+    except (Exception, SystemExit) as error:  # whatever somebody's file does while it is read
+        fault = f"{type(error).__name__}: {error}"
+    if fault:
+        raise UserError(f"{place}: no method that this version can use ({fault}); mend or uninstall the package")
     return method
+
+
+def _fault(method: Any) -> str | None:
+    """What is wrong with something that should be a method."""
+    if not isinstance(method, Method):
+        return f"a {type(method).__name__}"
+    forms = {
+        "Config": _is_model(method.Config),
+        "ColourOptions": _is_model(method.ColourOptions),
+        "objectives": _maps(method.objectives, _is_model) and bool(method.objectives),
+        "samplers": _maps(method.samplers, lambda calls: isinstance(calls, Calls)),
+        "slots": _maps(method.slots, lambda found: _are_among(found, method.objectives)),
+        "inputs": _are_among(method.inputs, INPUTS),
+        "reads": _are_among(method.reads, SHARED),
+        "rowless": _are_among(method.rowless, {*SLOTS, *method.slots}),
+        "build": callable(method.build),
+        "training_step or players": callable(method.training_step) or callable(method.players),
+        **{name: callable(getattr(method, name)) for name in ("needs", "fits", "suits", "remarks", "default_colour")},
+    }
+    if wrong := [name for name, right in forms.items() if not right]:
+        return f"wrong form of {', '.join(wrong)}"
+    unfit = [slot for slot in method.slots if not re.fullmatch("[a-z][a-z0-9_]*", slot) or slot in TAKEN]
+    return f"slots of other names than stages and keys have: {', '.join(unfit)}" if unfit else None
+
+
+def _is_model(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, Strict)
+
+
+def _maps(found: Any, right: Callable[[Any], bool]) -> bool:
+    return isinstance(found, Mapping) and all(isinstance(key, str) and right(value) for key, value in found.items())
+
+
+def _are_among(found: Any, known: Iterable[str]) -> bool:
+    return isinstance(found, tuple) and set(found) <= set(known)
+
+
+@cache
+def usable() -> tuple[str, ...]:
+    """Kinds without those whose packages are broken, which is told where somebody asks for them."""
+
+    def works(kind: str) -> bool:
+        try:
+            return bool(get(kind))
+        except UserError:
+            return False
+
+    return tuple(filter(works, kinds()))
 
 
 @cache
 def slots() -> tuple[str, ...]:
     """Names of all trainings, in the order of tables: the usual ones, then those that methods bring."""
-    brought = {slot for kind in kinds() for slot in own_slots(kind)}
+    brought = {slot for kind in usable() for slot in get(kind).slots}
     return tuple(sorted({*SLOTS, *brought}, key=slot_order))
 
 
 def own_slots(kind: Any) -> tuple[str, ...]:
-    """Trainings that only this kind has; none where there is no such kind, which is told where it is asked for."""
+    """Trainings that a kind names; none where there is no such kind, which is told where it is asked for."""
     try:
         return tuple(get(kind).slots)
     except (ValueError, TypeError, UserError):
         return ()
+
+
+def needs(kind: str, config: Any, slot: str) -> dict[str, str]:
+    """What a training of a kind needs; see `Method.needs`.
+
+    Raises:
+        UserError: the method cannot tell.
+    """
+    try:
+        return {str(name): str(what) for name, what in get(kind).needs(config, slot).items()}
+    except Exception as error:
+        raise _fails(kind, "needs", error) from None
+
+
+def _fails(kind: str, what: str, error: Exception) -> UserError:
+    said = f"{type(error).__name__}: {error}"
+    return UserError(f"kind {kind}: its `{what}` fails ({said}); mend or uninstall the package that brings it")
 
 
 def typed(block: dict[str, Any]) -> dict[str, Any]:
@@ -182,20 +244,24 @@ def check(name: str, block: Block, size: int, shared: Mapping[str, Any], borrowe
             method.fits(block.config, size, shared)
         except ValueError as error:
             raise ValueError(f"methods.{name}.{error}") from None
+        except Exception as error:
+            raise _fails(block.kind, "fits", error) from None
     for stage, row in block.colour.items():
         check_colour(f"methods.{name}.colour.{stage}", block.kind, row, config)
     for slot, train in block.trainings.items():
         key = f"methods.{name}.{slot}"
-        if START in method.needs(block.config, slot).values() and not train.start:
+        if START in needs(block.kind, block.config, slot).values() and not train.start:
             raise ValueError(f"{key}.start: missing; kind {block.kind} goes on from weights, name their training")
         if train.validation:
-            _check_validation(f"{key}.validation", block.kind, train, config)
+            _check_validation(f"{key}.validation", block.kind, slot, train, config)
         if chain := getattr(train.options, "sampler", None):
             check_sampler(f"{key}.options.sampler", block.kind, chain)
 
 
-def _check_validation(key: str, kind: str, train: Train, config: Any) -> None:
+def _check_validation(key: str, kind: str, slot: str, train: Train, config: Any) -> None:
     colour = train.validation.colour
+    if colour and slot in get(kind).rowless:
+        raise ValueError(f"{key}.colour: weights of {slot} do not colour; remove it, their own score chooses")
     if colour:
         check_colour(f"{key}.colour", kind, colour, config)
     elif get(kind).score is None:
@@ -213,7 +279,7 @@ def check_colour(key: str, kind: str, colour: Colour, config: Any = None) -> Non
     if colour.sampler:
         check_sampler(f"{key}.sampler", kind, colour.sampler)
     if colour.samples > 1 and not (colour.sampler and method.by_noise):
-        raise ValueError(f"{key}.samples: kind {kind} has one answer, so that their mean is it; remove it")
+        raise ValueError(f"{key}.samples: kind {kind} has one answer, not samples from noise; remove it")
     if config is not None:
         try:
             method.suits(config, colour.options)

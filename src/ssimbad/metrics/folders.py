@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,9 +71,12 @@ def _pictures(folder: Path) -> dict[str, Path]:
         raise UserError(f"{folder}: no folder; name one with pictures in it")
     found: dict[str, Path] = {}
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS):
-        if path.stem in found:
-            raise UserError(f"{found[path.stem]} and {path} have one name; take one of them away")
-        found[path.stem] = path
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise UserError(f"{path}: not a file; take it away")
+        name = unicodedata.normalize("NFC", path.stem)  # macOS writes umlauts in two pieces
+        if name in found:
+            raise UserError(f"{found[name]} and {path} have one name; take one of them away")
+        found[name] = path
     if not found:
         raise UserError(f"{folder}: no picture in this folder (looked for {', '.join(sorted(ENDINGS))})")
     return found

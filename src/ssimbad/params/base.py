@@ -44,15 +44,23 @@ Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 SLOTS = ("encoder", "pretrain", "finetune")
 """The trainings that any method can have, in the order of tables; each is a stage of that name."""
 
+TAKEN = (
+    *["kind", "label", "config", "weights", "colour", "start", "phi", "all"],
+    *["raw", "faces", "sketches", "references", "masks", "ssim_curves", "select_phi", "colorize", "evaluate"],
+    *["baselines", "tables", "measures", "figures", "ladder", "compute", "chain_steps", "nfe", "nfe_figure", "spread"],
+    *["spread_table", "reverse", "reverse_figures"],
+)
+"""Names that no training can have: those of other keys of a block, and of other stages (a test holds them all)."""
+
 
 def slot_order(slot: str) -> tuple[int, str]:
     """Sorts trainings as tables have them: the usual ones, then those that methods bring, by name."""
     return (SLOTS.index(slot) if slot in SLOTS else len(SLOTS)), slot
 
 
-def nearest(name: str, known: list[str]) -> str:
+def nearest(name: object, known: list[str]) -> str:
     """What to say of a name that is none of the known ones."""
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f"did you mean {match[0]!r}?" if match else f"known keys: {', '.join(known)}"
 
 

@@ -12,6 +12,8 @@ from ssimbad.methods import registry
 from ssimbad.methods.contract import START
 from ssimbad.params.base import Above0, Colour, Positive, Strict, nearest
 
+Label = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]*$")]
+
 TrainingName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*/[a-z][a-z0-9_]*$")]
 """`<method>/<slot>`"""
 
@@ -48,7 +50,7 @@ class Method(Strict):
     model_config = ConfigDict(extra="allow")
 
     kind: str = Field(description="file in src/ssimbad/methods")
-    label: str = Field(description="name in tables and figures")
+    label: Label = Field(description="name in tables and figures")
     config: Any = Field(default_factory=dict, description="of the kind; that of the weights where they are borrowed")
     weights: TrainingName | None = Field(
         default=None, description="training whose weights the row borrows, `<method>/<stage>`; then nothing is trained"
@@ -71,7 +73,7 @@ class Method(Strict):
         typed = registry.typed(block)
         known = [*cls.model_fields, *registry.own_slots(block.get("kind"))]
         for key in typed.keys() - set(known):
-            raise PydanticCustomError("unknown_key", "{nearest}", {"below": key, "nearest": nearest(key, known)})
+            raise PydanticCustomError("unknown_key", "{nearest}", {"below": str(key), "nearest": nearest(key, known)})
         model = handler(typed)
         _forget(model, block)
         return model
@@ -79,21 +81,25 @@ class Method(Strict):
     @property
     def trainings(self) -> Mapping[str, Train]:
         """By slot, those that there are."""
-        return {slot: train for slot in registry.slots() if (train := getattr(self, slot, None))}
+        return {slot: train for slot in registry.slots() if (train := _values(self).get(slot))}
 
     @property
     def colouring(self) -> list[str]:
         """The stages whose weights can colour here: its own, or the one that it borrows from."""
-        if self.weights is not None:
-            return [self.weights.partition("/")[2]]
-        return [slot for slot in self.trainings if slot not in registry.get(self.kind).rowless]
+        found = list(self.trainings) if self.weights is None else [self.weights.partition("/")[2]]
+        return [slot for slot in found if slot not in registry.get(self.kind).rowless]
+
+
+def _values(model: BaseModel) -> dict[str, Any]:
+    """By key; unlike attributes, keys may have the names of what every model has inside."""
+    return model.__dict__ | (model.model_extra or {})
 
 
 def _forget(model: BaseModel, given: Mapping[str, Any]) -> None:
     """Keys that were filled in do not count as given: DVC looks for those in the file."""
     model.model_fields_set.intersection_update(given)
     for key, value in given.items():
-        inner = getattr(model, key, None)
+        inner = _values(model).get(key)
         for part, raw in [(inner, value)] if isinstance(inner, BaseModel) else _pairs(inner, value):
             if isinstance(part, BaseModel) and isinstance(raw, dict):
                 _forget(part, raw)
@@ -117,7 +123,7 @@ def lender(methods: Mapping[str, Method], name: str) -> str:
 def needs(methods: Mapping[str, Method], name: str, slot: str) -> dict[str, str]:
     """What a training is made from besides data: {name: `phi`, or a training `<method>/<slot>`}; `start` among them."""
     block = methods[name]
-    found, start = registry.get(block.kind).needs(block.config, slot), block.trainings[slot].start
+    found, start = registry.needs(block.kind, block.config, slot), block.trainings[slot].start
     full = {part: start if what == START else _full(name, what) for part, what in found.items()}
     full |= {"start": start}
     return {part: what for part, what in full.items() if what}

@@ -36,8 +36,8 @@ def _whole(path: Path, below: tuple[Path, ...]) -> str:
     tree = strict_yaml.parse(text, str(path))
     if not (isinstance(tree, dict) and KEY in tree):
         return text
-    name = str(tree[KEY])
-    if not re.fullmatch(r"[\w-]+", name):
+    name = tree[KEY]
+    if not (isinstance(name, str) and re.fullmatch(r"[\w-]+", name)):
         raise ParameterError(f"{path}: {KEY}: {name!r} is no name of a preset; write one without folder and ending")
     base = path.with_name(f"{name}.yaml")
     if path in below:

@@ -226,6 +226,9 @@ class Report(Strict):
     spread: Spread | None = Field(default=None, description="of the table of spread between seeds of noise; null: none")
 
 
+MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
+
+
 class Params(Strict):
     """params.yaml, whole."""
 
@@ -241,7 +244,7 @@ class Params(Strict):
     schedule: Schedule
     network: Network
     training: Training
-    methods: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Method]
+    methods: Annotated[dict[MethodName, Method], Field(min_length=1)]
     colorize: Colorize
     evaluation: Evaluation
     weights: Weights
@@ -262,11 +265,19 @@ class Params(Strict):
             for slot, train in method.trainings.items():
                 self._check_training(f"methods.{name}.{slot}", train)
                 self._check_sources(name, slot)
+        self._check_labels()
         self._check_grid()
         self._check_nfe()
         self._check_ladder()
         self._check_chain_steps()
         return self
+
+    def _check_labels(self) -> None:
+        labels: dict[str, str] = {}
+        for name, method in self.methods.items():
+            if other := labels.get(method.label):
+                raise ValueError(f"methods.{name}.label: {method.label!r} is that of {other} too; rename one of them")
+            labels[method.label] = name
 
     def _borrowed(self, method: Method) -> Any:
         """The config of the weights that a method borrows; None where they are not there."""
@@ -282,9 +293,13 @@ class Params(Strict):
                 raise ValueError(f"{key}.weights: a method that trains does not borrow; remove it or the trainings")
             lender = method.weights.partition("/")[0]
             if training(self.methods, method.weights) is None:
-                raise ValueError(f"{key}.weights: {method.weights} is no training of these parameters")
+                raise ValueError(
+                    f"{key}.weights: {method.weights} is no training of these parameters; name one, `<method>/<stage>`"
+                )
             if self.methods[lender].kind != method.kind:
-                raise ValueError(f"{key}.kind: the weights {method.weights} are of kind {self.methods[lender].kind}")
+                raise ValueError(
+                    f"{key}.kind: the weights {method.weights} are of kind {self.methods[lender].kind}; make it so"
+                )
         for stage in method.colour:
             if stage not in (known := method.colouring):
                 raise ValueError(f"{key}.colour: no weights of stage {stage!r} that could be a row; there are {known}")
@@ -308,7 +323,7 @@ class Params(Strict):
         for what in needs(self.methods, method, slot).values():
             place = f"{key}.start" if what == start else key
             if what != "phi" and training(self.methods, what) is None:
-                raise ValueError(f"{place}: {what} is no training of these parameters")
+                raise ValueError(f"{place}: {what} is no training of these parameters; name one that is")
         if start and self.methods[start.partition("/")[0]].kind != self.methods[method].kind:
             raise ValueError(f"{key}.start: {start} is of another kind")
         behind, waiting = set(), [f"{method}/{slot}"]
@@ -326,7 +341,7 @@ class Params(Strict):
             raise ValueError(f"training.grid.images: more than data.val {self.data.val}; lower it, or set grid to null")
 
     def _check_nfe(self) -> None:
-        known = {name for kind in registry.kinds() for name in registry.get(kind).samplers}
+        known = {name for kind in registry.usable() for name in registry.get(kind).samplers}
         for i, solver in enumerate(self.report.nfe.samplers if self.report.nfe else []):
             if solver.name not in known:
                 raise ValueError(
@@ -356,6 +371,8 @@ class Params(Strict):
         features = registry.features(train)
         if features and not self.weights.enabled and registry.needs_features(train):
             raise ValueError(f"{key}.options: the loss needs weights.{features}; set weights.enabled to true")
+        if features and features not in Weights.model_fields:
+            raise ValueError(f"{key}.options: the loss looks through {features!r}, which is no feature network here")
         if features and self.weights.enabled and getattr(self.weights, features) is None:
             raise ValueError(f"weights.{features}: missing; {key}.options need it (url, sha256, path)")
 
@@ -365,7 +382,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
     model: Any = Params
     for part in location[:-1]:
         field = getattr(model, "model_fields", {}).get(part)
-        annotation = field.annotation if field else model
+        annotation = field.annotation if field else Train if model is Method and part in registry.slots() else model
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
     return list(model.model_fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -87,7 +88,7 @@ _FORM_ONLY = {
 def _imports(file: Path) -> set[Path]:
     """Files of this package that `file` loads; a registry loads those that it finds by name."""
     if file == _REGISTRY:
-        return {file for module in registry.modules().values() if (file := _file(module))}
+        return {file for place in registry.places().values() if (file := _file(place.partition(":")[0]))}
     if file in _BY_NAME:
         return {file.with_name(f"{name}.py") for name in _BY_NAME[file]()}
     return set() if file in _FORM_ONLY else {f for name in _names(file) if (f := _file(name))}
@@ -110,7 +111,7 @@ def closure(entry: str) -> tuple[str, ...]:
 
 def outside(kind: str) -> dict[str, Path]:
     """{name in its package: file} of the code that brings a method from another package; {} for one of this package."""
-    top = registry.modules()[kind].split(".")[0]
+    top = re.split("[.:]", registry.places()[kind])[0]
     if top == PACKAGE.name:
         return {}
     spec = importlib.util.find_spec(top)

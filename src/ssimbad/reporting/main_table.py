@@ -131,8 +131,12 @@ def _remarks(row: res.Row, made: list[dict[str, Any]], methods: Mapping[str, Any
 
 def _budgets(made: list[dict[str, Any]]) -> list[str]:
     """Whether the rows are compared at equal images seen."""
+    words_of = {"pretrain": "in pretraining", "finetune": "more in finetuning"}
+    besides = {f"{m['method']} {m['images']:,} in {m['stage']}": None for m in made if m["stage"] not in words_of}
+    if besides:  # before or between, of some rows alone
+        return [f"Rows saw different numbers of images: besides pretraining and finetuning, {', '.join(besides)}."]
     said = []
-    for stage, words in (("pretrain", "in pretraining"), ("finetune", "more in finetuning")):
+    for stage, words in words_of.items():
         seen = {m["method"]: m["images"] for m in made if m["stage"] == stage}
         if not seen:
             continue
