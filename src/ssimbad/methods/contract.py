@@ -188,7 +188,10 @@ class Method:
     rowless: tuple[str, ...] = ("encoder",)
     """Those of its trainings whose weights do not colour."""
     inputs: tuple[str, ...] = ("sketch", "reference")
-    """Of `INPUTS`: what it is given in training and in colouring."""
+    """Of `INPUTS`: what it is given in training and, unless `shown` says otherwise, in colouring."""
+    shown: Callable[[Any], tuple[str, ...]] | None = None
+    """(colour options) → of `INPUTS`, what a row that colours so is given: of weights that can be put to uses which
+    their training does not know; None: what the training is given."""
     samplers: Mapping[str, Calls] = field(default_factory=dict)
     """The samplers by which it colours and what they cost; none: it answers in one pass."""
     ColourOptions: type[Strict] = NoOptions
@@ -204,6 +207,10 @@ class Method:
     remarks: Callable[[Any, Any, bool], list[str]] = lambda config, options, features: []
     """(config, options, whether the feature network was there) → what of a training departs from the method's
     description, for the notes under the tables."""
+
+    def takes(self, options: Any) -> tuple[str, ...]:
+        """What a row with these colour options is given."""
+        return self.shown(options) if self.shown else self.inputs
 
     def parties(self, model: nn.Module, plan: Plan, features: Features | None) -> list[Player]:
         """Who trains: what the method says, or the model alone on its `training_step`."""

@@ -190,6 +190,9 @@ def _check_validation(key: str, kind: str, train: Train) -> None:
     colour = train.validation.colour
     if colour:
         check_colour(f"{key}.colour", kind, colour)
+        if more := set(get(kind).takes(colour.options)) - set(get(kind).inputs):
+            what = " and ".join(name for name in INPUTS if name in more)
+            raise ValueError(f"{key}.colour.options: so it would need {what}, which the training is not given")
     elif get(kind).score is None:
         raise ValueError(f"{key}.colour: missing; it says how the validation faces are coloured")
 

@@ -150,7 +150,7 @@ def _colouring_params(w: Wildcards) -> tuple[str, ...]:
 
 def _shown(p: Params, w: Wildcards) -> Files:
     """What a row is given in the setting of an archive."""
-    takes, setting = rows.kind(p, w).inputs, settings.ARCHIVES[w["setting"]]
+    takes, setting = rows.takes(p, w), settings.ARCHIVES[w["setting"]]
     files: Files = {"sketches": "data/sketches/test.npy"} if "sketch" in takes else {}
     if "reference" in takes and setting.reference:
         files["references"] = f"data/references/{setting.reference}.npy"
