@@ -203,6 +203,22 @@ def test_validation_faces_are_coloured_from_what_the_training_is_given(bring):
         parameters(pretrain=TRAIN | {"objective": "paint", "validation": wrong}, colour={"pretrain": {}})
 
 
+def test_a_training_with_a_score_of_its_own_is_pictured_where_it_is_a_row(workshop, bring, monkeypatch):
+    """Answers without a target are judged by the score; the pictures are drawn as the weights would colour."""
+    bring(toy=replace(painter((), []), score=lambda model, batch: -batch.target.square().mean(dim=(1, 2, 3))))
+    train = TRAIN | {"objective": "paint", "validation": {"every": 16}}
+    tree = parameters(pretrain=train, encoder=train, colour={"pretrain": {}}).model_dump(exclude_unset=True)
+    tree["training"]["grid"] = {"images": 3, "every": 16}
+    p, shown = Params.model_validate(tree), []
+    monkeypatch.setattr(Job, "picture", lambda self, seen, name, image: shown.append((seen, image)))
+    for slot, pictured in (("pretrain", [16, 32]), ("encoder", [])):
+        shown.clear()
+        curve = run(p, f"{slot}-toy-seed-0")["curve"].read_text()
+        assert "val,score" in curve and "psnr" not in curve
+        assert [seen for seen, _ in shown] == pictured
+        assert {image.shape for _, image in shown} <= {(33, 50, 3)}, "answers above the faces"
+
+
 def test_a_reference_without_a_sketch_is_shown_in_no_setting(monkeypatch):
     """So that a method which takes one would be asked for faces of its own, and be given none."""
     method = SimpleNamespace(METHOD=painter(("reference",), []))

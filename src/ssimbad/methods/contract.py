@@ -180,8 +180,8 @@ class Method:
     players: Callable[[nn.Module, Plan, Features | None], list[Player]] | None = None
     """Who trains, in the order of their moves."""
     score: Callable[[nn.Module, Batch], Tensor] | None = None
-    """Of a training that is no row: (B,) values of a validation batch, higher is better, by which its best weights are
-    chosen; None: the PSNR of the coloured validation faces."""
+    """Of a training whose answers have no target, or that is no row: (B,) values of a validation batch, higher is
+    better, by which its best weights are chosen; None: the PSNR of the coloured validation faces."""
     slots: tuple[str, ...] = ()
     """Its trainings besides `encoder`, `pretrain` and `finetune`, which any method may have: keys of its block and
     names of stages."""

@@ -156,7 +156,7 @@ class Training(Strict):
         description="so many weights that are best on validation are kept: the best as the result, the others in work/",
     )
     grid: Grid | None = Field(
-        default=None, description="pictures in the logbook, of trainings that colour validation faces; null: none"
+        default=None, description="pictures in the logbook, of validated trainings that are rows; null: none"
     )
     log_images: Positive = Field(description="a row of the training curve every so many images")
     state_images: Positive = Field(description="resumable state every so many images, or 15 minutes")
