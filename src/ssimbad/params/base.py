@@ -154,6 +154,6 @@ class Colour(Strict):
     def words(self) -> str:
         """For logs and notes: `by ddim, eta 1 in 50 steps, the mean of 4 samples`."""
         how = f"by {self.sampler.label} in {self.sampler.steps} steps" if self.sampler else "in one pass"
-        options = self.options if isinstance(self.options, dict) else self.options.model_dump()
+        options = self.options if isinstance(self.options, dict) else self.options.model_dump(exclude_defaults=True)
         chosen = [f"{key} {value}" for key, value in options.items()]
         return ", ".join([how, *chosen, *([f"the mean of {self.samples} samples"] if self.samples > 1 else [])])
