@@ -69,6 +69,13 @@ def miniature(preset: str = "demo") -> dict:
     tree["report"]["grid_images"] = 2
     if tree["report"].get("spread"):
         tree["report"]["spread"] = {"samples": 2, "images": 4}
+    if "ddpm-faces" in tree["methods"]:
+        tree["methods"]["ddpm-faces"]["config"] = {
+            "base": 8, "multipliers": [1, 2], "blocks": 1, "attention": [1], "groups": 4
+        }  # fmt: skip
+    if tree["report"].get("reverse"):
+        tree["report"]["reverse"] |= {"steps": 4, "samples": 5, "columns": 3, "trajectories": 2, "snapshots": 3}
+        tree["report"]["reverse"] |= {"images": 2, "start": [0.1, 1.0]}
     if "scft" in tree["methods"]:
         tree["methods"]["scft"]["config"] = {"base": 4, "levels": 3, "width": 8, "residuals": 1}
         tree["methods"]["scft"]["pretrain"]["options"] = {"discriminator": [4, 8]}

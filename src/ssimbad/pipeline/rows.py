@@ -83,6 +83,14 @@ def curves(p: Params) -> list[Wildcards]:
     return list(found.values())
 
 
+def reversed_(p: Params) -> list[Wildcards]:
+    """The training whose reverse process is looked at, by its first seed."""
+    if p.report.reverse is None:
+        return []
+    method, _, stage = p.report.reverse.weights.partition("/")
+    return [{"method": method, "stage": stage, "seed": p.seeds[0]}]
+
+
 def pictured(p: Params) -> list[str]:
     """Archives of which there is a grid of pictures: those that show a sketch always, since they show the data too."""
     made = {w["setting"] for w in coloured_rows(p)}

@@ -416,6 +416,36 @@ STAGES: tuple[Stage, ...] = (
         outputs=lambda p, w: paths.table("spread"),
         params=lambda p, w: ("evaluation", "report.spread", "data.size", "preset", *_labels(p)),
     ),
+    Stage(
+        name="reverse",
+        run="ssimbad.colorize.reverse:run",
+        each=rows.reversed_,
+        inputs=lambda p, w: {
+            **{key: paths.made(w, ending) for key, ending in (("weights", "safetensors"), ("made", "json"))},
+            "test": "data/faces/test.npy",
+            "manifest": paths.MANIFEST,
+        },
+        outputs=lambda p, w: {"pictures": paths.reverse(w, "zip"), "values": paths.reverse(w, "csv")},
+        params=lambda p, w: (
+            "colorize", "data.size", "training.precision", "training.channels_last", "evaluation", "report.reverse",
+        ),
+        expensive=True,
+    ),
+    Stage(
+        name="reverse_figures",
+        run="ssimbad.reporting.reverse:run",
+        each=lambda p: [{}] if rows.reversed_(p) else [],
+        inputs=lambda p, w: {
+            key: paths.reverse(rows.reversed_(p)[0], ending) for key, ending in (("pictures", "zip"), ("values", "csv"))
+        },
+        outputs=lambda p, w: {
+            **paths.table("reverse"),
+            **paths.figure(*(f"reverse_{name}" for name in ("samples_beta", "samples_posterior", "trajectories_beta",
+                                                            "trajectories_posterior", "recover_whole",
+                                                            "recover_matched"))),
+        },
+        params=lambda p, w: ("report.reverse", "data.size", "preset", *_labels(p)),
+    ),
 )  # fmt: skip
 
 
