@@ -15,6 +15,7 @@ from ssimbad.colorize import reverse
 from ssimbad.noise import ddpm
 from ssimbad.params import tree as params
 from ssimbad.pipeline import runner, table
+from ssimbad.planning import flops, report
 
 from .conftest import make_house, miniature, preset_tree
 from .test_params import complaint
@@ -160,6 +161,22 @@ def test_mistakes_end_in_one_line(change, said):
     assert load(tree)
     tree["report"]["reverse"] |= change
     assert said in complaint(tree)
+
+
+def test_its_work_is_planned():
+    """Samples and watched ones by either variance; faces from the last timestep, and by fewer steps from their own."""
+    p, lacking = load(miniature("demo-ddpm")), []
+    work = {("ddpm-faces", "pretrain"): flops.training(p, "ddpm-faces", "pretrain")}
+    reference = report.Reference(1, 1, 1)
+    found = {t.stage.partition("reverse, ")[2]: t for t in report.tasks(p, work, reference, lacking)}
+    assert not lacking
+    assert {what: (t.runs, t.images, t.calls) for what, t in found.items() if what} == {
+        "samples": (2, 7, 4),
+        "faces back from the last timestep": (4, 2, 4),
+        "faces back from 0.1 T": (2, 2, 1),
+        "faces back from 1 T": (2, 2, 4),
+    }
+    assert found["samples"].operations == 4 * found["faces back from 0.1 T"].operations > 0
 
 
 def test_its_training_is_that_of_the_rows():

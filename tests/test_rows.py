@@ -22,7 +22,10 @@ from ssimbad.runtime.job import Job
 
 from .conftest import ROOT, make_house, miniature, preset_tree, write_params
 
+FREE = {("ddpm-faces", "pretrain"), ("ddpm-faces-posterior", "pretrain")}
+DDPM = FREE | {("ddpm-faces-sdedit", "pretrain")}
 ROWS = {
+    *DDPM,
     *[("scft", "pretrain"), ("edm", "pretrain"), ("edm", "finetune"), ("ssimbad", "pretrain")],
     *[("animediffusion", "pretrain"), ("animediffusion", "finetune")],
     *[("animediffusion-trajectory", "finetune"), ("ssimbad", "finetune")],
@@ -63,11 +66,12 @@ def read(path):
 def test_the_main_table_has_every_row_in_all_settings(house):
     lines = read(house / "reports/tables/main.csv")
     seen = {(x["method"], x["stage"], x["setting"]) for x in lines}
-    assert seen == {(*row, setting) for row in ROWS for setting in ("same", "cross", "cross-true")}
+    shown = {(*row, setting) for row in ROWS - FREE for setting in ("same", "cross", "cross-true")}
+    assert seen == shown | {(*row, "free") for row in FREE}
     with_published = {(x["method"], x["stage"]) for x in lines if x["published"]}
     assert with_published == ROWS - {
         ("edm", "pretrain"), ("edm", "finetune"), ("animediffusion-trajectory", "finetune"),
-        ("regression", "pretrain"), ("regression-compute", "pretrain"),
+        ("regression", "pretrain"), ("regression-compute", "pretrain"), *DDPM,
     }  # fmt: skip
 
 
@@ -110,7 +114,7 @@ def test_the_ladder_shows_what_differs_and_by_how_much(house):
 
 def test_quality_against_calls_stays_within_its_limits(house):
     lines = read(house / "reports/tables/nfe.csv")
-    sampled = {row for row in ROWS if row[0] not in ONE_CALL}
+    sampled = {row for row in ROWS - FREE if row[0] not in ONE_CALL}
     assert {(x["method"], x["stage"]) for x in lines} == sampled
     assert len(lines) == len(sampled) * 2 * 2 * 2  # samplers, limits, metrics
     assert {(x["sampler"], x["calls"], x["steps"], x["nfe"]) for x in lines} == {
@@ -136,7 +140,7 @@ def test_at_a_rows_own_sampler_the_curve_meets_the_table(house):
 
 def test_spread_is_told_of_every_row_that_starts_from_noise(house):
     lines = read(house / "reports/tables/spread.csv")
-    sampled = {row for row in ROWS if row[0] not in ONE_CALL}
+    sampled = {row for row in ROWS - FREE if row[0] not in ONE_CALL}
     assert {(x["method"], x["stage"]) for x in lines} == sampled
     shares = [float(x["value"]) for x in lines if x["metric"] == "share"]
     assert len(shares) == len(sampled) and all(0 < share < 1 for share in shares)
@@ -226,7 +230,9 @@ def test_demo_presets_differ_in_their_rows_only():
     rows, calls = (preset_tree(name) for name in ("demo-all", "demo-nfe"))
     assert calls["report"].pop("nfe") and calls.pop("preset") != rows.pop("preset")
     assert calls == rows, "presets/demo-nfe.yaml is demo-all and report.nfe"
-    assert set(table_rows("demo-all")) == ROWS == set(table_rows("paper")) - {("ssimbad-control", "finetune")}
+    assert set(table_rows("demo-all")) == ROWS
+    assert set(table_rows("paper")) - {("ssimbad-control", "finetune")} == ROWS - DDPM
+    assert set(table_rows("sources")) - {("ddpm-faces-cifar", "pretrain")} == DDPM
 
 
 def table_rows(preset: str) -> list[tuple[str, str]]:
@@ -240,7 +246,7 @@ def test_the_demos_rows_see_equal_numbers_of_images():
     assert {t.images for t in trains if not t.start and t is not more} == {5632}
     assert {t.images for t in trains if t.start} == {352}
     assert more.images == 5632 + 8 * 352
-    rows = [row for m in p.methods.values() for row in m.colour.values()]
+    rows = [row for m in p.methods.values() for row in m.colour.values() if m.kind != "ddpm_faces"]  # T = 1000
     assert {row.sampler.steps for row in rows if row.sampler} == {8}
     assert {t.options.sampler.steps for t in trains if t.start} == {8}
     ladder = params.load(ROOT / "presets/demo-ladder.yaml")

@@ -51,21 +51,19 @@ class Lab:
     def asked(self) -> Any:
         return self.params.report.reverse
 
-    def coloured(self, ids: list[str], options: Options, threads: int, faces: Tensor | None = None) -> np.ndarray:
+    def coloured(
+        self, ids: list[str], options: Options, steps: int, threads: int, faces: Tensor | None = None
+    ) -> np.ndarray:
         """(N, S, S, 3) uint8: drawn from nothing, or from the noised faces."""
         return chunks.colour(
             chunks.bound(ddpm_faces.METHOD, self.model),
             {} if faces is None else {"reference": faces},
             ids,
-            Colour(sampler=self.sampler, options=options),
+            Colour(sampler=by(steps), options=options),
             chunk=min(self.params.colorize.chunk, len(ids)), seed=self.params.colorize.seed, device=self.device,
             precision=self.params.training.precision, channels_last=self.params.training.channels_last,
             threads=threads,
         )  # fmt: skip
-
-    @property
-    def sampler(self) -> Sampler:
-        return Sampler(name="ancestral", steps=self.asked.steps)
 
     def noise(self, ids: list[str]) -> Any:
         """The source of each image's noise, from its beginning."""
@@ -74,6 +72,10 @@ class Lab:
     def spread(self, plans: list[Any]) -> list[torch.device]:
         """Where plans are carried out side by side."""
         return devices.workers([self.device], min(self.threads, len(plans)))
+
+
+def by(steps: int) -> Sampler:
+    return Sampler(name="ancestral", steps=steps)
 
 
 def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
@@ -116,7 +118,7 @@ def drawn(lab: Lab) -> Pictures:
     """Samples from pure noise, the same noise for either variance."""
     for variance in VARIANCES:
         options = Options(variance=variance, last_noise=True)
-        yield f"samples-{variance}", lab.coloured(names(lab.asked.samples), options, lab.threads)
+        yield f"samples-{variance}", lab.coloured(names(lab.asked.samples), options, lab.asked.steps, lab.threads)
 
 
 @torch.inference_mode()
@@ -128,7 +130,7 @@ def watched(lab: Lab) -> Pictures:
         options, fresh = Options(variance=variance, last_noise=True), lab.noise(ids)
         shape = lab.model.shape
         x, grid = ddpm_faces.begun(lab.model, None, fresh(*shape), lab.asked.steps, options)
-        down = ddpm_faces.sampler(lab.model, lab.sampler, options, lambda: fresh(*shape))
+        down = ddpm_faces.sampler(lab.model, by(lab.asked.steps), options, lambda: fresh(*shape))
         states = [_pixels(x, grid[0])]
         for first, last in itertools.pairwise(cuts.tolist()):
             x = down(lab.model, x, grid[first : last + 1])
@@ -170,7 +172,8 @@ def recovered(lab: Lab, ids: list[str], originals: np.ndarray, lines: list[dict[
     def back(_: torch.device, plan: tuple[float, str, str]) -> np.ndarray:
         start, chain, variance = plan
         options = Options(variance=variance, last_noise=True, start=start, chain=chain)
-        return lab.coloured(ids, options, 1, faces)
+        steps = lab.asked.steps if chain == "whole" else lab.asked.steps_from(start)
+        return lab.coloured(ids, options, steps, 1, faces)
 
     done = pool.ordered_map(back, plans, lab.spread(plans))
     for start in lab.asked.start:

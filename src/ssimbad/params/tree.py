@@ -214,7 +214,7 @@ class Reverse(Strict):
     """Pictures of a DDPM that is given nothing: samples, trajectories, and noisy faces brought back."""
 
     weights: TrainingName = Field(description="training, `<method>/<stage>`, of a kind that samples by `ancestral`")
-    steps: Steps = Field(description="of every chain; all timesteps, as published, are 1000")
+    steps: Steps = Field(description="from the last timestep; all of them, as published, are 1000")
     samples: Positive = Field(description="faces drawn from pure noise, by either variance")
     columns: Positive = Field(default=16, description="of the grid of samples")
     trajectories: Positive = Field(description="the first so many of the samples are watched on their way")
@@ -231,6 +231,10 @@ class Reverse(Strict):
         if self.snapshots > self.steps + 1:
             raise ValueError(f"snapshots: {self.snapshots}, but {self.steps} steps pass {self.steps + 1} pictures")
         return self
+
+    def steps_from(self, start: float) -> int:
+        """Steps from that share of the timesteps, as long as those from the last one."""
+        return max(1, round(start * self.steps))
 
 
 class Report(Strict):
