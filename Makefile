@@ -14,7 +14,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure chain-steps guidance seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -33,7 +33,7 @@ demo: install ## the whole chain on embedded faces, to tables and figures (18 mi
 	snakemake --cores $(CORES) all
 	ssimbad results
 
-demo-all: install ## all ten rows of the main table at demo scale (meant for 45 minutes on two cores)
+demo-all: install ## all rows of the main table at demo scale (meant for 45 minutes on two cores)
 	$(call active,demo-all)
 	snakemake --cores $(CORES) all
 	ssimbad results
@@ -46,6 +46,11 @@ ladder: install ## from EDM to SSIMBaD, one change at a time, three seeds (meant
 nfe-figure: install ## quality against network calls, for demo-all's rows
 	$(call active,demo-nfe)
 	snakemake --cores $(CORES) all
+
+ddpm-figures: install ## what a DDPM of faces draws by all 1000 steps, on its way, and brings back from noise
+	$(call active,demo-ddpm)
+	snakemake --cores $(CORES) all
+	cat reports/tables/reverse.md
 
 chain-steps: install ## refinement through chains of 1 to 16 steps at equal training compute, three seeds
 	$(call active,demo-chain-steps)

@@ -81,6 +81,11 @@ def miniature(preset: str = "demo") -> dict:
         if method["kind"].startswith("latent_cold") and "weights" not in method:
             codec = {"widths": [8, 8], "residuals": 1, "codes": 16, "code_size": 4}
             method["config"] |= {"layers": 2, "width": 8} | ({"codec": codec} if "codec" in method["config"] else {})
+        if method["kind"] == "ddpm_faces" and "weights" not in method:
+            method["config"] = {"base": 8, "multipliers": [1, 2], "blocks": 1, "attention": [1], "groups": 4}
+    if tree["report"].get("reverse"):
+        tree["report"]["reverse"] |= {"steps": 4, "samples": 5, "columns": 3, "trajectories": 2, "snapshots": 3}
+        tree["report"]["reverse"] |= {"images": 2, "start": [0.1, 1.0]}
     return tree
 
 

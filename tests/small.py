@@ -31,6 +31,7 @@ RATIONAL = {"form": "rational", "c": 0.3}
 # What a kind cannot do without, and what of a config would make it large.
 CONFIGS: dict[str, dict[str, Any]] = {
     "ssimbad": {"phi": RATIONAL},
+    "ddpm_faces": {"base": 8, "multipliers": [1, 2], "blocks": 1, "attention": [1], "groups": 4},
     "scft": {"base": 4, "levels": 3, "width": 8, "residuals": 1},
     "coloring_assistant": {"base": 4, "time": 8},
 }

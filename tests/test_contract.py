@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,9 +21,11 @@ from ssimbad.colorize import stage as colorize
 from ssimbad.errors import UserError
 from ssimbad.methods import registry
 from ssimbad.methods.contract import Losses, Method, NoOptions, Part
+from ssimbad.params.base import Strict
 from ssimbad.params.tree import Params
 from ssimbad.params.view import View
 from ssimbad.pipeline import table
+from ssimbad.planning import flops
 from ssimbad.runtime.job import Job
 from ssimbad.training import checkpoints
 from ssimbad.training import stage as training
@@ -73,7 +76,7 @@ def run(p: Params, name: str) -> dict[str, Path]:
     inputs = {k: Path(v) if isinstance(v, str) else [Path(f) for f in v] for k, v in instance.inputs.items()}
     outputs = {key: Path(path) for key, path in instance.outputs.items()}
     w = instance.wildcards
-    job = Job(instance.stage.name, Path("work") / name, 1, "toy", w.get("stage"), w["seed"], w.get("setting"))
+    job = Job(instance.stage.name, Path("work") / name, 1, w["method"], w.get("stage"), w["seed"], w.get("setting"))
     stage = colorize if instance.stage.name == "colorize" else training
     stage.run(View(p, instance.params), inputs, outputs, job)
     return outputs
@@ -143,6 +146,78 @@ def test_a_method_is_given_what_it_takes_and_nothing_else(workshop, bring, input
             assert images is None or images.shape[1:] == (channels, 16, 16)
     warped = [given for given in seen if getattr(given, "warp", None) is not None]
     assert bool(warped) == ("reference" in inputs), "warps are of references"
+
+
+class Hints(Strict):
+    hint: bool = False
+
+
+def hinted(seen: list) -> Method:
+    """Trained on nothing but faces; a row may show its weights a reference."""
+
+    def colour(model, given, fresh, how, watch):
+        seen.append(given)
+        image = model(fresh(3, 16, 16))
+        return (image + given.reference if how.options.hint else image).clamp(-1, 1)
+
+    return replace(
+        painter((), []),
+        colorize=colour,
+        ColourOptions=Hints,
+        shown=lambda options: ("sketch", "reference") if options.hint else (),
+    )
+
+
+def test_a_row_may_be_shown_what_the_training_of_its_weights_was_not(workshop, bring):
+    """Rows follow from how weights colour: settings, archives and what a stage reads."""
+    seen = []
+    bring(toy=hinted(seen))
+    p = parameters(
+        pretrain=TRAIN | {"objective": "paint"},
+        colour={"pretrain": {}},
+    )
+    block = {"kind": "toy", "label": "Hinted", "weights": "toy/pretrain", "colour": {"pretrain": {}}}
+    block["colour"]["pretrain"] = {"options": {"hint": True}}
+    tree = p.model_dump(mode="json", exclude_unset=True)
+    tree["methods"]["hinted"] = block
+    p = Params.model_validate(tree)
+    coloured = {i.name: i for i in table.instances(p) if i.stage.name == "colorize"}
+    assert set(coloured) == {
+        "colorize-toy-pretrain-seed-0-free",
+        *(f"colorize-hinted-pretrain-seed-0-{setting}" for setting in ("same", "cross", "other")),
+    }
+    assert "references" not in coloured["colorize-toy-pretrain-seed-0-free"].inputs
+    inputs = {file for i in table.instances(p) if i.name == "pretrain-toy-seed-0" for file in i.files}
+    assert inputs == {"data/faces/train.npy", "data/faces/manifest.csv"}
+    run(p, "pretrain-toy-seed-0")
+    for name, shown in (("toy-pretrain-seed-0-free", False), ("hinted-pretrain-seed-0-cross", True)):
+        seen.clear()
+        run(p, f"colorize-{name}")
+        assert seen and all((given.reference is not None) == shown for given in seen)
+    assert flops.colouring(p, "hinted", p.methods["hinted"].colour["pretrain"], "pretrain") > 0
+
+
+def test_validation_faces_are_coloured_from_what_the_training_is_given(bring):
+    bring(toy=hinted([]))
+    wrong = {"every": 16, "colour": {"options": {"hint": True}}}
+    with pytest.raises(ValueError, match=r"toy\.pretrain\.validation\.colour\.options: .*need sketch and reference"):
+        parameters(pretrain=TRAIN | {"objective": "paint", "validation": wrong}, colour={"pretrain": {}})
+
+
+def test_a_training_with_a_score_of_its_own_is_pictured_where_it_is_a_row(workshop, bring, monkeypatch):
+    """Answers without a target are judged by the score; the pictures are drawn as the weights would colour."""
+    bring(toy=replace(painter((), []), score=lambda model, batch: -batch.target.square().mean(dim=(1, 2, 3))))
+    train = TRAIN | {"objective": "paint", "validation": {"every": 16}}
+    tree = parameters(pretrain=train, encoder=train, colour={"pretrain": {}}).model_dump(exclude_unset=True)
+    tree["training"]["grid"] = {"images": 3, "every": 16}
+    p, shown = Params.model_validate(tree), []
+    monkeypatch.setattr(Job, "picture", lambda self, seen, name, image: shown.append((seen, image)))
+    for slot, pictured in (("pretrain", [16, 32]), ("encoder", [])):
+        shown.clear()
+        curve = run(p, f"{slot}-toy-seed-0")["curve"].read_text()
+        assert "val,score" in curve and "psnr" not in curve
+        assert [seen for seen, _ in shown] == pictured
+        assert {image.shape for _, image in shown} <= {(33, 50, 3)}, "answers above the faces"
 
 
 def test_a_reference_without_a_sketch_is_shown_in_no_setting(monkeypatch):

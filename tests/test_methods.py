@@ -55,7 +55,7 @@ def test_a_model_built_again_from_what_is_written_beside_its_weights_is_the_same
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
     given, how = batch(), registry.get(kind).default_colour(again.config)
     if how.sampler:
-        how = by(how.sampler.name, 2)
+        how = how.model_copy(update={"sampler": by(how.sampler.name, 2).sampler})
     colorize = registry.get(kind).colorize
     noise = torch.randn(given.target.shape)
     with torch.no_grad():
@@ -148,7 +148,8 @@ CHAINS = [(kind, name) for kind in registry.kinds() for name in registry.get(kin
 def test_whoever_watches_is_told_of_every_network_call_and_changes_no_bit(kind, name, steps):
     model, given, method = build(kind).eval(), batch(), registry.get(kind)
     steps = min(steps, method.samplers[name].most or steps)
-    noise, how, calls, told = torch.randn(given.target.shape), by(name, steps), [], []
+    noise, calls, told = torch.randn(given.target.shape), [], []
+    how = by(name, steps).model_copy(update={"options": method.ColourOptions()})
     # Of the network itself, inside which the watch must not be.
     model.network.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():

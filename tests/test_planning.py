@@ -107,7 +107,7 @@ def counted(p: Params, name: str, stage: str, steps: int) -> tuple[int, int]:
     how = block.colour[stage].model_copy(
         update={"sampler": block.colour[stage].sampler.model_copy(update={"steps": steps})}
     )
-    given = flops._batch(p, method)
+    given = flops._batch(p, method.inputs)
     plan = Plan(train.objective, train.options)
     return flops._trained(method, model, plan, given), flops._coloured(method, model, how, given)
 
@@ -147,7 +147,7 @@ def test_a_row_in_one_pass_colours_by_one_call(tree):
     p = small(tree)
     one = to_colour(p, "scft")
     model, method = flops._model(p, "scft", "pretrain"), registry.get("scft")
-    assert one == flops._coloured(method, model, Colour(), flops._batch(p, method)) > 0
+    assert one == flops._coloured(method, model, Colour(), flops._batch(p, method.inputs)) > 0
     several = [by("euler", 3), by("euler", 3).model_copy(update={"samples": 4})]
     blocks = [p.methods["ssimbad"].model_copy(update={"colour": {"pretrain": how}}) for how in several]
     found = []

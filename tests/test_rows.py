@@ -22,7 +22,10 @@ from ssimbad.runtime.job import Job
 
 from .conftest import ROOT, make_house, miniature, preset_tree, write_params
 
+FREE = {("ddpm-faces", "pretrain"), ("ddpm-faces-posterior", "pretrain")}
+DDPM = FREE | {("ddpm-faces-sdedit", "pretrain")}
 ROWS = {
+    *DDPM,
     *[("scft", "pretrain"), ("edm", "pretrain"), ("edm", "finetune"), ("ssimbad", "pretrain")],
     *[("animediffusion", "pretrain"), ("animediffusion", "finetune")],
     *[("animediffusion-trajectory", "finetune"), ("ssimbad", "finetune"), ("ssimbad-guided", "finetune")],
@@ -34,7 +37,7 @@ ROWS = {
 }
 ONE_CALL = {"scft", "scft-sga", "regression", "regression-compute", "latent-cold-oneshot"}
 RESTORED = {("latent-cold-grey", "pretrain")}
-SAMPLED = {row for row in ROWS if row[0] not in ONE_CALL and not row[0].startswith("latent-cold")}
+SAMPLED = {row for row in ROWS - DDPM if row[0] not in ONE_CALL and not row[0].startswith("latent-cold")}
 """By a sampler of x = y + sigma·n, from noise."""
 INVERTED = {("coloring-assistant", "finetune"), ("coloring-assistant-inversion", "pretrain")}
 """They start from the reference's inversion, a call for each step but one, and from no noise."""
@@ -79,12 +82,12 @@ def read(path):
 def test_the_main_table_has_every_row_in_all_settings(house):
     lines = read(house / "reports/tables/main.csv")
     seen = {(x["method"], x["stage"], x["setting"]) for x in lines}
-    settings = [(*row, setting) for row in ROWS - RESTORED for setting in ("same", "cross", "cross-true")]
-    assert seen == {*settings, *((*row, "restored") for row in RESTORED)}
+    settings = [(*row, setting) for row in ROWS - RESTORED - FREE for setting in ("same", "cross", "cross-true")]
+    assert seen == {*settings, *((*row, "restored") for row in RESTORED), *((*row, "free") for row in FREE)}
     with_published = {(x["method"], x["stage"]) for x in lines if x["published"]}
     assert with_published == ROWS - {
         ("edm", "pretrain"), ("edm", "finetune"), ("animediffusion-trajectory", "finetune"),
-        ("regression", "pretrain"), ("regression-compute", "pretrain"), ("ssimbad-guided", "finetune"), *OWN,
+        ("regression", "pretrain"), ("regression-compute", "pretrain"), ("ssimbad-guided", "finetune"), *OWN, *DDPM,
     }  # fmt: skip
 
 
@@ -276,7 +279,8 @@ def test_demo_presets_differ_in_their_rows_only():
     assert calls["report"].pop("nfe") and calls.pop("preset") != rows.pop("preset")
     assert calls == rows, "presets/demo-nfe.yaml is demo-all and report.nfe"
     assert set(table_rows("demo-all")) == ROWS
-    assert set(table_rows("paper")) == ROWS - OWN | {("ssimbad-control", "finetune")}
+    assert set(table_rows("paper")) == ROWS - OWN - DDPM | {("ssimbad-control", "finetune")}
+    assert set(table_rows("sources")) >= DDPM
 
 
 def table_rows(preset: str) -> list[tuple[str, str]]:

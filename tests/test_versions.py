@@ -46,7 +46,7 @@ def edit(file: Path, old: str, new: str) -> None:
 
 
 TRAININGS = "encoder, pretrain, finetune"
-EVERYWHERE = f"{TRAININGS}, colorize, nfe, spread"
+EVERYWHERE = f"{TRAININGS}, colorize, nfe, spread, reverse"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,7 @@ EVERYWHERE = f"{TRAININGS}, colorize, nfe, spread"
         ("training/loop.py", TRAININGS),
         ("training/feed.py", TRAININGS),
         ("colorize/nfe.py", "nfe"),
+        ("colorize/reverse.py", "reverse"),
     ],
 )
 def test_a_change_of_code_names_the_file_and_the_stages(clone, capsys, file, stages):

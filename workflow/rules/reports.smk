@@ -283,3 +283,67 @@ rule measures:
         "measures: what trainings say of themselves"
     shell:
         "ssimbad stage measures 2>&1 | tee {log}"
+
+
+rule reverse_figures:
+    input:
+        upstream("reverse_figures"),
+        of("reverse_figures", "pictures", "values"),
+    output:
+        report(
+            "reports/tables/reverse.csv",
+            category="Faces from nothing",
+            caption="../report/reverse.rst",
+        ),
+        "reports/tables/reverse.md",
+        "reports/tables/reverse.tex",
+        report(
+            "reports/figures/reverse_samples_beta.png",
+            category="Faces from nothing",
+            caption="../report/reverse.rst",
+        ),
+        "reports/figures/reverse_samples_beta.pdf",
+        report(
+            "reports/figures/reverse_samples_posterior.png",
+            category="Faces from nothing",
+            caption="../report/reverse.rst",
+        ),
+        "reports/figures/reverse_samples_posterior.pdf",
+        report(
+            "reports/figures/reverse_trajectories_beta.png",
+            category="Faces from nothing",
+            caption="../report/reverse.rst",
+        ),
+        "reports/figures/reverse_trajectories_beta.pdf",
+        report(
+            "reports/figures/reverse_trajectories_posterior.png",
+            category="Faces from nothing",
+            caption="../report/reverse.rst",
+        ),
+        "reports/figures/reverse_trajectories_posterior.pdf",
+        report(
+            "reports/figures/reverse_recover_whole.png",
+            category="Faces from nothing",
+            caption="../report/reverse.rst",
+        ),
+        "reports/figures/reverse_recover_whole.pdf",
+        report(
+            "reports/figures/reverse_recover_matched.png",
+            category="Faces from nothing",
+            caption="../report/reverse.rst",
+        ),
+        "reports/figures/reverse_recover_matched.pdf",
+        "records/reverse_figures.json",
+        touch(".state/reverse_figures.ok"),
+    log:
+        "logs/reverse_figures.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "reverse_figures: faces from nothing, on their way, and brought back from noise"
+    shell:
+        "ssimbad stage reverse_figures 2>&1 | tee {log}"

@@ -139,3 +139,29 @@ rule spread:
         "spread: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, several samples of each face"
     shell:
         "ssimbad stage spread method={wildcards.method} stage={wildcards.stage} seed={wildcards.seed} 2>&1 | tee {log}"
+
+
+rule reverse:
+    input:
+        upstream("reverse"),
+        of("reverse", "weights", "made"),
+        ancient("data/faces/test.npy"),
+        ancient("data/faces/manifest.csv"),
+    output:
+        "reports/reverse/{method}/{stage}/seed-{seed}.zip",
+        "reports/reverse/{method}/{stage}/seed-{seed}.csv",
+        "records/reverse-{method}-{stage}-seed-{seed}.json",
+        touch(".state/reverse-{method}-{stage}-seed-{seed}.ok"),
+    log:
+        "logs/reverse/{method}-{stage}-seed-{seed}.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=GPU,
+    message:
+        "reverse: {wildcards.method} {wildcards.stage}, seed {wildcards.seed}, samples, trajectories and noisy faces"
+    shell:
+        "ssimbad stage reverse method={wildcards.method} stage={wildcards.stage} seed={wildcards.seed} 2>&1 | tee {log}"

@@ -47,7 +47,7 @@ def run(
     answers.check(jobs, weights)
     device = devices.pick()
     loaded = load.trained(weights, device, channels_last=device.type == "cpu")
-    how, takes, size = _colour(loaded, steps, sampler), loaded.method.inputs, loaded.setup.size
+    how, takes, size = _colour(loaded, steps, sampler), loaded.method.takes(loaded.colour.options), loaded.setup.size
     if "sketch" not in takes:
         raise UserError(f"{weights}: these weights take no sketch; name weights that colour one")
     threads = cores.granted()

@@ -185,12 +185,15 @@ class Method:
     players: Callable[[nn.Module, Plan, Features | None], list[Player]] | None = None
     """Who trains, in the order of their moves."""
     score: Callable[[nn.Module, Batch], Tensor] | None = None
-    """Of a training that is no row: (B,) values of a validation batch, higher is better, by which its best weights are
-    chosen; None: the PSNR of the coloured validation faces."""
+    """Of a training whose answers have no target, or that is no row: (B,) values of a validation batch, higher is
+    better, by which its best weights are chosen; None: the PSNR of the coloured validation faces."""
     rowless: tuple[str, ...] = ("encoder",)
     """Those of its trainings whose weights do not colour."""
     inputs: tuple[str, ...] = ("sketch", "reference")
-    """Of `INPUTS`: what it is given in training and in colouring."""
+    """Of `INPUTS`: what it is given in training and, unless `shown` says otherwise, in colouring."""
+    shown: Callable[[Any], tuple[str, ...]] | None = None
+    """(colour options) → of `INPUTS`, what a row that colours so is given: of weights that can be put to uses which
+    their training does not know; None: what the training is given."""
     slots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Trainings besides `encoder`, `pretrain` and `finetune`, which any method may have: keys of its block and names of
     stages; with the objectives that each can have. Those of the usual three that are not named can have any."""
@@ -220,6 +223,10 @@ class Method:
     remarks: Callable[[Any, Any, bool], list[str]] = lambda config, options, features: []
     """(config, options, whether the feature network was there) → what of a training departs from the method's
     description, for the notes under the tables."""
+
+    def takes(self, options: Any) -> tuple[str, ...]:
+        """What a row with these colour options is given."""
+        return self.shown(options) if self.shown else self.inputs
 
     def parties(self, model: nn.Module, plan: Plan, features: Features | None) -> list[Player]:
         """Who trains: what the method says, or the model alone on its `training_step`."""

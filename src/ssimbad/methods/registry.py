@@ -264,6 +264,9 @@ def _check_validation(key: str, kind: str, slot: str, train: Train, config: Any)
         raise ValueError(f"{key}.colour: weights of {slot} do not colour; remove it, their own score chooses")
     if colour:
         check_colour(f"{key}.colour", kind, colour, config)
+        if more := set(get(kind).takes(colour.options)) - set(get(kind).inputs):
+            what = " and ".join(name for name in INPUTS if name in more)
+            raise ValueError(f"{key}.colour.options: so it would need {what}, which the training is not given")
     elif get(kind).score is None:
         raise ValueError(f"{key}.colour: missing; it says how the validation faces are coloured")
 

@@ -35,7 +35,8 @@ class Denoiser(nn.Module):
 
 
 class NoisePredictor(nn.Module):
-    """A DDPM network eps(x_t, t), conditioned by concatenation, as a denoiser D(x; sigma) of x = y + sigma·n.
+    """A DDPM network eps(x_t, t), conditioned by concatenation or not at all, as a denoiser D(x; sigma) of
+    x = y + sigma·n.
 
     With x = x_t / sqrt(alpha_bar_t) and sigma = sqrt((1 - alpha_bar_t) / alpha_bar_t), x_t = x / sqrt(1 + sigma²) and
     D(x; sigma) = x - sigma·eps (DDPM eq. 4; Song et al. 2021, eq. 9).
@@ -49,17 +50,31 @@ class NoisePredictor(nn.Module):
         self.network, self.as_published, self.config = network, as_published, config
         self.register_buffer("sigmas", sigmas, persistent=False)
 
-    def forward(self, x: Tensor, sigma: Tensor, sketch: Tensor, reference: Tensor, timed: bool = True) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        sketch: Tensor | None = None,
+        reference: Tensor | None = None,
+        timed: bool = True,
+    ) -> Tensor:
         """(B, 3, H, W) noisy image, (B,) sigma, (B, 1, H, W), (B, 3, H, W) → (B, 3, H, W) float32 denoised.
 
         `timed`: False leaves the timestep out, as the public code of AnimeDiffusion does in its inversion.
         """
         return x - sigma[:, None, None, None] * self.noise(x, sigma, sketch, reference, timed)
 
-    def noise(self, x: Tensor, sigma: Tensor, sketch: Tensor, reference: Tensor, timed: bool = True) -> Tensor:
+    def noise(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        sketch: Tensor | None = None,
+        reference: Tensor | None = None,
+        timed: bool = True,
+    ) -> Tensor:
         """The predicted noise, (B, 3, H, W) float32."""
         scaled = x / (1 + sigma**2).sqrt()[:, None, None, None]
-        inputs = torch.cat([scaled, sketch, reference], dim=1)
+        inputs = torch.cat([part for part in (scaled, sketch, reference) if part is not None], dim=1)
         return self.network(inputs, self.timestep(sigma) if timed else None).float()
 
     def timestep(self, sigma: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Validation(Strict):
 
     every: Positive = Field(description="images between two validations; the last weights are judged in any case")
     colour: Colour | None = Field(
-        default=None, description="how the validation faces are coloured; null for a training that is no row"
+        default=None, description="how the validation faces are coloured; null: the kind has a score of its own"
     )
 
 

@@ -28,7 +28,7 @@ from ssimbad.params.base import (
     Strict,
     nearest,
 )
-from ssimbad.params.methods import Method, Train, needs, training
+from ssimbad.params.methods import Method, Train, TrainingName, needs, training
 
 
 class Data(Strict):
@@ -156,7 +156,7 @@ class Training(Strict):
         description="so many weights that are best on validation are kept: the best as the result, the others in work/",
     )
     grid: Grid | None = Field(
-        default=None, description="pictures in the logbook, of trainings that colour validation faces; null: none"
+        default=None, description="pictures in the logbook, of validated trainings that are rows; null: none"
     )
     log_images: Positive = Field(description="a row of the training curve every so many images")
     state_images: Positive = Field(description="resumable state every so many images, or 15 minutes")
@@ -212,6 +212,33 @@ class Spread(Strict):
     images: Positive = Field(description="the first so many test faces, same reference")
 
 
+class Reverse(Strict):
+    """Pictures of a DDPM that is given nothing: samples, trajectories, and noisy faces brought back."""
+
+    weights: TrainingName = Field(description="training, `<method>/<stage>`, of a kind that samples by `ancestral`")
+    steps: Steps = Field(description="from the last timestep; all of them, as published, are 1000")
+    samples: Positive = Field(description="faces drawn from pure noise, by either variance")
+    columns: Positive = Field(default=16, description="of the grid of samples")
+    trajectories: Positive = Field(description="the first so many of the samples are watched on their way")
+    snapshots: Annotated[int, Field(ge=2)] = Field(description="of each way, the noise and the face among them")
+    images: Positive = Field(description="the first so many test faces are noised and brought back")
+    start: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = Field(
+        description="shares of the timesteps to which they are noised"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Reverse:
+        if self.trajectories > self.samples:
+            raise ValueError(f"trajectories: {self.trajectories} of {self.samples} samples; lower it, or raise samples")
+        if self.snapshots > self.steps + 1:
+            raise ValueError(f"snapshots: {self.snapshots}, but {self.steps} steps pass {self.steps + 1} pictures")
+        return self
+
+    def steps_from(self, start: float) -> int:
+        """Steps from that share of the timesteps, as long as those from the last one."""
+        return max(1, round(start * self.steps))
+
+
 class Report(Strict):
     """Tables and figures."""
 
@@ -224,6 +251,7 @@ class Report(Strict):
     )
     nfe: Nfe | None = Field(default=None, description="of the figure quality against network calls; null: no figure")
     spread: Spread | None = Field(default=None, description="of the table of spread between seeds of noise; null: none")
+    reverse: Reverse | None = Field(default=None, description="of the pictures of a DDPM given nothing; null: none")
 
 
 MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
@@ -270,6 +298,7 @@ class Params(Strict):
         self._check_nfe()
         self._check_ladder()
         self._check_chain_steps()
+        self._check_reverse()
         return self
 
     def _check_labels(self) -> None:
@@ -354,6 +383,15 @@ class Params(Strict):
             stage = self.methods[name].finetune if name in self.methods else None
             if stage is None or stage.objective != "trajectory":
                 raise ValueError(f"report.chain_steps: {name!r} is no method with a finetune of objective trajectory")
+
+    def _check_reverse(self) -> None:
+        if (asked := self.report.reverse) is None:
+            return
+        if training(self.methods, asked.weights) is None:
+            raise ValueError(f"report.reverse.weights: {asked.weights} is no training of these parameters")
+        kind = self.methods[asked.weights.partition("/")[0]].kind
+        if "ancestral" not in registry.get(kind).samplers or registry.get(kind).inputs:
+            raise ValueError(f"report.reverse.weights: kind {kind} does not sample by `ancestral` from nothing")
 
     def _check_ladder(self) -> None:
         rungs = self.report.ladder

@@ -60,6 +60,11 @@ def spread_values(w: Wildcards) -> str:
     return f"reports/spread/{w['method']}/{w['stage']}/seed-{w['seed']}.csv"
 
 
+def reverse(w: Wildcards, ending: str) -> str:
+    """Pictures (zip) and values (csv) of a reverse process."""
+    return f"reports/reverse/{w['method']}/{w['stage']}/seed-{w['seed']}.{ending}"
+
+
 def feature_file(name: str) -> str:
     return f"data/weights/{name}.{'safetensors' if name == 'clip' else 'pth'}"
 

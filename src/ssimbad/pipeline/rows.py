@@ -45,6 +45,11 @@ def kind(p: Params, w: Wildcards) -> Method:
     return registry.get(p.methods[w["method"]].kind)
 
 
+def takes(p: Params, w: Wildcards) -> tuple[str, ...]:
+    """What a row is given."""
+    return kind(p, w).takes(p.methods[w["method"]].colour[w["stage"]].options)
+
+
 def has_answers(p: Params) -> bool:
     """Whether the true answer to a cross reference is known, as of rendered faces."""
     return p.data.source == "embedded"
@@ -52,13 +57,13 @@ def has_answers(p: Params) -> bool:
 
 def coloured_rows(p: Params) -> list[Wildcards]:
     """Every archive of answers: rows in each setting in which something else is shown."""
-    return [{**w, "setting": s} for w in listed(p) for s in settings.coloured(kind(p, w).inputs, has_answers(p))]
+    return [{**w, "setting": s} for w in listed(p) for s in settings.coloured(takes(p, w), has_answers(p))]
 
 
 def judged_rows(p: Params, chosen: list[Wildcards] | None = None) -> list[Wildcards]:
     """Every evaluation: rows, or the chosen ones of them, in each of their settings."""
     of = listed(p) if chosen is None else chosen
-    return [{**w, "setting": s.name} for w in of for s in settings.judged(kind(p, w).inputs, has_answers(p))]
+    return [{**w, "setting": s.name} for w in of for s in settings.judged(takes(p, w), has_answers(p))]
 
 
 def sampled(p: Params) -> list[Wildcards]:
@@ -67,7 +72,7 @@ def sampled(p: Params) -> list[Wildcards]:
     def single(w: Wildcards) -> bool:
         return p.methods[w["method"]].colour[w["stage"]].samples == 1
 
-    return [w for w in listed(p) if kind(p, w).samplers and "sketch" in kind(p, w).inputs and single(w)]
+    return [w for w in listed(p) if kind(p, w).samplers and "sketch" in takes(p, w) and single(w)]
 
 
 def swept(p: Params) -> list[Wildcards]:
@@ -82,6 +87,14 @@ def curves(p: Params) -> list[Wildcards]:
     for w in [w for w in sampled(p) if asked & set(kind(p, w).samplers)]:
         found.setdefault(f"{paths.weights(p, w)} {p.methods[w['method']].colour[w['stage']].options}", w)
     return list(found.values())
+
+
+def reversed_(p: Params) -> list[Wildcards]:
+    """The training whose reverse process is looked at, by its first seed."""
+    if p.report.reverse is None:
+        return []
+    method, _, stage = p.report.reverse.weights.partition("/")
+    return [{"method": method, "stage": stage, "seed": p.seeds[0]}]
 
 
 def pictured(p: Params) -> list[str]:

@@ -155,7 +155,7 @@ def _restored(p: Params, w: Wildcards) -> Files:
 
 def _shown(p: Params, w: Wildcards) -> Files:
     """What a row is given in the setting of an archive."""
-    takes, setting = rows.kind(p, w).inputs, settings.ARCHIVES[w["setting"]]
+    takes, setting = rows.takes(p, w), settings.ARCHIVES[w["setting"]]
     files: Files = {"sketches": "data/sketches/test.npy"} if "sketch" in takes else {}
     if "reference" in takes and setting.reference:
         files["references"] = f"data/references/{setting.reference}.npy"
@@ -429,6 +429,36 @@ STAGES: tuple[Stage, ...] = (
         inputs=lambda p, w: {"values": [paths.spread_values(t) for t in rows.swept(p)]},
         outputs=lambda p, w: paths.table("spread"),
         params=lambda p, w: ("evaluation", "report.spread", "data.size", "preset", *_labels(p)),
+    ),
+    Stage(
+        name="reverse",
+        run="ssimbad.colorize.reverse:run",
+        each=rows.reversed_,
+        inputs=lambda p, w: {
+            **{key: paths.made(w, ending) for key, ending in (("weights", "safetensors"), ("made", "json"))},
+            "test": "data/faces/test.npy",
+            "manifest": paths.MANIFEST,
+        },
+        outputs=lambda p, w: {"pictures": paths.reverse(w, "zip"), "values": paths.reverse(w, "csv")},
+        params=lambda p, w: (
+            "colorize", "data.size", "training.precision", "training.channels_last", "evaluation", "report.reverse",
+        ),
+        expensive=True,
+    ),
+    Stage(
+        name="reverse_figures",
+        run="ssimbad.reporting.reverse:run",
+        each=lambda p: [{}] if rows.reversed_(p) else [],
+        inputs=lambda p, w: {
+            key: paths.reverse(rows.reversed_(p)[0], ending) for key, ending in (("pictures", "zip"), ("values", "csv"))
+        },
+        outputs=lambda p, w: {
+            **paths.table("reverse"),
+            **paths.figure(*(f"reverse_{name}" for name in ("samples_beta", "samples_posterior", "trajectories_beta",
+                                                            "trajectories_posterior", "recover_whole",
+                                                            "recover_matched"))),
+        },
+        params=lambda p, w: ("report.reverse", "data.size", "preset", *_labels(p)),
     ),
 )  # fmt: skip
 

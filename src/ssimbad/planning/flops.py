@@ -76,7 +76,7 @@ def training(p: Params, name: str, slot: str) -> Work:
         options = train.options
         if sampler:
             options = options.model_copy(update={"sampler": sampler.model_copy(update={"steps": steps})})
-        return _trained(method, model, Plan(train.objective, options), _batch(p, method))
+        return _trained(method, model, Plan(train.objective, options), _batch(p, method.inputs))
 
     parties = method.parties(model, Plan(train.objective, train.options), None)
     return Work(
@@ -96,7 +96,7 @@ def colouring(p: Params, name: str, colour: Colour, stage: str) -> int:
         how = colour
         if colour.sampler:
             how = colour.model_copy(update={"sampler": colour.sampler.model_copy(update={"steps": steps})})
-        return _coloured(method, model, how, _batch(p, method))
+        return _coloured(method, model, how, _batch(p, method.takes(how.options)))
 
     return _along(once, colour.sampler)
 
@@ -125,13 +125,13 @@ def _setup(p: Params, name: str, slot: str) -> Setup:
     return Setup(block.kind, block.config, p.data.size, shared, needed)
 
 
-def _batch(p: Params, method: Method) -> Batch:
-    """One image of a training, without data."""
+def _batch(p: Params, inputs: tuple[str, ...]) -> Batch:
+    """One image and what is given with it, without data."""
     size = p.data.size
     image, sketch = torch.empty(1, 3, size, size, device=_META), torch.empty(1, 1, size, size, device=_META)
     given = {"sketch": sketch, "reference": image, "face": image}
     warp = tps.Warp.random(np.random.default_rng(0), 1, p.references)
-    return Batch(target=image, warp=warp, **{name: given[name] for name in method.inputs})
+    return Batch(target=image, warp=warp, **{name: given[name] for name in inputs})
 
 
 def _trained(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:

@@ -115,6 +115,9 @@ def tasks(p: Params, work: dict[tuple[str, str], Work], reference: Reference, la
             )
     for w in [w for w in rows.listed(p) if w["seed"] == p.seeds[0]]:
         yield from _of_row(p, w, work.get((lender(p.methods, w["method"]), w["stage"])), reference, lacking)
+    for w in rows.reversed_(p):
+        if trained := work.get((w["method"], w["stage"])):
+            yield from _of_reverse(p, w, trained.parameters == reference.parameters, lacking)
 
 
 def _of_row(p: Params, w: Wildcards, trained: Work | None, reference: Reference, lacking: list[str]) -> Iterator[Task]:
@@ -123,7 +126,7 @@ def _of_row(p: Params, w: Wildcards, trained: Work | None, reference: Reference,
     name, stage, seeds = w["method"], w["stage"], len(p.seeds)
     colour, row = p.methods[name].colour[stage], f"{name} {stage}"
     same = trained.parameters == reference.parameters
-    shown = len(settings.coloured(rows.kind(p, w).inputs, rows.has_answers(p)))
+    shown = len(settings.coloured(rows.takes(p, w), rows.has_answers(p)))
     yield from _sampling(p, f"{row}: colorize", name, stage, colour, (seeds * shown, p.data.test), same, lacking)
     if p.report.nfe and w in rows.curves(p):
         asked, kind = p.report.nfe, p.methods[name].kind
@@ -136,6 +139,19 @@ def _of_row(p: Params, w: Wildcards, trained: Work | None, reference: Reference,
         each = registry.nfe(p.methods[name].kind, colour.model_copy(update={"sampler": one}))
         each += (asked.samples - 1) * registry.nfe(p.methods[name].kind, colour)
         yield from _several(p, f"{row}: spread", w, asked.images, each, same, lacking)
+
+
+def _of_reverse(p: Params, w: Wildcards, same: bool, lacking: list[str]) -> Iterator[Task]:
+    """Two variances: of samples and those that are watched, and of faces on both ways back; all by as many steps."""
+    asked, row = p.report.reverse, f"{w['method']} {w['stage']}: reverse"
+    options, back = rows.kind(p, w).ColourOptions(), min(asked.images, p.data.test)
+    for what, steps, runs, images in (
+        ("samples", asked.steps, 2, asked.samples + asked.trajectories),
+        ("faces back from the last timestep", asked.steps, 2 * len(asked.start), back),
+        *((f"faces back from {start:g} T", asked.steps_from(start), 2, back) for start in asked.start),
+    ):
+        colour = Colour(sampler=Sampler(name="ancestral", steps=steps), options=options)
+        yield from _sampling(p, f"{row}, {what}", w["method"], w["stage"], colour, (runs, images), same, lacking)
 
 
 def _sampling(

@@ -135,9 +135,12 @@ def _validator(
     params: View, inputs: Paths, setup: Setup, train: Train, job: Job, device: torch.device
 ) -> tuple[Callable[[dict[str, Tensor]], float], Callable[[dict[str, Tensor]], np.ndarray] | None]:
     """Two functions of weights: the mean value of the validation faces (what the method scores, else the PSNR of its
-    answers), and a picture of the first of them where they are coloured and `training.grid` asks for it."""
+    answers), and a picture of the first of them where the training is a row and `training.grid` asks for it."""
     method = registry.get(setup.kind)
     ids, given, target = _validation_faces(params, inputs, method)
+    colour = train.validation.colour
+    if colour is None and job.stage not in method.rowless:  # for pictures alone
+        colour = registry.colour_of(setup.kind, setup.config, train)
     network, parts = registry.built(setup), load.parts(setup)
     load.fill(network, setup)
     network.to(device)
@@ -150,7 +153,7 @@ def _validator(
     def coloured(rows: list[int]) -> np.ndarray:
         return chunks.colour(
             chunks.bound(method, network), {name: images[rows] for name, images in given.items()},
-            [ids[i] for i in rows], train.validation.colour,
+            [ids[i] for i in rows], colour,
             chunk=train.batch, seed=params.references.seed, device=device, threads=params.training.threads,
             precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
@@ -169,7 +172,7 @@ def _validator(
         conditions = [resize.to_bytes(given[name][shown]) for name in ("sketch", "reference") if name in given]
         return pictures.tiled([*conditions, coloured(shown), target[shown]])
 
-    return validate, picture if train.validation.colour and params.training.grid else None
+    return validate, picture if colour and params.training.grid else None
 
 
 @torch.inference_mode()
