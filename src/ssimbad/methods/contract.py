@@ -59,17 +59,22 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What a method is given of a batch, at training size in [-1, 1], float32; None for what it does not take.
+    """What a method is given of a batch, at training size, float32; None for what it does not take.
 
-    `sketch` (B, 1, H, W); `reference` (B, 3, H, W).
+    `sketch` (B, 1, H, W) and `reference` (B, 3, H, W) in [-1, 1]; `mask` and `reference_mask`, the figures in the two,
+    (B, 1, H, W) in [0, 1], 1 = figure, soft.
     """
 
     sketch: Tensor | None = None
     reference: Tensor | None = None
+    mask: Tensor | None = None
+    reference_mask: Tensor | None = None
 
 
 INPUTS = tuple(f.name for f in fields(Conditions))
 """What a method can say that it takes."""
+MASKS = {"mask": "sketch", "reference_mask": "reference"}
+"""Those that are masks, in [0, 1], and in what each marks the figure."""
 
 
 @dataclass(frozen=True, kw_only=True)

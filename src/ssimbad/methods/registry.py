@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ssimbad.errors import UserError
-from ssimbad.methods.contract import INPUTS, SHARED, Method, Part, Setup
+from ssimbad.methods.contract import INPUTS, MASKS, SHARED, Method, Part, Setup
 from ssimbad.params.base import SLOTS, Colour, Sampler, Size, Solver, slot_order
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def _loaded(module: str) -> Method:
         raise UserError(f"{module}: METHOD has slots that cannot be names of stages ({', '.join(unfit)}); rename them")
     if "reference" in method.inputs and "sketch" not in method.inputs:
         raise UserError(f"{module}: METHOD takes a reference and no sketch, which no setting shows; take both, or none")
+    if bare := [mask for mask, of in MASKS.items() if mask in method.inputs and of not in method.inputs]:
+        raise UserError(f"{module}: METHOD takes {bare[0]} and no {MASKS[bare[0]]}; take both, or none")
     return method
 
 

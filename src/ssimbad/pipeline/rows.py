@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssimbad.methods import registry
-from ssimbad.methods.contract import PHI, Method
+from ssimbad.methods.contract import MASKS, PHI, Method
 from ssimbad.pairing import settings
 from ssimbad.params.methods import needs
 from ssimbad.params.tree import Params
@@ -43,6 +43,11 @@ def parts(p: Params, training: str) -> list[str]:
 def kind(p: Params, w: Wildcards) -> Method:
     """What the method of an instance can do."""
     return registry.get(p.methods[w["method"]].kind)
+
+
+def masked(p: Params) -> bool:
+    """Whether a method takes a mask, so that there are any."""
+    return any(MASKS.keys() & set(registry.get(method.kind).inputs) for method in p.methods.values())
 
 
 def has_answers(p: Params) -> bool:
