@@ -88,6 +88,8 @@ class Batch(Conditions):
     target: Tensor
     warp: Warp | None = None
     native: int | None = None
+    progress: float = 0.0
+    """Share of the training's images that were seen before this batch, in [0, 1): for what changes as it goes on."""
 
 
 @dataclass(frozen=True)
