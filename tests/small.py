@@ -31,6 +31,7 @@ RATIONAL = {"form": "rational", "c": 0.3}
 # What a kind cannot do without, and what of a config would make it large.
 CONFIGS: dict[str, dict[str, Any]] = {
     "ssimbad": {"phi": RATIONAL},
+    "split_attention": {"width": 8, "patch": 4, "token_layers": 1, "recovery_layers": 1, "queries": 5, "rank": 2},
     "scft": {"base": 4, "levels": 3, "width": 8, "residuals": 1},
 }
 
@@ -54,7 +55,11 @@ def by(name: str, steps: int, **own: Any) -> Colour:
 def batch(n: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(n, 3, 16, 16, generator=generator) * 2 - 1
-    return Batch(target=image, sketch=image.mean(1, keepdim=True), reference=image.flip(3))
+    figure = (image[:, :1] + 1) / 2
+    return Batch(
+        target=image, sketch=image.mean(1, keepdim=True), reference=image.flip(3),
+        mask=figure, reference_mask=figure.flip(3),
+    )  # fmt: skip
 
 
 def rng(seed: int = 0, n: int = 4, shard: Shard = Shard()) -> BatchRng:  # noqa: B008

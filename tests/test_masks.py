@@ -19,6 +19,8 @@ from ssimbad.faces import embedded, sources
 from ssimbad.faces.reading import normalise
 from ssimbad.methods import registry
 from ssimbad.methods.contract import Losses, Method, Setup
+from ssimbad.metrics import registry as metrics
+from ssimbad.metrics.contract import Given, Unmeasurable
 from ssimbad.pairing import masks, resize, stage_masks, tps, xdog
 from ssimbad.params import tree as params
 from ssimbad.params.base import Colour, Strict
@@ -138,7 +140,7 @@ def test_given_masks_are_used_as_they_are_and_the_rule_serves_the_others(stored,
     folder = tmp_path / "mine"
     (folder / "mask").mkdir(parents=True)
     (folder / "reference").mkdir()
-    first, second = list(FACES)[:2]
+    first = next(iter(FACES))
     given = np.zeros((SIDE, SIDE), np.uint8)
     given[5:20, 7:30] = 255
     (folder / "mask" / f"{first}.png").write_bytes(artifacts.png_bytes(given))
@@ -246,3 +248,22 @@ def test_only_who_takes_masks_has_the_stage(monkeypatch):
     coloured = next(i for i in found.values() if i.stage.name == "colorize" and i.wildcards["setting"] == "cross")
     assert coloured.inputs["masks"] == "data/masks/test.npy"
     assert coloured.inputs["reference_masks"] == "data/masks/cross.npy"
+
+
+def test_psnr_of_figure_and_background_apart():
+    target = np.full((2, 16, 16, 3), 100, np.uint8)
+    mask = np.zeros((2, 16, 16), np.uint8)
+    mask[:, 4:12, 4:12] = 255
+    image = target + np.where(mask > 0, 0, 20).astype(np.uint8)[..., None]
+    given = Given(image, target, masks=mask)
+    figure, background = (metrics.by_id(name).function(given) for name in ("psnr_fg", "psnr_bg"))
+    assert figure.tolist() == [80, 80] and background.tolist() == pytest.approx([20 * np.log10(255 / 20)] * 2)
+    # An edge of one half counts by one half: errors 20² and 0 of weights 1/2 and 1.
+    mask[:, 4, 4:12] = 128
+    image = target.copy()
+    image[:, 4, 4:12] += 20
+    found = metrics.by_id("psnr_fg").function(Given(image, target, masks=mask))
+    weight = 8 * 128 / (8 * 128 + 56 * 255)
+    assert found.tolist() == pytest.approx([10 * np.log10(255**2 / (weight * 400))] * 2)
+    with pytest.raises(Unmeasurable, match="all figure"):
+        metrics.by_id("psnr_bg").function(Given(image, target, masks=np.full_like(mask, 255)))

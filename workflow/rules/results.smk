@@ -34,7 +34,7 @@ rule evaluate:
         of("evaluate", "true"),
         of("evaluate", "sketches"),
         of("evaluate", "references"),
-        of("evaluate", "masks", "reference_masks"),
+        of("evaluate", "true_masks"),
         only(
             P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"
         ),

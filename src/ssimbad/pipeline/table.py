@@ -163,6 +163,11 @@ def _shown(p: Params, w: Wildcards) -> Files:
     return files
 
 
+def _seen(p: Params, w: Wildcards) -> Files:
+    """The pictures among what a row is given."""
+    return {name: file for name, file in _shown(p, w).items() if name in ("sketches", "references")}
+
+
 def _judged_by(p: Params, w: Wildcards) -> Files:
     """What the answers of a setting are judged against."""
     return {"test": "data/faces/test.npy"} | (
@@ -316,7 +321,8 @@ STAGES: tuple[Stage, ...] = (
             "images": paths.coloured(w),
             **_judged_by(p, w),
             "manifest": paths.MANIFEST,
-            **(_shown(p, w) if settings.SETTINGS[w["setting"]].sets else {}),
+            **(_seen(p, w) if settings.SETTINGS[w["setting"]].sets else {}),
+            **_embedded(p, {"true_masks": "data/masks/test.npy"} if rows.masked(p) else {}),
             **_feature_weights(p),
         },
         outputs=lambda p, w: {"images": paths.metrics(w, "csv"), "summary": paths.metrics(w, "json")},
