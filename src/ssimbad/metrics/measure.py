@@ -60,8 +60,8 @@ def per_image(metrics: Sequence[Metric], given: Given) -> dict[str, np.ndarray]:
 
 
 def every(metrics: Sequence[Metric], given: Given, evaluation: Any) -> tuple[dict[str, np.ndarray], dict[str, Entry]]:
-    """What `per_image` finds, and {metric: its entry} of all metrics but optional ones that cannot be had: of each image's
-    values the mean with its bootstrap interval, of a set no interval, since resampling biases it.
+    """What `per_image` finds, and {metric: its entry} of all metrics but optional ones that cannot be had: of each
+    image's values the mean with its bootstrap interval, of a set no interval, since resampling biases it.
 
     Args:
         evaluation: parameters bootstrap (resamples), confidence, seed.
