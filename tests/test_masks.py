@@ -160,6 +160,12 @@ class _Config(Strict):
     """None."""
 
 
+class _Options(Strict):
+    """Green instead of the reference's mask."""
+
+    green: float | None = None
+
+
 def _method() -> Method:
     """Answers with its two masks and the sketch as red, green and blue."""
 
@@ -171,11 +177,12 @@ def _method() -> Method:
         return Losses(loss.mean(), loss.detach(), None)
 
     def colorize(model, given, fresh, colour, watch):
-        return torch.cat([2 * given.mask - 1, 2 * given.reference_mask - 1, given.sketch], dim=1)
+        green = 2 * given.reference_mask - 1 if colour.options.green is None else torch.full_like(given.mask, 0.0)
+        return torch.cat([2 * given.mask - 1, green, given.sketch], dim=1)
 
     return Method(
         Config=_Config, objectives={"fake": _Config}, build=build, training_step=step, colorize=colorize,
-        inputs=("sketch", "reference", "mask", "reference_mask"),
+        inputs=("sketch", "reference", "mask", "reference_mask"), ColourOptions=_Options,
     )  # fmt: skip
 
 
@@ -211,7 +218,7 @@ def test_somebodys_own_masks_and_rules_where_there_are_none(tmp_path, monkeypatc
     method = _method()
     monkeypatch.setattr(registry, "get", lambda kind: method)
     setup = Setup("fake", _Config(), 32)
-    model = load.Trained(method.build(setup), setup, 2, Colour())
+    model = load.Trained(method.build(setup), setup, 2, Colour(options=_Options()))
     monkeypatch.setattr(load, "trained", lambda *a, **k: model)
     weights, out, files = tmp_path / "w.safetensors", tmp_path / "out.png", _pictured(tmp_path)
     user.run(files["sketch"], files["reference"], weights, out)
@@ -222,6 +229,12 @@ def test_somebodys_own_masks_and_rules_where_there_are_none(tmp_path, monkeypatc
     user.run(files["sketch"], files["reference"], weights, out, mask=files["figure"], reference_mask=files["figure"])
     answer = np.asarray(Image.open(out))
     assert (answer[:16, :, :2] == 255).all() and (answer[16:, :, :2] == 0).all()
+    before = out.read_bytes()
+    user.run(files["sketch"], files["reference"], weights, out, options={"green": "0.5"})
+    assert (np.asarray(Image.open(out))[..., 1] == 128).all() and out.read_bytes() != before
+    for wrong in ({"green": "much"}, {"blue": "1"}):
+        with pytest.raises(ParameterError, match=f"--option {next(iter(wrong))}: .*known options: green"):
+            user.run(files["sketch"], files["reference"], weights, out, options=wrong)
     method = replace(method, inputs=("sketch", "reference"))
     with pytest.raises(ParameterError, match=r"--mask.*take no mask"):
         user.run(files["sketch"], files["reference"], weights, out, mask=files["figure"])

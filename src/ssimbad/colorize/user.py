@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor
 
 from ssimbad.colorize import answers, chunks, load
@@ -34,6 +36,7 @@ def run(
     seed: int = 0,
     mask: Path | None = None,
     reference_mask: Path | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> None:
     """Colour one sketch or a folder of them; one reference serves all, a folder of references goes by equal names.
 
@@ -41,6 +44,7 @@ def run(
         fit: "model" answers at the model's size; "sketch" at the sketch's own size, its lines laid over.
         mask, reference_mask: of the figures (white) in the sketch and in the reference, for weights that take them, or
             folders with equal names; without, they are found by rules (pairing/masks.py).
+        options: of the weights' colour options, as text, those that are to be otherwise.
 
     Raises:
         UserError: an input is missing or no picture; ParameterError: the options do not fit each other, or an answer
@@ -52,7 +56,11 @@ def run(
     answers.check(jobs, weights)
     device = devices.pick()
     loaded = load.trained(weights, device, channels_last=device.type == "cpu")
-    how, takes, size = _colour(loaded, steps, sampler), loaded.method.inputs, loaded.setup.size
+    how, takes, size = (
+        _with_options(loaded, _colour(loaded, steps, sampler), options or {}),
+        loaded.method.inputs,
+        loaded.setup.size,
+    )
     if "sketch" not in takes:
         raise UserError(f"{weights}: these weights take no sketch; name weights that colour one")
     for option, path, name in (("--mask", mask, "mask"), ("--reference-mask", reference_mask, "reference_mask")):
@@ -108,6 +116,22 @@ def _colour(loaded: load.Trained, steps: int | None, name: str | None) -> Colour
     kept = own.model_dump() if name in (None, own.name) else {}
     sampler = Sampler.model_validate({**kept, "name": name or own.name, "steps": steps or own.steps})
     return loaded.colour.model_copy(update={"sampler": sampler})
+
+
+def _with_options(loaded: load.Trained, how: Colour, options: Mapping[str, str]) -> Colour:
+    """Raises ParameterError when the weights' method has no such option, or not with this value."""
+    if not options:
+        return how
+    model = loaded.method.ColourOptions
+    try:
+        given = {key: yaml.safe_load(value) for key, value in options.items()}
+        typed = model.model_validate(how.options.model_dump() | given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = ", ".join(model.model_fields) or "none"
+        said = first["msg"].removeprefix("Value error, ")
+        raise ParameterError(f"--option {'.'.join(map(str, first['loc']))}: {said}; known options: {known}") from None
+    return how.model_copy(update={"options": typed})
 
 
 def _pair(sketch: Path, reference: Path, out: Path) -> list[tuple[Path, Path, Path]]:
