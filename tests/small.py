@@ -32,6 +32,7 @@ RATIONAL = {"form": "rational", "c": 0.3}
 CONFIGS: dict[str, dict[str, Any]] = {
     "ssimbad": {"phi": RATIONAL},
     "ddpm_faces": {"base": 8, "multipliers": [1, 2], "blocks": 1, "attention": [1], "groups": 4},
+    "split_attention": {"width": 8, "patch": 4, "token_layers": 1, "recovery_layers": 1, "queries": 5, "rank": 2},
     "scft": {"base": 4, "levels": 3, "width": 8, "residuals": 1},
     "coloring_assistant": {"base": 4, "time": 8},
 }
@@ -61,7 +62,11 @@ def by(name: str, steps: int, **own: Any) -> Colour:
 def batch(n: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(n, 3, 16, 16, generator=generator) * 2 - 1
-    return Batch(target=image, sketch=image.mean(1, keepdim=True), reference=image.flip(3), face=image)
+    figure = (image[:, :1] + 1) / 2
+    return Batch(
+        target=image, sketch=image.mean(1, keepdim=True), reference=image.flip(3), face=image,
+        mask=figure, reference_mask=figure.flip(3),
+    )  # fmt: skip
 
 
 def rng(seed: int = 0, n: int = 4, shard: Shard = Shard()) -> BatchRng:  # noqa: B008

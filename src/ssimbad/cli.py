@@ -209,11 +209,20 @@ def colorize(
         str | None, typer.Option(help="one of those that the weights' method has; default as above")
     ] = None,
     seed: Annotated[int, typer.Option(help="of the initial noise")] = 0,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="white where the sketch's figure is, or a folder with equal names; default: by rule"),
+    ] = None,
+    reference_mask: Annotated[Path | None, typer.Option(help="the same of the reference")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value of the method's colour options, such as mode=fig2fig; repeatable"),
+    ] = None,
 ) -> None:
     """Colour your own sketches after a reference."""
     from ssimbad.colorize import user
 
-    user.run(sketch, reference, weights, out, fit, steps, sampler, seed)
+    user.run(sketch, reference, weights, out, fit, steps, sampler, seed, mask, reference_mask, _pairs(option or []))
 
 
 @app.command()

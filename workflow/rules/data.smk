@@ -107,6 +107,40 @@ rule references:
         "ssimbad stage references 2>&1 | tee {log}"
 
 
+if rows.masked(P):
+
+    rule masks:
+        input:
+            upstream("masks"),
+            ancient("data/faces/train.npy"),
+            ancient("data/faces/val.npy"),
+            ancient("data/faces/test.npy"),
+            ancient("data/faces/manifest.csv"),
+            ancient("data/references/pairing.csv"),
+            ancient(paths.SHAPES if EMBEDDED else RAW),
+        output:
+            "data/masks/train.npy",
+            "data/masks/val.npy",
+            "data/masks/test.npy",
+            "data/masks/same.npy",
+            "data/masks/cross.npy",
+            "data/masks/other.npy",
+            "records/masks.json",
+            touch(".state/masks.ok"),
+        log:
+            "logs/masks.log",
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=60,
+        message:
+            "masks: figure and background of every face"
+        shell:
+            "ssimbad stage masks 2>&1 | tee {log}"
+
+
 if P.weights.enabled:
 
     # On the head node: compute nodes often have no network.

@@ -1,9 +1,10 @@
 # Training. Resumable state lies under work/, outside the outputs that Snakemake deletes before a job.
 # `of(...)` names inputs that depend on the method; `rest(...)` are those that only some methods have: feature networks
 # of their losses, and parts that other trainings make.
-# Faces, their sketches, the same for validation, the selected schedule, and the weights that a training starts from.
+# Faces, their sketches, the same for validation, their masks, the selected schedule, and the weights that a training starts from.
 TRAINED_ON = [
     *["train", "manifest", "train_sketches", "val", "val_sketches"],
+    *["train_masks", "val_masks"],
     *["phi_star", "start"],
 ]
 

@@ -3,6 +3,7 @@ rule colorize:
     input:
         upstream("colorize"),
         of("colorize", "weights", "made", "parts", "sketches", "references", "faces"),
+        of("colorize", "masks", "reference_masks"),
         ancient("data/faces/manifest.csv"),
     output:
         "outputs/{method}/{stage}/seed-{seed}/{setting}.zip",
@@ -33,6 +34,7 @@ rule evaluate:
         of("evaluate", "true"),
         of("evaluate", "sketches"),
         of("evaluate", "references"),
+        of("evaluate", "true_masks"),
         only(
             P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"
         ),
@@ -92,6 +94,7 @@ rule nfe:
     input:
         upstream("nfe"),
         of("nfe", "weights", "made", "parts", "references"),
+        of("nfe", "masks", "reference_masks"),
         ancient("data/sketches/test.npy"),
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
@@ -118,6 +121,7 @@ rule spread:
     input:
         upstream("spread"),
         of("spread", "weights", "made", "parts", "references"),
+        of("spread", "masks", "reference_masks"),
         ancient("outputs/{method}/{stage}/seed-{seed}/same.zip"),
         ancient("data/sketches/test.npy"),
         ancient("data/faces/test.npy"),

@@ -50,14 +50,15 @@ class Stored:
 
     Args:
         images: (N, H, H[, C]) uint8, memory-mapped; H is a multiple of `size`.
+        convert: to the range of the networks: `resize.to_unit`, or `resize.to_share` for masks.
     """
 
-    def __init__(self, images: np.ndarray, size: int) -> None:
-        self._images, self._size = images, size
+    def __init__(self, images: np.ndarray, size: int, convert: Callable[[np.ndarray], Tensor] = resize.to_unit) -> None:
+        self._images, self._size, self._convert = images, size, convert
 
     def __getitem__(self, rows: list[int]) -> Tensor:
-        """(len(rows), 1 or 3, size, size) float32 in [-1, 1]."""
-        return resize.to_unit(resize.area(self._images[rows], self._size))
+        """(len(rows), 1 or 3, size, size) float32 in [-1, 1], of masks in [0, 1]."""
+        return self._convert(resize.area(self._images[rows], self._size))
 
 
 def mean_image(samples: Sequence[np.ndarray]) -> np.ndarray:
@@ -87,7 +88,7 @@ def pieces(
     Args:
         artists: a method's verb, bound to its model, and the device where the model is; one for each chunk that is
             coloured at the same time. Those on a CPU may share a model.
-        given: by the names of `Conditions`, N rows each, float32 in [-1, 1].
+        given: by the names of `Conditions`, N rows each, float32, in the ranges told there.
         colour: sampler, options, and of how many samples the answer is the mean.
         chunk: images that the network sees together.
         watch: told after each network call.

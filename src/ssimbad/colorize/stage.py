@@ -12,12 +12,17 @@ from ssimbad import artifacts
 from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
 from ssimbad.methods import registry
+from ssimbad.methods.contract import MASKS
+from ssimbad.pairing import resize
 from ssimbad.params.view import View
 from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
 
 Paths = dict[str, Path]
-_STORED = {"sketch": "sketches", "reference": "references", "face": "faces"}
+_STORED = {
+    "sketch": "sketches", "reference": "references", "face": "faces",
+    "mask": "masks", "reference_mask": "reference_masks",
+}  # fmt: skip
 """Which input of a stage holds what a method is given."""
 
 
@@ -59,7 +64,9 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
 def given(inputs: Mapping[str, Path], ids: list[str], size: int) -> dict[str, chunks.Stored]:
     """What of the test set a method is given, by the names of `Conditions`."""
     return {
-        name: chunks.Stored(manifest.images(inputs[stored], ids), size)
+        name: chunks.Stored(
+            manifest.images(inputs[stored], ids), size, resize.to_share if name in MASKS else resize.to_unit
+        )
         for name, stored in _STORED.items()
         if stored in inputs
     }

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor
 
 from ssimbad.colorize import answers, chunks, load
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.faces import reading
-from ssimbad.pairing import resize
+from ssimbad.pairing import masks, resize
 from ssimbad.params.base import MOST_STEPS, Colour, Sampler
 from ssimbad.runtime import cores, devices
 
@@ -31,11 +34,17 @@ def run(
     steps: int | None = None,
     sampler: str | None = None,
     seed: int = 0,
+    mask: Path | None = None,
+    reference_mask: Path | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> None:
     """Colour one sketch or a folder of them; one reference serves all, a folder of references goes by equal names.
 
     Args:
         fit: "model" answers at the model's size; "sketch" at the sketch's own size, its lines laid over.
+        mask, reference_mask: of the figures (white) in the sketch and in the reference, for weights that take them, or
+            folders with equal names; without, they are found by rules (pairing/masks.py).
+        options: of the weights' colour options, as text, those that are to be otherwise.
 
     Raises:
         UserError: an input is missing or no picture; ParameterError: the options do not fit each other, or an answer
@@ -47,9 +56,14 @@ def run(
     answers.check(jobs, weights)
     device = devices.pick()
     loaded = load.trained(weights, device, channels_last=device.type == "cpu")
-    how, takes, size = _colour(loaded, steps, sampler), loaded.method.takes(loaded.colour.options), loaded.setup.size
+    how = _with_options(loaded, _colour(loaded, steps, sampler), options or {})
+    takes, size = loaded.method.takes(how.options), loaded.setup.size
     if "sketch" not in takes:
         raise UserError(f"{weights}: these weights take no sketch; name weights that colour one")
+    for option, path, name in (("--mask", mask, "mask"), ("--reference-mask", reference_mask, "reference_mask")):
+        if path and name not in takes:
+            raise ParameterError(f"{option}: these weights take no {name.replace('_', ' ')}; leave it out")
+    figures, of_references = _beside(mask, [s for s, _, _ in jobs]), _beside(reference_mask, [r for _, r, _ in jobs])
     threads = cores.granted()
     together = _CHUNK * threads
     for start in range(0, len(jobs), together):
@@ -58,6 +72,15 @@ def run(
         given = {"sketch": torch.cat([to_model(grey, size) for grey in greys])}
         if "reference" in takes:
             given["reference"] = torch.cat([to_model(_colours(r), size) for _, r, _ in part])
+        rows = range(start, start + len(part))
+        if "mask" in takes:
+            found = [_mask(figures[i], masks.of_sketch, grey) for i, grey in zip(rows, greys, strict=True)]
+            given["mask"] = torch.cat([_to_share(mask, size) for mask in found])
+        if "reference_mask" in takes:
+            found = [
+                _mask(of_references[i], masks.of_face, _colours(r)) for i, (_, r, _) in zip(rows, part, strict=True)
+            ]
+            given["reference_mask"] = torch.cat([_to_share(mask, size) for mask in found])
         images = chunks.colour(
             chunks.bound(loaded.method, loaded.model),
             given,
@@ -96,6 +119,22 @@ def _colour(loaded: load.Trained, steps: int | None, name: str | None) -> Colour
     return loaded.colour.model_copy(update={"sampler": sampler})
 
 
+def _with_options(loaded: load.Trained, how: Colour, options: Mapping[str, str]) -> Colour:
+    """Raises ParameterError when the weights' method has no such option, or not with this value."""
+    if not options:
+        return how
+    model = loaded.method.ColourOptions
+    try:
+        given = {key: yaml.safe_load(value) for key, value in options.items()}
+        typed = model.model_validate(how.options.model_dump() | given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = ", ".join(model.model_fields) or "none"
+        said = first["msg"].removeprefix("Value error, ")
+        raise ParameterError(f"--option {'.'.join(map(str, first['loc']))}: {said}; known options: {known}") from None
+    return how.model_copy(update={"options": typed})
+
+
 def _pair(sketch: Path, reference: Path, out: Path) -> list[tuple[Path, Path, Path]]:
     """(sketch, reference, answer) of each picture to colour."""
     if not sketch.is_dir():
@@ -123,6 +162,38 @@ def _pair(sketch: Path, reference: Path, out: Path) -> list[tuple[Path, Path, Pa
         if len(named := by_stem[s.stem]) > 1:
             raise ParameterError(f"{named[0]} and {named[1]} are both named like {s}; take one of them away")
     return [(s, by_stem[s.stem][0], out / f"{s.stem}.png") for s in sketches]
+
+
+def _beside(masks: Path | None, pictures: list[Path]) -> list[Path | None]:
+    """The mask of each picture: the one file, or that of equal name in the folder; None where none is given.
+
+    Raises:
+        UserError: the folder lacks one; ParameterError: one file for several pictures.
+    """
+    if masks is None:
+        return [None] * len(pictures)
+    if not masks.is_dir():
+        if len(set(pictures)) > 1:
+            raise ParameterError(f"{masks}: one mask for {len(set(pictures))} pictures; name a folder with equal names")
+        return [masks] * len(pictures)
+    by_stem = {p.stem: p for p in sorted(masks.iterdir(), reverse=True) if p.suffix.lower() in _ENDINGS}
+    if lacking := [p.name for p in pictures if p.stem not in by_stem]:
+        raise UserError(f"{masks}: no mask named like {lacking[0]} ({len(lacking)} lacking)")
+    return [by_stem[p.stem] for p in pictures]
+
+
+def _mask(path: Path | None, rule: Callable[[np.ndarray], np.ndarray], picture: np.ndarray) -> np.ndarray:
+    """(H, W) uint8, 255 = figure: the given one, at the picture's size, or by rule."""
+    if path is None:
+        return rule(picture)
+    height, width = picture.shape[:2]
+    grey = Image.fromarray(_colours(path)).convert("L")
+    return np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _to_share(mask: np.ndarray, size: int) -> Tensor:
+    """(H, W) uint8 → (1, 1, size, size) float32 in [0, 1], padded to square as background."""
+    return (1 - to_model(255 - mask, size)) / 2
 
 
 def _read(path: Path) -> bytes:

@@ -5,9 +5,10 @@ palette (palettes.py). The two are drawn from independent streams, so no colour 
 Outlines are black and fills flat, as in cel animation.
 """
 
+import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 import resvg_py
 from dicebear import Avatar, Style
+from PIL import Image
 
+from ssimbad.artifacts import png_bytes
 from ssimbad.errors import UserError
 from ssimbad.faces.palettes import all_colours, draw_palette
 from ssimbad.seeding import derive
@@ -77,11 +80,24 @@ def draw_faces(ids: list[str], style: str, seed: int) -> dict[str, tuple[Shape, 
 
 def render(style: str, shape: Shape, palette: Palette, size: int) -> bytes:
     """One opaque square PNG of `size` pixels; the same bytes on every call."""
+    return _drawn(style, shape, all_colours(palette), size)
+
+
+def render_mask(style: str, shape: Shape, palette: Palette, size: int) -> bytes:
+    """The figure of `render` as a grey PNG, 255 = figure: what is opaque when no background is drawn."""
+    colours = {name: colour for name, colour in all_colours(palette).items() if name != "background"}
+    with Image.open(io.BytesIO(_drawn(style, shape, colours, size))) as image:
+        return png_bytes(np.asarray(image.convert("RGBA"))[..., 3])
+
+
+def _drawn(style: str, shape: Shape, colours: Mapping[str, str], size: int) -> bytes:
+    """Without a colour of that name there is no background."""
     options: dict[str, Any] = {"size": size}
     for part, variant in shape.items():
         options[f"{part}Probability"] = 0 if variant is None else 100
         options[f"{part}Variant"] = [] if variant is None else [variant]
-    for name, colour in all_colours(palette).items():
+    options["backgroundColor"] = []
+    for name, colour in colours.items():
         options[f"{name}Color"] = colour
     svg = Avatar(_style(style), options).to_string()
     return bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True))

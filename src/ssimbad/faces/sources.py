@@ -5,7 +5,7 @@ images (captions, lists, tables) are passed over; every other file is tried, wha
 
 The layout `reference/` + `sketch/` (the AnimeDiffusion release) is recognised at any depth:
 `p/reference/q.png` and `p/sketch/q.*` are a face and its given sketch. Where it is found, only `reference/`
-holds faces.
+holds faces. `p/mask/q.*`, where there is one, is the mask of the figure in that face.
 """
 
 import hashlib
@@ -86,6 +86,12 @@ class Source:
         sketches, unused = _layout(list(self.sizes))
         ids = make_ids(sketches)
         return [Picture(ids[name], name, sketches[name]) for name in sorted(sketches)], unused
+
+    def masks(self) -> dict[str, str]:
+        """{face: its given mask}, of the faces that have one."""
+        sides = {name: _side(name) for name in sorted(self.sizes)}
+        masks = {key: name for name, (side, key) in reversed(sides.items()) if side == "mask"}
+        return {name: masks[key] for name, (side, key) in sides.items() if side == "reference" and key in masks}
 
 
 @contextmanager
@@ -174,15 +180,17 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 
 def _layout(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """({face: sketch or ""}, {unused: reason}) of the names of a source."""
-    references, sketches = {}, {}
+    references, sketches, masks = {}, {}, {}
     for name in sorted(names):
         side, key = _side(name)
         if side == "reference":
             references[name] = key
         elif side == "sketch":
             sketches.setdefault(key, name)
+        elif side == "mask":
+            masks[name] = key
     pairs = {name: sketches.get(key, "") for name, key in references.items()}
-    used = set(pairs.values()) - {""}
+    used = set(pairs.values()) - {""} | {name for name, key in masks.items() if key in references.values()}
     if not used:
         return dict.fromkeys(names, ""), {}
     reason = "not used: the source has the layout reference/ + sketch/, and this belongs to no image of reference/"
@@ -190,9 +198,9 @@ def _layout(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _side(name: str) -> tuple[str, tuple[str, ...]]:
-    """("reference" or "sketch" or "", what the two files of a pair have in common)."""
+    """("reference", "sketch" or "mask", or "", what the two files of a pair have in common)."""
     *folders, last = PurePosixPath(name).parts
     for depth, folder in enumerate(folders):
-        if folder.casefold() in ("reference", "sketch"):
+        if folder.casefold() in ("reference", "sketch", "mask"):
             return folder.casefold(), (*folders[:depth], "/", *folders[depth + 1 :], PurePosixPath(last).stem)
     return "", ()

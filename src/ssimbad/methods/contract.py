@@ -62,19 +62,24 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What a method is given of a batch, at training size in [-1, 1], float32; None for what it does not take.
+    """What a method is given of a batch, at training size, float32; None for what it does not take.
 
-    `sketch` (B, 1, H, W); `reference` (B, 3, H, W); `face` (B, 3, H, W), the face itself, for a method that degrades
-    and restores it: a task of its own, with a setting of its own.
+    In [-1, 1]: `sketch` (B, 1, H, W); `reference` (B, 3, H, W); `face` (B, 3, H, W), the face itself, for a method that
+    degrades and restores it: a task of its own, with a setting of its own. `mask` and `reference_mask`, the figures in
+    sketch and reference, (B, 1, H, W) in [0, 1], 1 = figure, soft.
     """
 
     sketch: Tensor | None = None
     reference: Tensor | None = None
     face: Tensor | None = None
+    mask: Tensor | None = None
+    reference_mask: Tensor | None = None
 
 
 INPUTS = tuple(f.name for f in fields(Conditions))
 """What a method can say that it takes."""
+MASKS = {"mask": "sketch", "reference_mask": "reference"}
+"""Those that are masks, in [0, 1], and in what each marks the figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +93,8 @@ class Batch(Conditions):
     target: Tensor
     warp: Warp | None = None
     native: int | None = None
+    progress: float = 0.0
+    """Share of the training's images that were seen before this batch, in [0, 1): for what changes as it goes on."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ ABSENT = {
     "faces": "no set of faces to compare with",
     "lines": "no sketch given",
     "references": "no reference shown",
+    "masks": "no true mask of the figure",
 }
 SWITCHED_OFF = "feature network switched off (weights.enabled: false)"
 
@@ -39,8 +40,8 @@ class Lines:
 class Given:
     """Answers, (N, H, W, 3) uint8, and what they are measured by; what is None is not there.
 
-    `targets` and `references` (N, H, W, 3) uint8 and `lines` belong to the answers by position; `faces`,
-    (M, H, W, 3) uint8, is a set, in no order.
+    `targets` and `references` (N, H, W, 3) uint8, `masks` (N, H, W) uint8, 255 = figure of the sketch, and `lines`
+    belong to the answers by position; `faces`, (M, H, W, 3) uint8, is a set, in no order.
     """
 
     images: np.ndarray
@@ -55,6 +56,7 @@ class Given:
     seed: int = 0
     """Of random subsets."""
     seen: dict[str, Any] = field(default_factory=dict)
+    masks: np.ndarray | None = None
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What several metrics look at, made by the first of them."""
@@ -85,8 +87,10 @@ class Metric:
     function: Callable[[Given], Any]
     """Per image: (N,) float64, each value the same in whatever company; of a set: one float. Raises Unmeasurable."""
     needs: tuple[str, ...]
-    """Besides the answers: `targets`, `faces`, `references`, `lines`, and names of feature networks."""
+    """Besides the answers: `targets`, `faces`, `references`, `lines`, `masks`, and names of feature networks."""
     of_set: bool = False
+    optional: bool = False
+    """Left out, instead of a dash, where what it needs is not there: for what few studies have."""
     place: int = LAST
     """In the tables; those of one place go by their ids."""
     facts: Callable[[Given], dict[str, Any]] = lambda given: {}

@@ -13,7 +13,7 @@ from ssimbad.faces import manifest
 from ssimbad.metrics import measure, registry
 from ssimbad.metrics.contract import Given, Lines
 from ssimbad.metrics.test_set import at_size, by_id
-from ssimbad.pairing import xdog
+from ssimbad.pairing import resize, xdog
 from ssimbad.pairing.settings import SETTINGS
 from ssimbad.runtime.job import Job
 
@@ -27,7 +27,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     against the set of test faces, the lines against the sketches, the colours against the reference shown.
 
     Inputs: images (zip), test (.npy), manifest (.csv), true (.npy, for cross-true and cross-other), sketches and
-    references (.npy, for same and cross), and inception, alexnet where enabled.
+    references (.npy, for same and cross), true_masks (.npy, where there are any), and inception, alexnet where enabled.
     Outputs: images (CSV: id and one column per metric), summary (JSON).
 
     Raises:
@@ -47,6 +47,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
         networks,
         absent,
         params.evaluation.seed,
+        masks=resize.area(manifest.images(inputs["true_masks"], ids), size) if "true_masks" in inputs else None,
     )
     # Sets, lines and colours shown belong to the settings whose sets are compared: the others are controls of a target.
     chosen = [metric for metric in registry.metrics() if setting.sets or "targets" in metric.needs]
@@ -55,7 +56,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     summary = {"method": job.method, "stage": job.of, "seed": job.seed, "setting": job.setting}
     artifacts.write_json(outputs["summary"], summary | {"n": len(ids), "size": size, "metrics": metrics})
     job.metrics(0, {name: m["value"] for name, m in metrics.items() if m["value"] is not None})
-    first = next((metric for metric in chosen if metrics[metric.id]["value"] is not None), None)
+    first = next((m for m in chosen if m.id in metrics and metrics[m.id]["value"] is not None), None)
     told = f", {first.label} {first.shown(metrics[first.id]['value'])}" if first else ""
     job.say(f"{job.name}: {len(ids)} images{told} -> {outputs['summary']}")
 

@@ -60,8 +60,8 @@ def per_image(metrics: Sequence[Metric], given: Given) -> dict[str, np.ndarray]:
 
 
 def every(metrics: Sequence[Metric], given: Given, evaluation: Any) -> tuple[dict[str, np.ndarray], dict[str, Entry]]:
-    """What `per_image` finds, and {metric: its entry} of all metrics: of each image's values the mean with its
-    bootstrap interval, of a set no interval, since resampling biases it.
+    """What `per_image` finds, and {metric: its entry} of all metrics but optional ones that cannot be had: of each
+    image's values the mean with its bootstrap interval, of a set no interval, since resampling biases it.
 
     Args:
         evaluation: parameters bootstrap (resamples), confidence, seed.
@@ -70,6 +70,8 @@ def every(metrics: Sequence[Metric], given: Given, evaluation: Any) -> tuple[dic
     entries: dict[str, Entry] = {}
     for metric in metrics:
         reason = given.reason(metric.needs)
+        if reason is not None and metric.optional:
+            continue
         try:
             if reason is None and metric.of_set:
                 entries[metric.id] = _of_set(metric.function(given), len(given.images)) | metric.facts(given)

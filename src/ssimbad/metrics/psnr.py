@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ssimbad.metrics.contract import Metric
+from ssimbad.metrics.contract import Metric, Unmeasurable
 
 CAP = 80.0
 """dB given to identical images, where the ratio is infinite and JSON has no infinity.
@@ -33,6 +33,21 @@ def _one(image: np.ndarray, target: np.ndarray) -> float:
     if squares == 0:
         return CAP
     return min(CAP, float(10 * np.log10(255.0**2 * image.size / squares)))
+
+
+def weighted(images: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The same with the squared errors of each pixel weighted by (N, H, W) uint8, as by a mask of soft edge.
+
+    Raises:
+        Unmeasurable: an image has no weight at all.
+    """
+    values = np.empty(len(images))
+    for i, (image, target, weight) in enumerate(zip(images, targets, weights.astype(np.int64), strict=True)):
+        if not weight.any():
+            raise Unmeasurable("an image that is all figure, or all background")
+        squares = (np.square(image.astype(np.int64) - target.astype(np.int64)).sum(axis=-1) * weight).sum()
+        values[i] = min(CAP, float(10 * np.log10(255.0**2 * 3 * weight.sum() / squares))) if squares else CAP
+    return values
 
 
 METRIC = Metric(

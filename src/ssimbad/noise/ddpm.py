@@ -11,6 +11,11 @@ def betas(steps: int, beta_start: float, beta_end: float) -> Tensor:
     return torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
 
 
+def scaled_betas(steps: int, beta_start: float, beta_end: float) -> Tensor:
+    """(steps,) float64, whose roots are linear (Rombach et al. 2022, the public code)."""
+    return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+
+
 def alpha_bar(steps: int, beta_start: float, beta_end: float) -> Tensor:
     """(steps,) float64: the product of 1 - beta up to each timestep (DDPM, eq. 4), falling within (0, 1).
 
@@ -21,6 +26,10 @@ def alpha_bar(steps: int, beta_start: float, beta_end: float) -> Tensor:
 
 def sigma(steps: int, beta_start: float, beta_end: float) -> Tensor:
     """(steps,) float64: noise level relative to the image, sqrt((1 - alpha_bar) / alpha_bar)."""
+    return sigma_of(betas(steps, beta_start, beta_end))
+
+
+def sigma_of(betas: Tensor) -> Tensor:
+    """The same of any betas."""
     # 1 - alpha_bar through logarithms: at the first steps of 1e-6 the plain difference loses ten digits.
-    log = torch.cumsum(torch.log1p(-betas(steps, beta_start, beta_end)), dim=0)
-    return torch.sqrt(torch.expm1(-log))
+    return torch.sqrt(torch.expm1(-torch.cumsum(torch.log1p(-betas), dim=0)))

@@ -64,6 +64,14 @@ def to_unit(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     return channels_first.to(torch.float32).div_(127.5).sub_(1).contiguous()
 
 
+def to_share(masks: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """(N, H, W) uint8 → (N, 1, H, W) float32 in [0, 1], x / 255, on the same device."""
+    import torch
+
+    masks = torch.as_tensor(np.array(masks) if isinstance(masks, np.ndarray) else masks)
+    return masks.unsqueeze(1).to(torch.float32).div_(255).contiguous()
+
+
 def to_bytes(images: torch.Tensor) -> np.ndarray:
     """Inverse of `to_unit`: (N, 3, H, W) or (N, 1, H, W) → (N, H, W, 3) or (N, H, W) uint8.
 

@@ -14,6 +14,7 @@ EMBEDDED = "data/raw/embedded.zip"
 ANSWERS = "data/raw/cross_true.zip"
 MANIFEST = "data/faces/manifest.csv"
 TRUE = "data/references/cross_true.npy"
+SHAPES = "data/raw/embedded.json"
 PHI_STAR = "reports/schedule/phi_star.json"
 
 

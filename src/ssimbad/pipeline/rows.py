@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssimbad.methods import registry
-from ssimbad.methods.contract import PHI, Method
+from ssimbad.methods.contract import MASKS, PHI, Method
 from ssimbad.pairing import settings
 from ssimbad.params.methods import needs
 from ssimbad.params.tree import Params
@@ -48,6 +48,11 @@ def kind(p: Params, w: Wildcards) -> Method:
 def takes(p: Params, w: Wildcards) -> tuple[str, ...]:
     """What a row is given."""
     return kind(p, w).takes(p.methods[w["method"]].colour[w["stage"]].options)
+
+
+def masked(p: Params) -> bool:
+    """Whether a method takes a mask, so that there are any."""
+    return any(MASKS.keys() & set(registry.get(method.kind).inputs) for method in p.methods.values())
 
 
 def has_answers(p: Params) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ssimbad.methods import registry
-from ssimbad.methods.contract import PHI
+from ssimbad.methods.contract import MASKS, PHI
 from ssimbad.pairing import settings
 from ssimbad.params.methods import needs
 from ssimbad.params.tree import Params
@@ -104,6 +104,8 @@ def _training_inputs(p: Params, w: Wildcards, slot: str) -> Files:
     files: Files = {split: f"data/faces/{split}.npy" for split in splits} | {"manifest": paths.MANIFEST}
     if "sketch" in takes:
         files |= {f"{split}_sketches": f"data/sketches/{split}.npy" for split in splits}
+    if MASKS.keys() & set(takes):
+        files |= {f"{split}_masks": f"data/masks/{split}.npy" for split in splits}
     for name, what in needs(p.methods, w["method"], slot).items():
         if what == PHI:
             files["phi_star"] = paths.PHI_STAR
@@ -159,7 +161,16 @@ def _shown(p: Params, w: Wildcards) -> Files:
     files: Files = {"sketches": "data/sketches/test.npy"} if "sketch" in takes else {}
     if "reference" in takes and setting.reference:
         files["references"] = f"data/references/{setting.reference}.npy"
+    if "mask" in takes:
+        files["masks"] = "data/masks/test.npy"
+    if "reference_mask" in takes and setting.reference:
+        files["reference_masks"] = f"data/masks/{setting.reference}.npy"
     return files
+
+
+def _seen(p: Params, w: Wildcards) -> Files:
+    """The pictures among what a row is given."""
+    return {name: file for name, file in _shown(p, w).items() if name in ("sketches", "references")}
 
 
 def _judged_by(p: Params, w: Wildcards) -> Files:
@@ -200,7 +211,7 @@ STAGES: tuple[Stage, ...] = (
         run="ssimbad.faces.raw:run",
         each=lambda p: [{}] if p.data.source == "embedded" else [],
         inputs=lambda p, w: {},
-        outputs=lambda p, w: {"zip": paths.EMBEDDED, "shapes": "data/raw/embedded.json", "answers": paths.ANSWERS},
+        outputs=lambda p, w: {"zip": paths.EMBEDDED, "shapes": paths.SHAPES, "answers": paths.ANSWERS},
         params=lambda p, w: ("embedded", "data.train", "data.val", "data.test", "data.seed", "references.seed"),
     ),
     Stage(
@@ -255,6 +266,23 @@ STAGES: tuple[Stage, ...] = (
         params=lambda p, w: ("references", "data.native_size", "data.source", "data.max_pixels"),
     ),
     Stage(
+        name="masks",
+        run="ssimbad.pairing.stage_masks:run",
+        each=lambda p: [{}] if rows.masked(p) else [],
+        inputs=lambda p, w: {
+            **paths.splits("faces"),
+            "manifest": paths.MANIFEST,
+            "pairing": "data/references/pairing.csv",
+            **({"shapes": paths.SHAPES} if p.data.source == "embedded" else {"raw": paths.source(p)}),
+        },
+        outputs=lambda p, w: {
+            **paths.splits("masks"), **{name: f"data/masks/{name}.npy" for name in ("same", "cross", "other")},
+        },
+        params=lambda p, w: (
+            "references", "embedded.style", "embedded.size", "data.native_size", "data.source", "data.max_pixels",
+        ),
+    ),
+    Stage(
         name="ssim_curves",
         run="ssimbad.schedule.stages:run_curves",
         inputs=lambda p, w: {"train": "data/faces/train.npy", "manifest": paths.MANIFEST},
@@ -299,7 +327,8 @@ STAGES: tuple[Stage, ...] = (
             "images": paths.coloured(w),
             **_judged_by(p, w),
             "manifest": paths.MANIFEST,
-            **(_shown(p, w) if settings.SETTINGS[w["setting"]].sets else {}),
+            **(_seen(p, w) if settings.SETTINGS[w["setting"]].sets else {}),
+            **_embedded(p, {"true_masks": "data/masks/test.npy"} if rows.masked(p) else {}),
             **_feature_weights(p),
         },
         outputs=lambda p, w: {"images": paths.metrics(w, "csv"), "summary": paths.metrics(w, "json")},

@@ -55,6 +55,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
         Line("data/faces", faces and 3 * pixels * faces, note),
         Line("data/sketches", faces and pixels * faces, note),
         Line("data/references", references),
+        *([Line("data/masks", faces and pixels * (faces + 3 * data.test), note)] if rows.masked(p) else []),
         Line("models", weights, f"{len(work)} trainings × {seeds} seeds"),
         Line("outputs", images, f"{archives} archives of {data.test} PNGs", most=True),
         Line("work: kept results", weights + images, "models and outputs once more, by fingerprint", most=True),

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from ssimbad.colorize import load
 from ssimbad.methods import registry
 from ssimbad.methods.chain import ImageLoss
-from ssimbad.methods.contract import PHI, Batch, Method, Part, Plan, Setup
+from ssimbad.methods.contract import MASKS, PHI, Batch, Method, Part, Plan, Setup
 from ssimbad.pairing import tps
 from ssimbad.params.base import Colour, Sampler
 from ssimbad.params.methods import lender, needs
 from ssimbad.params.tree import Params
+from ssimbad.training.loop import trainable
 
 _META = torch.device("meta")
 _ANY_PHI = {"form": "rational", "c": 0.3}  # which one is selected does not change the work
@@ -82,7 +84,7 @@ def training(p: Params, name: str, slot: str) -> Work:
     return Work(
         train=_along(once, sampler),
         parameters=_size(model),
-        trained=sum(_size(player.network) for player in parties),
+        trained=sum(parameter.numel() for player in parties for parameter in trainable(player.network)),
         chain=sampler.steps if sampler else 1,
     )
 
@@ -110,7 +112,11 @@ def _along(once: Callable[[int], int], sampler: Sampler | None) -> int:
 
 
 def _model(p: Params, name: str, slot: str) -> nn.Module:
-    return registry.built(_setup(p, name, slot)).to(_META)
+    setup = _setup(p, name, slot)
+    model = registry.built(setup).to(_META)
+    for part in load.parts(setup):  # finished: no gradient, no moments
+        model.get_submodule(part.rstrip(".")).requires_grad_(False)
+    return model
 
 
 def _setup(p: Params, name: str, slot: str) -> Setup:
@@ -129,7 +135,7 @@ def _batch(p: Params, inputs: tuple[str, ...]) -> Batch:
     """One image and what is given with it, without data."""
     size = p.data.size
     image, sketch = torch.empty(1, 3, size, size, device=_META), torch.empty(1, 1, size, size, device=_META)
-    given = {"sketch": sketch, "reference": image, "face": image}
+    given = {"sketch": sketch, "reference": image, "face": image, **dict.fromkeys(MASKS, sketch)}
     warp = tps.Warp.random(np.random.default_rng(0), 1, p.references)
     return Batch(target=image, warp=warp, **{name: given[name] for name in inputs})
 

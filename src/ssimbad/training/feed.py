@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -56,6 +57,7 @@ class Feed:
         sketches: (N, S, S) uint8; None for a method that takes none.
         warp_config: of the warps that make references; None for a method that takes none.
         shown: whether the method is given the face itself.
+        masks: (N, S, S) uint8, of the figures in the faces; `masked`: which masks of `Conditions` are made of them.
         size: training size; faces and sketches reach it by area resizing, references after their warp.
     """
 
@@ -69,12 +71,16 @@ class Feed:
         device: torch.device,
         channels_last: bool,
         shown: bool = False,
+        masks: np.ndarray | None = None,
+        masked: Collection[str] = (),
     ) -> None:
+        self._native_masks, self._masked = masks, masked
         self._faces, self._size, self._warp_config, self._seed, self._device = faces, size, warp_config, seed, device
         shrink = faces.shape[1] != size
         self._targets = resize.area(faces, size) if shrink else faces
         self._sketches = resize.area(sketches, size) if shrink and sketches is not None else sketches
         self._shown = shown
+        self._masks = resize.area(masks, size) if shrink and "mask" in masked else masks
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
@@ -102,6 +108,11 @@ class Feed:
             given = {"reference": self._placed(reference), "warp": warps, "native": self._faces.shape[1]}
         if self._sketches is not None:
             given["sketch"] = self._placed(self._unit(self._sketches[rows]))
+        if "mask" in self._masked:
+            given["mask"] = self._placed(resize.to_share(self._on_device(self._masks[rows])))
+        if "reference_mask" in self._masked:  # the same warp, outside of which there is no figure
+            warped = tps.warp(self._unit(self._native_masks[rows]), given["warp"])
+            given["reference_mask"] = self._placed((shrink(warped, self._size) + 1) / 2)
         target = self._placed(target)
         if self._shown:
             given["face"] = target
@@ -111,7 +122,10 @@ class Feed:
         return images.contiguous(memory_format=self._format)
 
     def _unit(self, images: np.ndarray) -> Tensor:
-        return resize.to_unit(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
+        return resize.to_unit(self._on_device(images))
+
+    def _on_device(self, images: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
 
 
 # Pure, so that threads at the two sides of an epoch's end cannot take each other's order.

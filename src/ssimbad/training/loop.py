@@ -375,7 +375,7 @@ def fit(
     device = next(state.model.parameters()).device
 
     def shard_losses(player: Player, shard: Shard) -> Iterator[Losses]:
-        batch = feed.batch(state.seen, train.batch, shard)
+        batch = replace(feed.batch(state.seen, train.batch, shard), progress=state.seen / train.images)
         rng = BatchRng(derive(seed, "noise", state.seen), train.batch, shard, device)
         stream = player.losses(batch, rng)
         while True:

@@ -15,7 +15,7 @@ from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
 from ssimbad.features import registry as features
 from ssimbad.methods import registry
-from ssimbad.methods.contract import PHI, Batch, Method, Plan, Player, Setup
+from ssimbad.methods.contract import MASKS, PHI, Batch, Method, Plan, Player, Setup
 from ssimbad.metrics.psnr import psnr
 from ssimbad.pairing import resize, tps
 from ssimbad.params.methods import Train
@@ -50,6 +50,8 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         device,
         params.training.channels_last,
         "face" in method.inputs,
+        artifacts.read_array(inputs["train_masks"]) if "train_masks" in inputs else None,
+        [name for name in MASKS if name in method.inputs],
     )
     feature_network = features.among(inputs, device)
     trained = _players(method, model, plan, feature_network, seed)
@@ -125,6 +127,12 @@ def _validation_faces(params: View, inputs: Paths, method: Method) -> tuple[list
         given["reference"] = resize.to_unit(resize.area(resize.to_bytes(warped), size))
     if "val_sketches" in inputs:
         given["sketch"] = resize.to_unit(resize.area(artifacts.read_array(inputs["val_sketches"]), size))
+    if "mask" in method.inputs:
+        given["mask"] = resize.to_share(resize.area(artifacts.read_array(inputs["val_masks"]), size))
+    if "reference_mask" in method.inputs:
+        masks = artifacts.read_array(inputs["val_masks"])
+        warped = tps.warp(resize.to_unit(masks).double(), tps.draw(params.references.seed, ids, params.references))
+        given["reference_mask"] = resize.to_share(resize.area(resize.to_bytes(warped), size))
     target = resize.area(faces, size)
     if "face" in method.inputs:
         given["face"] = resize.to_unit(target)

@@ -1,0 +1,229 @@
+"""Split cross-attention (Yan et al. 2025, arXiv 2502.19937): figure and background coloured apart, modes of one weight.
+
+In pixels instead of a latent space, with a small encoder of patches in place of CLIP's, trained in the first stage;
+sizes are ours. Predicts noise on the scaled-linear schedule; x = x_t / sqrt(alpha_bar_t), as AnimeDiffusion here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ssimbad.errors import UserError
+from ssimbad.methods import animediffusion, chain
+from ssimbad.methods.contract import Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.params.base import Above0, Colour, Fraction, Positive, Sampler, Strict
+from ssimbad.samplers.counts import ODE
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ssimbad.networks.split_attention import Base, Shown, SplitNetwork
+    from ssimbad.samplers.ode import Watch
+
+LOWEST, HIGHEST = 0.05, 0.95
+"""Between which thresholds of masks are drawn in training."""
+
+
+class Config(Strict):
+    timesteps: Positive = 1000
+    beta_start: Above0 = 0.00085
+    beta_end: Above0 = 0.012
+    patch: Positive = Field(default=8, description="side of the reference's patches, pixels; each is a token")
+    width: Positive = Field(default=128, description="channels of a token")
+    heads: Positive = Field(default=4, description="of attention among tokens")
+    token_layers: Positive = Field(default=2, description="transformer layers that make the tokens")
+    rank: Positive = Field(default=4, description="of the figure's low-rank terms; of the background's: half the width")
+    queries: Positive = Field(default=64, description="recovered tokens of the background")
+    recovery_layers: Positive = 2
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Config:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width {self.width}; change one of them")
+        return self
+
+
+class Noise(Strict):
+    """First stage: predict the noise; the reference is not shown to a share of images that falls as training goes."""
+
+    drop_first: Fraction = Field(default=0.8, description="share of images without a reference at the start")
+    drop_last: Fraction = Field(default=0.5, description="the same at the end; between them a straight line")
+    drop_sketch: Fraction = Field(default=0.05, description="share of images without a sketch")
+
+
+class SplitNoise(Strict):
+    """Second stage: predict the noise with figure and background split by masks, on the frozen base."""
+
+    drop: Fraction = Field(default=0.1, description="share of images without a reference")
+
+
+Scale = Annotated[float, Field(ge=0)]
+
+
+class Options(Strict):
+    """How one set of weights colours."""
+
+    mode: Literal["vanilla", "bg2fig", "fig2fig"] = Field(
+        default="vanilla",
+        description="vanilla: no split; bg2fig: from a figure before a busy background; fig2fig: from figure to figure",
+    )
+    sketch_threshold: Fraction = Field(default=0.05, description="of the sketch's mask: figure is above")
+    reference_threshold: Fraction = Field(default=0.5, description="of the reference's mask: background is below")
+    terms: bool = Field(default=True, description="false: split, but without the low-rank terms (an ablation)")
+    recovery: bool = Field(default=True, description="false: background tokens as they are (an ablation)")
+    guidance_scale: Scale = Field(
+        default=1.0, description="of classifier-free guidance by the reference; each scale other than 1 costs a call"
+    )
+    sketch_guidance_scale: Scale = Field(default=1.0, description="the same by the sketch")
+
+    @model_validator(mode="after")
+    def _of_its_mode(self) -> Options:
+        if self.mode == "vanilla" and not (self.terms and self.recovery):
+            raise ValueError("mode: vanilla has neither terms nor recovery; leave both out, or choose another mode")
+        if self.mode == "bg2fig" and not self.recovery:
+            raise ValueError("recovery: bg2fig has none; leave it out, or choose fig2fig")
+        return self
+
+    @property
+    def calls(self) -> int:
+        """Network calls for each call of the sampler."""
+        return 1 + (self.guidance_scale != 1) + (self.sketch_guidance_scale != 1)
+
+
+def build(setup: Setup) -> nn.Module:
+    """The base; with a finished base, what is added to it."""
+    from ssimbad.networks.split_attention import Base, Recovery, ReferencedUNet, SplitNetwork, TokenEncoder
+    from ssimbad.noise import ddpm
+
+    config, network = setup.config, setup.shared["network"].model_dump()
+    betas = ddpm.scaled_betas(config.timesteps, config.beta_start, config.beta_end)
+    encoder = TokenEncoder(setup.size, config.patch, config.width, config.heads, config.token_layers)
+    base = Base(ReferencedUNet(config.width, **network), encoder, ddpm.sigma_of(betas))
+    if "base" not in setup.needed:
+        return base
+    recovery = Recovery(config.queries, config.width, config.heads, config.recovery_layers)
+    return SplitNetwork(base, config.rank, recovery, config.width, network["embedding"])
+
+
+def _base(model: Base | SplitNetwork) -> Base:
+    return getattr(model, "base", model)
+
+
+def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
+    import torch
+
+    base, options = _base(model), plan.options
+    t = (rng.uniform() * len(base.sigmas)).long()
+    sigma = base.sigmas[t].to(batch.target)
+    noise = rng.normal(*batch.target.shape[1:])
+    noisy = batch.target + sigma[:, None, None, None] * noise
+    sketch = batch.sketch
+    if plan.objective == "split":
+        ends = torch.stack([rng.uniform(), rng.uniform()]).to(batch.target)
+        of_sketch, of_reference = LOWEST + (HIGHEST - LOWEST) * ends
+        shown, drop = _split(model, batch, of_sketch, of_reference), options.drop
+    else:
+        from ssimbad.networks.split_attention import Shown
+
+        shown = Shown(base.encoder(batch.reference))
+        drop = options.drop_first + (options.drop_last - options.drop_first) * batch.progress
+        blank = (rng.uniform() < options.drop_sketch)[:, None, None, None]
+        sketch = torch.where(blank, torch.ones_like(sketch), sketch)
+    shown = _dimmed(shown, (rng.uniform() >= drop).to(noisy)[:, None, None])
+    per_image = (base.noise(noisy, sigma, sketch, shown) - noise).square().mean(dim=(1, 2, 3))
+    return Losses(per_image.mean(), per_image.detach(), sigma)
+
+
+def _split(
+    model: SplitNetwork, given: Conditions, of_sketch: Tensor, of_reference: Tensor, options: Options | None = None
+) -> Shown:
+    """What figure and background see apart, with thresholds (B,) of the two masks; fig2fig unless the options say."""
+    from ssimbad.networks.split_attention import Shown, Split
+
+    options = options or Options(mode="fig2fig")
+    tokens = background = model.base.encoder(given.reference)
+    if options.mode == "fig2fig":
+        background = model.background_tokens(given.reference, given.reference_mask, of_reference, options.recovery)
+    figure_terms = model.figure if options.terms else None
+    background_terms = model.background if options.terms and options.mode == "fig2fig" else None
+    return Shown(tokens, Split(given.mask, of_sketch, background, figure_terms, background_terms))
+
+
+def _dimmed(shown: Shown, share: Tensor | float) -> Shown:
+    """All tokens times the share: nothing is shown at 0."""
+    split = shown.split and replace(shown.split, background=shown.split.background * share)
+    return replace(shown, tokens=shown.tokens * share, split=split)
+
+
+def shown(model: nn.Module, given: Conditions, options: Options) -> Shown:
+    """What the weights are shown in a mode.
+
+    Raises:
+        UserError: these are weights of the first stage, which know one mode.
+    """
+    import torch
+
+    from ssimbad.networks.split_attention import Shown
+
+    if options.mode == "vanilla":
+        return Shown(_base(model).encoder(given.reference))
+    if _base(model) is model:
+        raise UserError(f"mode {options.mode}: these weights have no split; colour with those of the finetuning")
+    whole = torch.ones(len(given.sketch), device=given.sketch.device)
+    return _split(model, given, options.sketch_threshold * whole, options.reference_threshold * whole, options)
+
+
+def denoiser(model: nn.Module, given: Conditions, options: Options) -> Callable[[Tensor, Tensor], Tensor]:
+    """D(x; sigma), guided without classifiers (Ho & Salimans 2022): D + Σ (scale - 1)·(D - D without the condition)."""
+    import torch
+
+    base, seen = _base(model), shown(model, given, options)
+    unseen, blank = _dimmed(seen, 0.0), torch.ones_like(given.sketch)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        whole = guided = base(x, sigma, given.sketch, seen)
+        if options.guidance_scale != 1:
+            guided = guided + (options.guidance_scale - 1) * (whole - base(x, sigma, given.sketch, unseen))
+        if options.sketch_guidance_scale != 1:
+            guided = guided + (options.sketch_guidance_scale - 1) * (whole - base(x, sigma, blank, seen))
+        return guided
+
+    return denoise
+
+
+def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
+    from ssimbad.samplers import ode
+
+    base = _base(model)
+    noise, grid = chain.image_noise(fresh, given), animediffusion.levels(base, colour.sampler.steps)
+    sampler = chain.make(colour.sampler, noise, animediffusion.axis(base))
+    denoise = ode.watched(denoiser(model, given, colour.options or Options()), watch)
+    return sampler(denoise, animediffusion.pure(noise(), grid), grid).clamp(-1, 1)
+
+
+def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
+    chain.fits(config, size, shared)
+    if size % config.patch:
+        raise ValueError(f"config.patch: {config.patch} does not divide data.size {size}; change one of them")
+    if len(shared["network"].multipliers) < 2:
+        raise ValueError("kind: split_attention looks at its reference on two levels; give network.multipliers two")
+
+
+METHOD = Method(
+    Config=Config,
+    objectives={"noise": Noise, "split": SplitNoise},
+    build=build,
+    training_step=training_step,
+    colorize=colorize,
+    inputs=("sketch", "reference", "mask", "reference_mask"),
+    samplers=ODE,
+    ColourOptions=Options,
+    default_colour=lambda config: Colour(sampler=Sampler(name="dpmpp_2m", steps=20), options=Options()),
+    reads=("network",),
+    needs=lambda config, slot: {"base": "pretrain"} if slot == "finetune" else {},
+    fits=fits,
+)

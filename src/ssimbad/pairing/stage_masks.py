@@ -1,0 +1,91 @@
+"""Stage masks: where the figure is, in every face and in the stored references."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssimbad import artifacts
+from ssimbad.errors import UserError
+from ssimbad.faces import embedded, manifest
+from ssimbad.faces.reading import Unreadable, normalise_grey
+from ssimbad.faces.sources import Source, open_source
+from ssimbad.pairing import masks, resize, tps
+from ssimbad.params.view import View
+from ssimbad.runtime.job import Job
+
+SPLITS = ("train", "val", "test")
+
+
+def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+    """A mask for every face: the true one of a rendered face, else the one given in the source, else one by rule.
+
+    inputs: `train`, `val`, `test` ((N, S, S, 3) uint8 .npy), `manifest`, `pairing` (CSV: id, cross, other), `shapes`
+    of embedded faces, or the source `raw` of others.
+    outputs: `train`, `val`, `test` and, of the test references, `same`, `cross`, `other`: (N, S, S) uint8 .npy, 255 =
+    figure, in the order of the manifest. Those of references are warped as the references are.
+
+    Raises:
+        UserError: the manifest does not belong to the arrays, or a given mask cannot be read.
+    """
+    for split in SPLITS:
+        mine = manifest.rows(inputs["manifest"], split)
+        faces = manifest.images(inputs[split], [row["id"] for row in mine])
+        found = np.empty(faces.shape[:3], np.uint8)
+        with job.progress(len(mine), f"{split} masks") as bar, _maker(params, inputs) as make:
+            for i, row in enumerate(mine):
+                found[i] = make(row, faces[i])
+                bar.update(1)
+        artifacts.write_array(outputs[split], found)
+    ids = manifest.ids(inputs["manifest"], "test")
+    warps = tps.draw(params.references.seed, ids, params.references)
+    same = np.concatenate(
+        [
+            resize.to_bytes(tps.warp(resize.to_unit(found[i : i + 1]).double(), warps[i : i + 1]))
+            for i in range(len(ids))
+        ]
+    )
+    artifacts.write_array(outputs["same"], same)
+    with inputs["pairing"].open(newline="", encoding="utf-8") as file:
+        pairs = {row["id"]: row for row in csv.DictReader(file)}
+    place = {id_: i for i, id_ in enumerate(ids)}
+    for whose in ("cross", "other"):
+        artifacts.write_array(outputs[whose], same[[place[pairs[id_][whose]] for id_ in ids]])
+    job.say(f"masks: of {len(ids)} test faces and the others -> {outputs['test'].parent}")
+
+
+_Make = Callable[[dict[str, str], np.ndarray], np.ndarray]
+"""(row of the manifest, face) → its mask."""
+
+
+@contextmanager
+def _maker(params: View, inputs: dict[str, Path]) -> Iterator[_Make]:
+    """True masks where the faces are rendered, else given ones and a rule for the others."""
+    if "shapes" in inputs:
+        shapes = artifacts.read_json(inputs["shapes"])
+        yield lambda row, face: _true(shapes[row["id"]], params)
+        return
+    with open_source(inputs["raw"], params.data.max_pixels) as source:
+        given = source.masks()
+        yield (
+            lambda row, face: (
+                _given(source, name, params) if (name := given.get(row["source"])) else masks.of_face(face)
+            )
+        )
+
+
+def _true(drawn: dict[str, Any], params: View) -> np.ndarray:
+    png = embedded.render_mask(params.embedded.style, drawn["shape"], drawn["palette"], params.embedded.size)
+    return normalise_grey(png, params.data.native_size, params.data.max_pixels)[0]
+
+
+def _given(source: Source, name: str, params: View) -> np.ndarray:
+    try:
+        return normalise_grey(source.read(name), params.data.native_size, params.data.max_pixels)[0]
+    except Unreadable as error:
+        raise UserError(f"{source.where}: {name}: {error.reason}; mend it and run stage masks again") from None

@@ -1,0 +1,282 @@
+"""Masks: true ones, given ones, ones by rule; and as the input of a method."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ssimbad import artifacts
+from ssimbad.colorize import chunks, load, user
+from ssimbad.errors import ParameterError
+from ssimbad.faces import embedded, sources
+from ssimbad.faces.reading import normalise
+from ssimbad.methods import registry
+from ssimbad.methods.contract import Losses, Method, Setup
+from ssimbad.metrics import registry as metrics
+from ssimbad.metrics.contract import Given, Unmeasurable
+from ssimbad.pairing import masks, resize, stage_masks, tps, xdog
+from ssimbad.params import tree as params
+from ssimbad.params.base import Colour, Strict
+from ssimbad.params.view import View
+from ssimbad.pipeline import rows, table
+from ssimbad.runtime.job import Job
+from ssimbad.training.feed import Feed, Shard
+
+from .small import CPU, WARP
+
+DEMO = params.load(Path("presets/demo.yaml"))
+SIDE = 64
+FACES = embedded.draw_faces(embedded.face_ids(8), "adventurer", 3)
+
+
+def _view(source: str = "embedded") -> View:
+    data = DEMO.data.model_copy(update={"native_size": SIDE, "source": source})
+    tree = DEMO.model_copy(update={"data": data, "embedded": DEMO.embedded.model_copy(update={"size": 128})})
+    declared = ("references", "embedded.style", "embedded.size", "data.native_size", "data.source", "data.max_pixels")
+    return View(tree, declared)
+
+
+def _picture(shape: dict, palette: dict, size: int = 128) -> np.ndarray:
+    return normalise(embedded.render("adventurer", shape, palette, size), size, 10**6)[0]
+
+
+def _mask(shape: dict, palette: dict) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(embedded.render_mask("adventurer", shape, palette, 128))))
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a > 127, b > 127
+    return (a & b).sum() / (a | b).sum()
+
+
+def test_the_mask_of_a_rendered_face_is_its_alpha():
+    """Over two backgrounds B the pixels are alpha·F + (1 - alpha)·B, so that their difference tells alpha."""
+    for shape, palette in FACES.values():
+        # A ribbon is painted in a shade of the background's colour, and would differ as well.
+        bare = {**shape, "hair": "short01"}
+        white, black = (_picture(bare, {**palette, "background": b}).astype(int) for b in ("#ffffff", "#000000"))
+        alpha = 255 - (white - black).mean(axis=-1)
+        found = _mask(bare, palette)
+        assert 0.1 < (found > 127).mean() < 0.95
+        assert np.abs(found - alpha).max() <= 2
+
+
+def test_rules_find_the_figure_before_a_flat_background():
+    of_faces, of_sketches = [], []
+    for shape, palette in FACES.values():
+        face, true = _picture(shape, palette), _mask(shape, palette)
+        of_faces.append(_iou(masks.of_face(face), true))
+        sketch = xdog.sketch(face[None], np.array([0.5]), DEMO.sketches)[0]
+        of_sketches.append(_iou(masks.of_sketch(sketch), true))
+    print("IoU", np.round(of_faces, 3), np.round(of_sketches, 3))
+    assert min(of_faces) >= 0.9
+    assert min(of_sketches) >= 0.9
+
+
+def test_a_gap_in_the_line_does_not_let_the_flood_in():
+    sheet = np.full((128, 128), 255, np.uint8)
+    sheet[30:100, [30, 100]] = sheet[[30, 100], 30:101] = 0
+    whole = masks.of_sketch(sheet)
+    sheet[60:63, 30] = 255
+    assert _iou(masks.of_sketch(sheet), whole) > 0.99
+    assert whole[65, 65] == 255 and whole[10, 10] == 0
+    sheet[50:75, 30] = 255
+    assert masks.of_sketch(sheet)[65, 65] == 0
+
+
+@pytest.fixture
+def stored(tmp_path) -> dict[str, Path]:
+    """Eight rendered faces: three to train on, one for validation, four to test."""
+    splits = {"train": 3, "val": 1, "test": 4}
+    names = iter(FACES)
+    chosen = {split: [next(names) for _ in range(n)] for split, n in splits.items()}
+    lines = [f"{i},{split},reference/{i}.png,0,9,9," for split, ids in chosen.items() for i in ids]
+    text = "\n".join(["id,split,source,sha256,width,height,sketch", *lines]) + "\n"
+    (tmp_path / "manifest.csv").write_text(text, encoding="utf-8")
+    for split, ids in chosen.items():
+        faces = [normalise(embedded.render("adventurer", *FACES[i], 128), SIDE, 10**6)[0] for i in ids]
+        artifacts.write_array(tmp_path / f"{split}.npy", np.stack(faces))
+    ids = chosen["test"]
+    pairs = [(id_, ids[i - 1], ids[i - 2]) for i, id_ in enumerate(ids)]
+    artifacts.write_csv(tmp_path / "pairing.csv", ("id", "cross", "other"), pairs)
+    shapes = {i: {"shape": s, "palette": p} for i, (s, p) in FACES.items()}
+    artifacts.write_json(tmp_path / "shapes.json", shapes)
+    return {split: tmp_path / f"{split}.npy" for split in splits} | {
+        "manifest": tmp_path / "manifest.csv", "pairing": tmp_path / "pairing.csv", "shapes": tmp_path / "shapes.json",
+    }  # fmt: skip
+
+
+def _run(inputs: dict[str, Path], folder: Path, source: str = "embedded") -> dict[str, np.ndarray]:
+    names = ("train", "val", "test", "same", "cross", "other")
+    outputs = {name: folder / "out" / f"{name}.npy" for name in names}
+    stage_masks.run(_view(source), inputs, outputs, Job("masks", folder))
+    return {name: np.array(artifacts.read_array(path)) for name, path in outputs.items()}
+
+
+def test_the_stage_writes_true_masks_and_warps_them_as_references(stored, tmp_path):
+    found = _run(stored, tmp_path)
+    assert {name: len(m) for name, m in found.items()} == {
+        "train": 3, "val": 1, "test": 4, "same": 4, "cross": 4, "other": 4,
+    }  # fmt: skip
+    ids = list(FACES)[4:]
+    small = resize.area(np.stack([_mask(*FACES[i]) for i in ids]), SIDE)
+    assert np.abs(found["test"].astype(int) - small).mean() < 4  # two ways to shrink
+    assert min(_iou(a, b) for a, b in zip(found["test"], small, strict=True)) > 0.97
+    # A face that is white where its figure is and black elsewhere is warped to the mask of its reference.
+    warped = tps.warp(resize.to_unit(found["test"]).double(), tps.draw(DEMO.references.seed, ids, DEMO.references))
+    assert np.array_equal(found["same"], resize.to_bytes(warped))
+    assert np.array_equal(found["cross"], np.roll(found["same"], 1, axis=0))
+    assert np.array_equal(found["other"], np.roll(found["same"], 2, axis=0))
+
+
+def test_given_masks_are_used_as_they_are_and_the_rule_serves_the_others(stored, tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "mask").mkdir(parents=True)
+    (folder / "reference").mkdir()
+    first = next(iter(FACES))
+    given = np.zeros((SIDE, SIDE), np.uint8)
+    given[5:20, 7:30] = 255
+    (folder / "mask" / f"{first}.png").write_bytes(artifacts.png_bytes(given))
+    for name in FACES:
+        (folder / "reference" / f"{name}.png").write_bytes(embedded.render("adventurer", *FACES[name], 128))
+    inputs = {name: path for name, path in stored.items() if name != "shapes"} | {"raw": folder}
+    found = _run(inputs, tmp_path, "folder")
+    assert np.array_equal(found["train"][0], given)
+    assert np.array_equal(found["train"][1], masks.of_face(artifacts.read_array(stored["train"])[1]))
+    with sources.open_source(folder, 10**6) as source:
+        pictures, unused = source.pictures()
+        assert [p.id for p in pictures] == list(FACES) and not unused
+        assert source.masks() == {f"reference/{first}.png": f"mask/{first}.png"}
+
+
+class _Config(Strict):
+    """None."""
+
+
+class _Options(Strict):
+    """Green instead of the reference's mask."""
+
+    green: float | None = None
+
+
+def _method() -> Method:
+    """Answers with its two masks and the sketch as red, green and blue."""
+
+    def build(setup: Setup) -> nn.Module:
+        return nn.Conv2d(1, 1, 1)
+
+    def step(model, batch, plan, rng, features) -> Losses:
+        loss = (model(batch.mask) - batch.reference_mask).square().mean(dim=(1, 2, 3))
+        return Losses(loss.mean(), loss.detach(), None)
+
+    def colorize(model, given, fresh, colour, watch):
+        green = 2 * given.reference_mask - 1 if colour.options.green is None else torch.full_like(given.mask, 0.0)
+        return torch.cat([2 * given.mask - 1, green, given.sketch], dim=1)
+
+    return Method(
+        Config=_Config, objectives={"fake": _Config}, build=build, training_step=step, colorize=colorize,
+        inputs=("sketch", "reference", "mask", "reference_mask"), ColourOptions=_Options,
+    )  # fmt: skip
+
+
+def test_the_feed_gives_the_targets_mask_and_its_equal_warp():
+    rng = np.random.default_rng(0)
+    figures = (rng.random((6, 32, 32)) > 0.5).astype(np.uint8) * 255
+    faces = np.repeat(figures[..., None], 3, axis=-1)  # white figures on black: the reference shows its own mask
+    both = ["mask", "reference_mask"]
+    batch = Feed(faces, figures, 16, WARP, 5, CPU, True, figures, both).batch(0, 4, Shard())
+    assert torch.allclose(batch.mask, (batch.target[:, :1] + 1) / 2, atol=1e-6)
+    assert torch.allclose(batch.reference_mask, (batch.reference[:, :1] + 1) / 2, atol=1e-5)
+    assert not torch.allclose(batch.mask, batch.reference_mask, atol=0.1)
+    one = Feed(faces, figures, 16, WARP, 5, CPU, True, figures, ["reference_mask"]).batch(0, 4, Shard())
+    assert one.mask is None and torch.equal(one.reference_mask, batch.reference_mask)
+    assert torch.equal(one.reference, batch.reference)
+    losses = _method().training_step(nn.Conv2d(1, 1, 1), batch, None, None, None)
+    assert losses.loss.requires_grad
+
+
+def _pictured(tmp_path: Path) -> dict[str, Path]:
+    face = _picture(*FACES["face-00001"])
+    sheet = xdog.sketch(face[None], np.array([0.5]), DEMO.sketches)[0]
+    figure = np.zeros((128, 128), np.uint8)
+    figure[:64] = 255
+    pictures = {"sketch": sheet, "reference": face, "figure": figure}
+    files = {name: tmp_path / f"{name}.png" for name in pictures}
+    for name, path in files.items():
+        path.write_bytes(artifacts.png_bytes(pictures[name]))
+    return files
+
+
+def test_somebodys_own_masks_and_rules_where_there_are_none(tmp_path, monkeypatch):
+    method = _method()
+    monkeypatch.setattr(registry, "get", lambda kind: method)
+    setup = Setup("fake", _Config(), 32)
+    model = load.Trained(method.build(setup), setup, 2, Colour(options=_Options()))
+    monkeypatch.setattr(load, "trained", lambda *a, **k: model)
+    weights, out, files = tmp_path / "w.safetensors", tmp_path / "out.png", _pictured(tmp_path)
+    user.run(files["sketch"], files["reference"], weights, out)
+    answer = np.asarray(Image.open(out))
+    face = np.asarray(Image.open(files["reference"]))
+    by_rule = resize.area(np.stack([masks.of_sketch(np.asarray(Image.open(files["sketch"]))), masks.of_face(face)]), 32)
+    assert np.abs(answer[..., :2].astype(int) - np.moveaxis(by_rule, 0, -1)).max() <= 2
+    user.run(files["sketch"], files["reference"], weights, out, mask=files["figure"], reference_mask=files["figure"])
+    answer = np.asarray(Image.open(out))
+    assert (answer[:16, :, :2] == 255).all() and (answer[16:, :, :2] == 0).all()
+    before = out.read_bytes()
+    user.run(files["sketch"], files["reference"], weights, out, options={"green": "0.5"})
+    assert (np.asarray(Image.open(out))[..., 1] == 128).all() and out.read_bytes() != before
+    for wrong in ({"green": "much"}, {"blue": "1"}):
+        with pytest.raises(ParameterError, match=f"--option {next(iter(wrong))}: .*known options: green"):
+            user.run(files["sketch"], files["reference"], weights, out, options=wrong)
+    method = replace(method, inputs=("sketch", "reference"))
+    with pytest.raises(ParameterError, match=r"--mask.*take no mask"):
+        user.run(files["sketch"], files["reference"], weights, out, mask=files["figure"])
+
+
+def test_stored_masks_reach_the_method_in_zero_to_one():
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    shares, units = chunks.Stored(images, 16, resize.to_share)[[0, 1]], chunks.Stored(images, 16)[[0, 1]]
+    assert shares.min() >= 0 and torch.allclose(2 * shares - 1, units, atol=1e-6)
+
+
+def test_only_who_takes_masks_has_the_stage(monkeypatch):
+    def names() -> set[str]:
+        return {i.name for i in table.instances(DEMO)}
+
+    before = names()
+    assert "masks" not in before and not rows.masked(DEMO)
+    plain = registry.get
+    monkeypatch.setattr(registry, "get", lambda kind: replace(plain(kind), inputs=_method().inputs))
+    assert names() == before | {"masks"}
+    found = {i.name: i for i in table.instances(DEMO)}
+    training = next(i for i in found.values() if i.stage.name == "pretrain")
+    assert training.inputs["train_masks"] == "data/masks/train.npy" and "masks" in training.upstream
+    coloured = next(i for i in found.values() if i.stage.name == "colorize" and i.wildcards["setting"] == "cross")
+    assert coloured.inputs["masks"] == "data/masks/test.npy"
+    assert coloured.inputs["reference_masks"] == "data/masks/cross.npy"
+
+
+def test_psnr_of_figure_and_background_apart():
+    target = np.full((2, 16, 16, 3), 100, np.uint8)
+    mask = np.zeros((2, 16, 16), np.uint8)
+    mask[:, 4:12, 4:12] = 255
+    image = target + np.where(mask > 0, 0, 20).astype(np.uint8)[..., None]
+    given = Given(image, target, masks=mask)
+    figure, background = (metrics.by_id(name).function(given) for name in ("psnr_fg", "psnr_bg"))
+    assert figure.tolist() == [80, 80] and background.tolist() == pytest.approx([20 * np.log10(255 / 20)] * 2)
+    # An edge of one half counts by one half: errors 20² and 0 of weights 1/2 and 1.
+    mask[:, 4, 4:12] = 128
+    image = target.copy()
+    image[:, 4, 4:12] += 20
+    found = metrics.by_id("psnr_fg").function(Given(image, target, masks=mask))
+    weight = 8 * 128 / (8 * 128 + 56 * 255)
+    assert found.tolist() == pytest.approx([10 * np.log10(255**2 / (weight * 400))] * 2)
+    with pytest.raises(Unmeasurable, match="all figure"):
+        metrics.by_id("psnr_bg").function(Given(image, target, masks=np.full_like(mask, 255)))

@@ -1,0 +1,264 @@
+"""Split cross-attention: sizes by formula, modes of one set of weights, two stages, and what each training moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from ssimbad.errors import UserError
+from ssimbad.methods import registry, split_attention
+from ssimbad.methods.contract import Part, Plan
+from ssimbad.networks.split_attention import LowRankLayer, Recovery, SketchEncoder
+from ssimbad.params.base import Colour, Sampler
+from ssimbad.training import loop
+
+from . import small
+from .small import COMMON, TRAIN, batch, feed, job, rng
+
+METHOD = split_attention.METHOD
+Options = split_attention.Options
+NOISE = Plan("noise", split_attention.Noise())
+SPLIT = Plan("split", split_attention.SplitNoise(drop=0.0))
+PART = {"base": Part("", "", {})}
+FIG2FIG = Options(mode="fig2fig", sketch_threshold=0.5)
+
+
+def base(**config) -> nn.Module:
+    return _woken(small.build("split_attention", **config))
+
+
+def split(**config) -> nn.Module:
+    """Of the second stage, on the base that `base` makes, with terms that are zero."""
+    torch.manual_seed(0)
+    model = registry.built(replace(small.setup("split_attention", **config), needed=PART))
+    model.base.load_state_dict(base(**config).state_dict())
+    model.base.requires_grad_(False)
+    return model
+
+
+def _woken(model: nn.Module) -> nn.Module:
+    """What is zero at first is not any more, so that it can be seen."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def denoised(model: nn.Module, given, options: Options = Options()) -> torch.Tensor:  # noqa: B008
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return split_attention.denoiser(model, given, options)(x, torch.full((4,), 1.5))
+
+
+def count(*networks: nn.Module) -> int:
+    return sum(p.numel() for network in networks for p in network.parameters())
+
+
+def test_parts_have_the_published_sizes_at_the_published_widths():
+    """16 cross-attentions of a Stable Diffusion U-Net on 1024 features: LoRA 1.32, 0.33 and 34.0 million, recovery
+    75.8, sketch encoder 63.97."""
+    widths = [320] * 5 + [640] * 5 + [1280] * 6
+    with torch.device("meta"):
+        sixteen, four, half = ([LowRankLayer(c, 1024, r) for c in widths] for r in (16, 4, None))
+        recovery = Recovery(256, 1024, 16, 6)
+        stem = [(16, 1), (16, 1), (32, 2), (32, 1), (96, 2), (96, 1), (256, 2), (320, 1)]
+        sketch = SketchEncoder(3, stem, [(320, 2), (640, 2), (1280, 2), (1280, 1)])
+    assert count(*sixteen) == sum(16 * (2 * c + 2 * (1024 + c)) for c in widths) == 1_323_008
+    assert count(*four) == 1_323_008 // 4
+    assert count(*half) == sum(c // 2 * 2 * c + min(c, 1024) * (1024 + c) for c in widths) == 34_021_376
+    layer = 4 * 1024**2 + 2 * 4 * 1024**2 + 5 * 1024 + 4 * 1024
+    assert count(recovery) == 256 * 1024 + 6 * layer == pytest.approx(75.8e6, rel=1e-3)
+    assert count(sketch) == 63_970_960
+
+
+def test_vanilla_is_bit_equal_with_the_terms_there_but_off():
+    plain, both = base(), _woken(split())
+    assert torch.equal(denoised(plain, batch()), denoised(both, batch()))
+    assert not torch.equal(denoised(both, batch(), FIG2FIG), denoised(plain, batch()))
+
+
+def test_without_a_cut_terms_of_zero_and_no_recovery_change_nothing():
+    model = split()
+    uncut = replace(batch(), reference_mask=torch.zeros(4, 1, 16, 16))
+    off = FIG2FIG.model_copy(update={"recovery": False})
+    assert torch.equal(denoised(model, uncut, off), denoised(model, uncut))
+    model.recovery.forward = lambda tokens: tokens
+    assert torch.equal(denoised(model, uncut, FIG2FIG), denoised(model, uncut))
+    assert torch.equal(denoised(model, batch(), Options(mode="bg2fig", sketch_threshold=0.5)), denoised(model, batch()))
+    model.figure[0].query.up.weight.data.fill_(0.3)
+    assert not torch.equal(denoised(model, uncut, FIG2FIG), denoised(model, uncut))
+
+
+@pytest.mark.parametrize(("inside", "matters", "idle"), [(1.0, "figure", "background"), (0.0, "background", "figure")])
+def test_a_mask_of_one_kind_leaves_the_other_sides_tokens_and_terms_out(inside, matters, idle):
+    model = _woken(split())
+    given = replace(batch(), mask=torch.full((4, 1, 16, 16), inside))
+    before = denoised(model, given, FIG2FIG)
+    cut = replace(given, reference_mask=1 - given.reference_mask)  # changes the tokens of the background alone
+    assert torch.equal(denoised(model, cut, FIG2FIG), before) == (matters == "figure")
+    for parameter in getattr(model, idle).parameters():
+        parameter.data.add_(1)
+    assert torch.equal(denoised(model, given, FIG2FIG), before)
+    for parameter in getattr(model, matters).parameters():
+        parameter.data.add_(1)
+    assert not torch.equal(denoised(model, given, FIG2FIG), before)
+
+
+def test_each_position_takes_the_side_of_its_own_mask():
+    """A deaf U-Net, but for its cross-attentions, and a mask of two halves: the halves are those of whole masks."""
+    model = _woken(split())
+    cross = model.base.network.crosses[0]
+    given = batch()
+    halves = torch.zeros(4, 1, 16, 16)
+    halves[..., 8:] = 1
+    x = torch.randn(4, cross.channels, 16, 16, generator=torch.Generator().manual_seed(1))
+    ones, zeros = torch.ones_like(halves), torch.zeros_like(halves)
+    seen = [split_attention.shown(model, replace(given, mask=m), FIG2FIG) for m in (halves, ones, zeros)]
+    with torch.no_grad():
+        both, figure, background = (cross(x, shown, 0) for shown in seen)
+    assert torch.equal(both[..., 8:], figure[..., 8:]) and torch.equal(both[..., :8], background[..., :8])
+    assert not torch.allclose(figure, background)
+
+
+def test_thresholds_cut_mask_and_reference():
+    model = _woken(split())
+    given, options = batch(), FIG2FIG
+    high = options.model_copy(update={"sketch_threshold": 1.0})
+    none = replace(given, mask=torch.zeros(4, 1, 16, 16))
+    assert torch.equal(denoised(model, given, high), denoised(model, none, options))
+    whole = options.model_copy(update={"reference_threshold": 0.0})
+    white = replace(given, reference_mask=torch.ones(4, 1, 16, 16))
+    cut = model.background_tokens(given.reference, given.reference_mask, torch.zeros(4))
+    assert torch.equal(cut, model.background_tokens(given.reference, white.reference_mask, torch.zeros(4)))
+    blank = torch.ones_like(given.reference)
+    assert torch.equal(cut, model.background_tokens(blank, white.reference_mask, torch.zeros(4)))
+    assert not torch.equal(denoised(model, given, whole), denoised(model, given, options))
+
+
+@pytest.mark.parametrize("mode", ["vanilla", "bg2fig", "fig2fig"])
+def test_guidance_goes_from_what_is_not_shown_through_what_is(mode):
+    model, given = _woken(split()), batch()
+    options = Options(mode=mode, sketch_threshold=0.5)
+    whole = denoised(model, given, options)
+    none = denoised(model, given, options.model_copy(update={"guidance_scale": 0.0}))
+    assert not torch.allclose(none, whole)
+    # Without a reference no other reference matters.
+    other = replace(given, reference=-given.reference)
+    blind = options.model_copy(update={"guidance_scale": 0.0})
+    assert torch.allclose(denoised(model, other, blind), none, atol=1e-5)
+    threefold = denoised(model, given, options.model_copy(update={"guidance_scale": 3.0}))
+    assert torch.allclose(threefold, none + 3 * (whole - none), atol=1e-4)
+    unlined = denoised(model, given, options.model_copy(update={"sketch_guidance_scale": 0.0}))
+    assert torch.allclose(unlined, denoised(model, replace(given, sketch=torch.ones(4, 1, 16, 16)), options), atol=1e-5)
+    assert Options(guidance_scale=3.0).calls == 2 and Options().calls == 1
+
+
+def test_the_share_of_hidden_references_falls_as_training_goes():
+    model = base()
+    hidden = {}
+    for progress in (0.0, 0.5, 1.0):
+        shares = []
+        model.noise = lambda x, sigma, sketch, shown, found=shares: (
+            found.extend((shown.tokens == 0).all((1, 2)).tolist()),
+            torch.zeros_like(x),
+        )[1]
+        for seed in range(60):
+            METHOD.training_step(model, replace(batch(), progress=progress), NOISE, rng(seed), None)
+        hidden[progress] = sum(shares) / len(shares)
+    assert hidden == pytest.approx({0.0: 0.8, 0.5: 0.65, 1.0: 0.5}, abs=0.09)
+
+
+def test_the_loop_says_how_far_it_is(tmp_path):
+    seen = []
+
+    def step(model, given, draws):
+        seen.append(given.progress)
+        return small.step(model, given, draws)
+
+    model = small.build()
+    state = loop.TrainState(model, small.alone(model, lambda b, r: step(model, b, r)), TRAIN, COMMON)
+    loop.fit(state, feed(), None, 5, job(tmp_path), "key")
+    assert seen == [i / 8 for i in range(8)]
+
+
+def test_both_stages_learn_and_the_second_moves_its_own_alone():
+    model = base()
+    losses = small.losses_of_training(METHOD, model, Plan("noise", split_attention.Noise(drop_first=0.0)), 30, clip=1.0)
+    assert losses[-1] < 0.8 * losses[0]
+    model = split()
+    before = {k: v.clone() for k, v in model.base.state_dict().items()}
+    for _ in range(2):
+        result = METHOD.training_step(model, batch(), SPLIT, rng(), None)
+        result.loss.backward()
+        with torch.no_grad():
+            for parameter in loop.trainable(model):
+                parameter -= 0.01 * parameter.grad
+    assert all(torch.equal(v, before[k]) for k, v in model.base.state_dict().items())
+    moved = [name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()]
+    assert {name.split(".")[0] for name in moved} == {"figure", "background", "recovery", "threshold"}
+
+
+def _trained(folder, stop_after: int | None = None) -> loop.TrainState | None:
+    model, calls = split(), []
+
+    def step(given, draws):
+        calls.append(1)
+        if stop_after and len(calls) > stop_after:
+            raise KeyboardInterrupt
+        figure = (given.target[:, :1] + 1) / 2
+        return METHOD.training_step(model, replace(given, mask=figure, reference_mask=figure), SPLIT, draws, None)
+
+    state = loop.TrainState(model, small.alone(model, step), TRAIN, COMMON, frozen=("base.",))
+    try:
+        loop.fit(state, feed(), None, 5, job(folder), "key")
+    except KeyboardInterrupt:
+        return None
+    return state
+
+
+def test_the_second_stage_resumes_bit_equal_and_stores_no_base(tmp_path):
+    whole = _trained(tmp_path / "whole")
+    assert _trained(tmp_path / "cut", stop_after=5) is None
+    again = _trained(tmp_path / "cut")
+    assert whole.ema.keys() == again.ema.keys() and not [k for k in whole.ema if k.startswith("base.")]
+    assert all(torch.equal(v, again.ema[k]) for k, v in whole.ema.items())
+    assert any((v != split().state_dict()[k]).any() for k, v in whole.ema.items())
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"), [("vanilla", "dpmpp_2m"), ("bg2fig", "dpmpp_2m"), ("fig2fig", "dpmpp_2m"), ("fig2fig", "ddim")]
+)
+def test_colours_by_dpmpp_and_by_others(mode, name):
+    model = _woken(split())
+    how = Colour(sampler=Sampler(name=name, steps=3), options=Options(mode=mode, guidance_scale=2.0))
+    noise = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    seen = []
+    with torch.inference_mode():
+        image = METHOD.colorize(model, batch(), small.same(noise), how, lambda sigma, x: seen.append(sigma))
+    assert image.shape == (4, 3, 16, 16) and image.abs().max() <= 1 and len(seen) == 3
+
+
+def test_first_stage_weights_know_one_mode():
+    with pytest.raises(UserError, match=r"mode fig2fig.*finetuning"):
+        denoised(base(), batch(), FIG2FIG)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"terms": False}, "mode: vanilla has"), ({"mode": "bg2fig", "recovery": False}, "recovery: bg2fig")],
+)
+def test_options_that_a_mode_does_not_have(options, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**options)
+
+
+def test_sizes_that_do_not_fit():
+    with pytest.raises(ValueError, match="heads: 3 does not divide width 8"):
+        small.setup("split_attention", heads=3)
+    with pytest.raises(ValueError, match=r"config\.patch: 4 does not divide data.size 18"):
+        METHOD.fits(small.setup("split_attention").config, 18, small.SHARED)
