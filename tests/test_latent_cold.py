@@ -19,7 +19,7 @@ from ssimbad.methods import latent_cold, latent_cold_restore
 from ssimbad.methods.contract import Batch, Plan, Player
 from ssimbad.networks.latent_cold import Convolutional, Dense, sinusoid
 from ssimbad.networks.vqvae import VQVAE, Codebook
-from ssimbad.pairing import degradations
+from ssimbad.pairing import degradations, settings
 from ssimbad.params import tree as params
 from ssimbad.params.base import Sampler
 from ssimbad.pipeline import rows
@@ -487,6 +487,14 @@ def test_a_restoring_row_starts_from_its_degraded_face_and_sees_nothing_else(nam
     blind = replace(given, target=-given.target)
     images = [METHOD.colorize(model, g, lambda *s: rng().normal(*s), by("cold", 2), None) for g in (given, blind)]
     assert torch.equal(*images), "colouring is given the face to degrade it, and no target"
+
+
+def test_who_is_given_the_face_is_judged_in_no_setting_where_it_is_the_answer():
+    def judged(*inputs):
+        return [setting.name for setting in settings.judged(inputs, answers=True)]
+
+    assert judged("face") == judged("sketch", "face") == judged("sketch", "reference", "face") == ["restored"]
+    assert "restored" not in judged("sketch", "reference") and judged() == ["free"]
 
 
 # Mistakes

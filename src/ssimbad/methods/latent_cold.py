@@ -44,6 +44,8 @@ class Codec(Strict):
 
 
 class Config(Strict):
+    """An autoencoder, of its own training or of another block's, and the network R on its latents."""
+
     codec: Codec | None = Field(default=None, description="of the block's own `encoder`; null: the source's sizes")
     encoder: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*/encoder$")] | None = Field(
         default=None, description="training whose finished autoencoder is used, `<method>/encoder`; null: the block's"

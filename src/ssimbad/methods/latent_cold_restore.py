@@ -24,7 +24,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Degradation(Strict):
     """What is done to the face, in pixel space; only the parameter of the one that is named counts."""
 
-    name: Literal["grey", "blur", "mask", "pixelate", "snow"] = "grey"
+    name: Literal["grey", "blur", "mask", "pixelate", "snow"] = Field(default="grey", description="which")
     channels: Literal["luma", "mean"] = Field(
         default="luma", description="grey: weighted as in the source's code, or the mean of which its text speaks"
     )
@@ -35,6 +35,8 @@ class Degradation(Strict):
 
 
 class Config(latent_cold.Config):
+    """As of latent_cold, and what is done to the face."""
+
     degradation: Degradation = Degradation()
 
 
