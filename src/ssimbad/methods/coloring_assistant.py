@@ -45,7 +45,7 @@ LAST = "finetune"
 """The slot whose network goes on from another's weights, which it keeps beside its own."""
 
 
-class Config(Strict):
+class Config(chain.Dropping):
     base: Even = Field(default=64, description="channels of the first level")
     time: Even = Field(default=128, description="channels of the timestep's sinusoid; the source's: data.size")
     timesteps: Annotated[int, Field(ge=2)] = 1000
@@ -75,8 +75,8 @@ class Reference(chain.ImageLoss):
         return self
 
 
-class ColourOptions(Strict):
-    """Where the chain starts."""
+class ColourOptions(chain.Guided):
+    """Where the chain starts, and what guides it."""
 
     start: Literal["qsample", "inversion"] = Field(
         default="qsample", description="the reference noised at random, as released; or inverted by DDIM, as trained"
@@ -115,7 +115,7 @@ def build(setup: Setup) -> nn.Module:
 
     config: Config = setup.config
     sigmas = ddpm.sigma(config.timesteps, config.beta_start, config.beta_end)
-    model = NoisePredictor(ColoringUNet(7, 3, config.base, config.time), sigmas)
+    model = NoisePredictor(ColoringUNet(7, 3, config.base, config.time), sigmas, config=config)
     part: Part | None = setup.needed.get("frozen")
     model.frozen = registry.built(registry.setup_from(part.setup)) if part else None
     return model
@@ -151,6 +151,7 @@ def noise_step(model: nn.Module, batch: Batch, rng: Rng) -> Losses:
     sigma = model.sigmas[t].to(batch.target)
     noise = rng.normal(*batch.target.shape[1:])
     noisy = batch.target + sigma[:, None, None, None] * noise
+    batch = chain.dropped(batch, model.config, rng)
     per_image = (model.noise(noisy, sigma, batch.sketch, batch.reference) - noise).square().mean(dim=(1, 2, 3))
     return Losses(per_image.mean(), per_image.detach(), sigma)
 
@@ -209,7 +210,7 @@ def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, 
         start = inverted(model, given, grid, watch)
     else:
         start = given.reference + float(grid[0]) * noise()
-    return chain.colour(model, given, start, grid, chain.make(colour.sampler, noise, axis(model)), watch)
+    return chain.colour(model, given, start, grid, chain.make(colour.sampler, noise, axis(model)), colour, watch)
 
 
 METHOD = Method(
@@ -223,4 +224,5 @@ METHOD = Method(
     default_colour=lambda config: Colour(sampler=Sampler(name="ddim", steps=25)),
     needs=needs,
     fits=fits,
+    suits=chain.suits,
 )
