@@ -33,7 +33,7 @@ demo: install ## the whole chain on embedded faces, to tables and figures (18 mi
 	snakemake --cores $(CORES) all
 	ssimbad results
 
-demo-all: install ## all rows of the main table at demo scale (meant for 45 minutes on two cores)
+demo-all: install ## all rows of the main table at demo scale
 	$(call active,demo-all)
 	snakemake --cores $(CORES) all
 	ssimbad results
