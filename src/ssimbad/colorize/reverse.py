@@ -194,14 +194,17 @@ def x_t(lab: Lab, faces: Tensor, noise: Tensor, t: int) -> Tensor:
 
 @torch.inference_mode()
 def taken_for_noise(lab: Lab, ids: list[str], originals: np.ndarray) -> list[dict[str, Any]]:
-    """Which part of its input the network calls noise: the coefficient of the regression of eps(x_t) on x_t, by the
-    noise level of the input, asked at the last timestep (`whole`) and at the input's own (`matched`)."""
+    """Which part of its input the network calls noise: the coefficient of the regression of sqrt(1 - alpha_bar)
+    eps(x_t), which the step takes for the noise in x_t, on x_t; by the noise level of the input, asked at the last
+    timestep (`whole`) and at the input's own (`matched`)."""
     faces, noise = resize.to_unit(originals), lab.noise(ids)(*lab.model.shape)
     lines = []
     for t in [1, *(timestep(lab, start) for start in lab.asked.start)]:
         x = x_t(lab, faces, noise, t)
         for chain, asked_at in zip(CHAINS, (len(lab.model.sigmas), t), strict=True):
             eps = lab.model.network(x, torch.full((len(x),), asked_at - 1.0, device=x.device)).float()
+            sigma = float(lab.model.sigmas[asked_at - 1])
+            eps = eps * sigma / (1 + sigma**2) ** 0.5
             share = (eps * x).sum(dim=(1, 2, 3)) / x.square().sum(dim=(1, 2, 3))
             lines.append(_line(lab, ("noise", t, chain, None), "coefficient", share.double().cpu().numpy()))
     return lines

@@ -110,8 +110,9 @@ def _tables(lines: list[dict[str, Any]], times: list[int], note: str) -> list[Ta
     asked = [1, *(t for t in times if t != 1)]
     rows = [[str(t), *(cell("noise", t, chain, None, "coefficient") for chain in CHAINS)] for t in asked]
     notes = [
-        "Coefficient of the regression of the predicted noise on the input x_t, per face. 1: the whole input is taken"
-        " for noise, and the step subtracts it. At the last timestep the network has only ever seen noise.",
+        "Coefficient of the regression of the predicted noise, at its size in x_t, on x_t, per face. 1: the whole"
+        " input is taken for noise, and the step subtracts it. At the last timestep the network has only"
+        " ever seen noise.",
     ]
     title = f"What of a face noised to t is taken for noise — {note}"
     columns = ["noised to t", "asked at the last timestep", "asked at t"]
