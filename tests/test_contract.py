@@ -224,8 +224,8 @@ def test_a_reference_without_a_sketch_is_shown_in_no_setting(monkeypatch):
     """So that a method which takes one would be asked for faces of its own, and be given none."""
     method = SimpleNamespace(METHOD=painter(("reference",), []))
     monkeypatch.setattr(registry.importlib, "import_module", lambda module: method)
-    with pytest.raises(UserError, match=r"^elsewhere: METHOD takes a reference and no sketch"):
-        registry._loaded.__wrapped__("elsewhere")
+    with pytest.raises(UserError, match=r"^elsewhere:METHOD: .*it takes reference and no sketch"):
+        registry._loaded.__wrapped__("elsewhere:METHOD")
 
 
 class Faces(nn.Module):

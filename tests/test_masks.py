@@ -191,11 +191,11 @@ def test_the_feed_gives_the_targets_mask_and_its_equal_warp():
     figures = (rng.random((6, 32, 32)) > 0.5).astype(np.uint8) * 255
     faces = np.repeat(figures[..., None], 3, axis=-1)  # white figures on black: the reference shows its own mask
     both = ["mask", "reference_mask"]
-    batch = Feed(faces, figures, 16, WARP, 5, CPU, True, figures, both).batch(0, 4, Shard())
+    batch = Feed(faces, figures, 16, WARP, 5, CPU, True, masks=figures, masked=both).batch(0, 4, Shard())
     assert torch.allclose(batch.mask, (batch.target[:, :1] + 1) / 2, atol=1e-6)
     assert torch.allclose(batch.reference_mask, (batch.reference[:, :1] + 1) / 2, atol=1e-5)
     assert not torch.allclose(batch.mask, batch.reference_mask, atol=0.1)
-    one = Feed(faces, figures, 16, WARP, 5, CPU, True, figures, ["reference_mask"]).batch(0, 4, Shard())
+    one = Feed(faces, figures, 16, WARP, 5, CPU, True, masks=figures, masked=["reference_mask"]).batch(0, 4, Shard())
     assert one.mask is None and torch.equal(one.reference_mask, batch.reference_mask)
     assert torch.equal(one.reference, batch.reference)
     losses = _method().training_step(nn.Conv2d(1, 1, 1), batch, None, None, None)

@@ -43,7 +43,7 @@ def test_the_order_of_the_columns_is_fixed_and_new_ones_come_last():
     ids = [metric.id for metric in registry.metrics()]
     assert ids[:5] == ["psnr", "ms_ssim", "fid", "kid", "lpips"] == list(results.METRICS)[:5]
     assert ids[5:9] == ["line_fidelity", "ciede2000", "palette_distance", "pixel_mmd"]
-    assert ids[9:11] == ["mse", "mape"]
+    assert ids[9:13] == ["psnr_fg", "psnr_bg", "mse", "mape"]
     assert results.METRICS["psnr"] == ("PSNR (dB)", 2, "↑")
 
 

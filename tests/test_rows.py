@@ -34,6 +34,7 @@ ROWS = {
     *[("coloring-assistant-inversion", "pretrain"), ("coloring-assistant-qsample", "finetune")],
     *[("latent-cold", "pretrain"), ("latent-cold-oneshot", "pretrain"), ("latent-cold-untimed", "pretrain")],
     ("latent-cold-grey", "pretrain"),
+    *[(f"split-attention{mode}", "finetune") for mode in ("", "-bg2fig", "-fig2fig", "-bare", "-terms")],
 }
 ONE_CALL = {"scft", "scft-sga", "regression", "regression-compute", "latent-cold-oneshot"}
 RESTORED = {("latent-cold-grey", "pretrain")}
@@ -41,7 +42,7 @@ SAMPLED = {row for row in ROWS - DDPM if row[0] not in ONE_CALL and not row[0].s
 """By a sampler of x = y + sigma·n, from noise."""
 INVERTED = {("coloring-assistant", "finetune"), ("coloring-assistant-inversion", "pretrain")}
 """They start from the reference's inversion, a call for each step but one, and from no noise."""
-OWN = {row for row in ROWS if row[0].startswith(("coloring-assistant", "scft-sga", "latent-cold"))}
+OWN = {row for row in ROWS if row[0].startswith(("coloring-assistant", "scft-sga", "latent-cold", "split-attention"))}
 """At demo scale alone."""
 
 
@@ -292,6 +293,7 @@ def test_the_demos_rows_see_equal_numbers_of_images():
     trains = [t for m in p.methods.values() for slot, t in m.trainings.items() if slot != "encoder"]
     more = p.methods["regression-compute"].pretrain  # at equal work instead: an image of a chain is as many calls
     fewer = [m.pretrain for m in p.methods.values() if m.kind.startswith("latent_cold")]
+    fewer += [p.methods["split-attention"].finetune]  # besides those of its base
     assert {t.images for t in trains if not t.start and t is not more and t not in fewer} == {5632}
     assert {t.images for t in fewer if t} == {2816}, "the note under the main table names them"
     assert {t.images for t in trains if t.start} == {352}

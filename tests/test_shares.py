@@ -15,7 +15,7 @@ import torch
 
 from ssimbad.features.clip import Distance
 from ssimbad.methods import contract, registry
-from ssimbad.methods.contract import Plan, Setup
+from ssimbad.methods.contract import Part, Plan, Setup
 from ssimbad.networks.clip import ImageTower
 from ssimbad.networks.vgg import VGG19
 from ssimbad.params.tree import Params
@@ -77,14 +77,28 @@ def seen_through(features):
     return None
 
 
+def whole(tree, method, needed):
+    own = registry.get(method.kind)
+    return Setup(method.kind, method.config, SIZE, {key: attrgetter(key)(tree) for key in own.reads}, needed)
+
+
+def part(tree, method, what):
+    """Another training's model, as a part."""
+    owner, _, slot = what.partition("/")
+    return Part("", "", registry.described(whole(tree, tree.methods[owner] if slot else method, {})))
+
+
 def trained(kind, objective, choice):
     """Who trains, from seeded weights."""
     assert kind in rows(), f"presets/demo-all.yaml has no row of kind {kind}"
     _, method = rows()[kind]
     tree = Params.model_validate(miniature("demo-all"))
     own = registry.get(kind)
-    needed = {name: PHI for name, what in own.needs(method.config, "pretrain").items() if what == contract.PHI}
-    setup = Setup(kind, method.config, SIZE, {key: attrgetter(key)(tree) for key in own.reads}, needed)
+    slots = {**{s: (t.objective,) for s, t in method.trainings.items()}, **own.slots}
+    slot = next((slot for slot, found in slots.items() if objective in found), "pretrain")
+    wanted = own.needs(method.config, slot)
+    needed = {name: PHI if what == contract.PHI else part(tree, method, what) for name, what in wanted.items()}
+    setup = whole(tree, method, needed)
     options = options_of(kind, method, objective, choice)
     torch.manual_seed(0)
     model = registry.built(setup)
@@ -103,7 +117,8 @@ def feed():
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8)
     faces = coarse.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2)
-    return Feed(faces, faces[..., 0], SIZE, WARP, 5, CPU, True)
+    masked = {"masks": faces[..., 1], "masked": list(contract.MASKS)}
+    return Feed(faces, faces[..., 0], SIZE, WARP, 5, CPU, True, shown=True, **masked)
 
 
 def gradients(player, shares):

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("repository")
 @pytest.fixture
 def repository(toy, tree, monkeypatch):
     """The toy pipeline, finished, in a DVC repository that knows nothing of it yet."""
-    monkeypatch.setattr(records, "version", lambda stage: yaml.safe_load(records.VERSIONS.read_text())[stage])
+    monkeypatch.setattr(records, "version", lambda stage: yaml.safe_load(records.VERSIONS.read_text())[stage.name])
     records.VERSIONS.write_text("dear: 1\n")
     Repo.init(no_scm=True).close()
     meddle.clear()

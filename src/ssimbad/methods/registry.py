@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ssimbad.errors import UserError
-from ssimbad.methods.contract import INPUTS, SHARED, START, Method, Part, Setup
+from ssimbad.methods.contract import INPUTS, MASKS, SHARED, START, Method, Part, Setup
 from ssimbad.params.base import SLOTS, TAKEN, Colour, Sampler, Size, Solver, Strict, slot_order
 from ssimbad.samplers.counts import NONE, Calls
 
@@ -101,6 +101,10 @@ def _fault(method: Any) -> str | None:
     }
     if wrong := [name for name, right in forms.items() if not right]:
         return f"wrong form of {', '.join(wrong)}"
+    pairs = {"reference": "sketch", **MASKS}  # no setting shows the one without the other
+    for one, other in pairs.items():
+        if one in method.inputs and other not in method.inputs:
+            return f"it takes {one} and no {other}; take both, or none"
     unfit = [slot for slot in method.slots if not re.fullmatch("[a-z][a-z0-9_]*", slot) or slot in TAKEN]
     return f"slots of other names than stages and keys have: {', '.join(unfit)}" if unfit else None
 

@@ -135,6 +135,8 @@ def _require_published(name: str, path: Path) -> None:
 def _table(entries: dict[str, measure.Entry]) -> str:
     rows = []
     for metric in registry.metrics():
+        if metric.id not in entries:  # optional, of what two folders cannot have
+            continue
         entry = entries[metric.id]
         ends = [metric.shown(entry[key]) for key in ("ci_low", "ci_high")]
         interval = "" if entry["ci_low"] is None else f"[{', '.join(ends)}]"

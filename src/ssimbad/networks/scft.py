@@ -108,7 +108,7 @@ class StopGradient(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         own, other = (t.flatten(2).transpose(1, 2) for t in (x, y))
-        with torch.autocast(x.device.type, enabled=False), torch.no_grad():
+        with uncast(x), torch.no_grad():
             weights = (own.float() @ other.float().transpose(1, 2)).softmax(dim=-1)
             weights = F.normalize(weights, p=1, dim=1)
         values = F.leaky_relu(self.value(other), SLOPE)

@@ -288,8 +288,8 @@ class Params(Strict):
             raise ValueError(f"schedule.size: {self.schedule.size} does not divide data.native_size")
         shared = {"network": self.network, "noise": self.noise, "schedule.saturation": self.schedule.saturation}
         for name, method in self.methods.items():
-            registry.check(name, method, self.data.size, shared, self._borrowed(method))
             self._check_block(name, method)
+            registry.check(name, method, self.data.size, shared, self._borrowed(method))
             for slot, train in method.trainings.items():
                 self._check_training(f"methods.{name}.{slot}", train)
                 self._check_sources(name, slot)

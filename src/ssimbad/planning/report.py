@@ -94,7 +94,7 @@ def _tried(what: str, lacking: list[str], count: Callable[[], T]) -> T | None:
 
 def _reference(p: Params) -> Reference:
     train = Train(objective="denoising", images=1, batch=1, learning_rate=1.0, warmup_images=0)
-    block = Method(kind="edm", label="", pretrain=train.model_dump())
+    block = Method(kind="edm", label="reference", pretrain=train.model_dump())
     alone = p.model_copy(update={"methods": {"reference": block}})
     work = flops.training(alone, "reference", "pretrain")
     return Reference(work.train, flops.colouring(alone, "reference", _ONCE, "pretrain"), work.parameters)
