@@ -173,10 +173,10 @@ def line_gradient(images: Tensor, sketch: Tensor, guidance: Guidance) -> Tensor:
     that a weight means the same at every size. Works where gradients are switched off, as in all colouring."""
     import torch
 
+    from ssimbad.networks.precision import uncast
     from ssimbad.pairing import lines
 
-    exact = torch.autocast(images.device.type, enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), exact:
+    with torch.inference_mode(False), torch.enable_grad(), uncast(images):
         image = images.detach().clone().float().requires_grad_()  # what inference mode has made knows no gradient
         found = lines.ink(image, guidance.sigma, guidance, guidance.enlarge)
         loss = lines.LOSSES[guidance.loss](found, (1 - sketch.clone().float()) / 2)

@@ -235,7 +235,7 @@ def perceptual_and_style(coloured: list[Tensor], target: list[Tensor]) -> dict[s
 
 def gram(features: Tensor) -> Tensor:
     """(B, C, H, W) → (B, C, C) inner products of the channels / (C·H·W), float32."""
-    from ssimbad.networks.scft import uncast
+    from ssimbad.networks.precision import uncast
 
     _, c, h, w = features.shape
     flat = features.float().flatten(2)

@@ -7,11 +7,12 @@ like the public re-implementation in SGA.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ssimbad.networks.precision import uncast
 
 SLOPE = 0.2
 """Of the LeakyReLUs."""
@@ -57,12 +58,6 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(self.first(x))
-
-
-def uncast(x: Tensor) -> AbstractContextManager:
-    """In it, what is float32 stays so under autocast; tensors without data (device meta) know no autocast."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 class Transfer(nn.Module):

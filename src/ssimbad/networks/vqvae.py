@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssimbad.networks.precision import uncast
+
 
 class Residual(nn.Module):
     """x plus conv 1×1 of ReLU of conv 3×3, both without bias; begins as the identity."""
@@ -62,7 +64,7 @@ class Codebook(nn.Module):
         """
         flat = latents.float().permute(0, 2, 3, 1)
         codes = self.codes
-        with torch.autocast(latents.device.type, enabled=False):  # neighbours lie closer than bfloat16 can tell
+        with uncast(latents):  # neighbours lie closer than bfloat16 can tell
             distance = codes.square().sum(dim=1) - 2 * flat @ codes.T  # but for |z|², the same for all codes
         chosen = distance.argmin(dim=-1)
         nearest = codes[chosen]
