@@ -38,7 +38,7 @@ ROWS = {
 }
 ONE_CALL = {"scft", "scft-sga", "regression", "regression-compute", "latent-cold-oneshot"}
 RESTORED = {("latent-cold-grey", "pretrain")}
-SAMPLED = {row for row in ROWS - DDPM if row[0] not in ONE_CALL and not row[0].startswith("latent-cold")}
+SAMPLED = {row for row in ROWS - FREE if row[0] not in ONE_CALL and not row[0].startswith("latent-cold")}
 """By a sampler of x = y + sigma·n, from noise."""
 INVERTED = {("coloring-assistant", "finetune"), ("coloring-assistant-inversion", "pretrain")}
 """They start from the reference's inversion, a call for each step but one, and from no noise."""
@@ -98,7 +98,7 @@ def test_missing_terms_of_scft_are_in_the_record_and_under_the_table(house):
     text = (house / "reports/tables/main.md").read_text()
     assert "| SCFT (a) (b) | reproduced" in text
     assert f"- (b) {made['remarks'][0]}" in text
-    assert "equal numbers of images: 16 in pretraining, 16 more in finetuning" in text
+    assert "different numbers of images: besides pretraining and finetuning, latent-cold 16 in encoder" in text
 
 
 def test_what_trainings_say_of_themselves_has_a_table(house):
@@ -134,7 +134,7 @@ def test_curves_tell_of_both_players(house):
 
 def test_refinement_starts_from_the_rows_own_pretraining(house):
     p = params.parse(yaml.safe_dump(tree()))
-    starts = {i.wildcards["method"]: i.inputs["start"] for i in table.instances(p) if i.stage.name == "finetune"}
+    starts = {i.wildcards["method"]: i.inputs.get("start") for i in table.instances(p) if i.stage.name == "finetune"}
     assert starts["animediffusion-trajectory"] == "models/animediffusion/pretrain/seed-0.safetensors"
     assert starts["edm"] == "models/edm/pretrain/seed-0.safetensors"
 
@@ -262,7 +262,9 @@ def test_the_compute_table_has_every_row_and_the_work_of_its_chain(house):
 def test_cost_names_parameters_and_calls_of_every_row(house):
     measured = [json.loads(path.read_text()) for path in (house / "work/cost").glob("*.json")]
     calls = {(m["method"], m["nfe"]) for m in measured if m["phase"] == "colorize"}
-    assert calls == {(method, 1 if method in ONE_CALL else 3 if (method, s) in INVERTED else 2) for method, s in ROWS}
+    own = dict.fromkeys(ROWS, 2) | dict.fromkeys(INVERTED, 3) | {row: 1 for row in ROWS if row[0] in ONE_CALL}
+    own |= {row: 4 for row in ROWS if row[0].startswith("split-attention")}  # each guided by a second call
+    assert calls == {(method, count) for (method, _), count in own.items()}
     assert all(m["parameters"] > 1000 for m in measured)
 
 
