@@ -72,10 +72,9 @@ class Guidance(Strict):
         return self
 
 
-class Guided(Strict):
-    """How rows are coloured that colour by a sampler: `ColourOptions` of their kinds."""
+class Scaled(Strict):
+    """Classifier-free guidance (Ho & Salimans 2022)."""
 
-    guidance: Guidance | None = Field(default=None, description="by the lines of the given sketch; null: none")
     guidance_scale: Scale = Field(
         default=1.0, description="of classifier-free guidance by the reference; each scale other than 1 costs a call"
     )
@@ -87,11 +86,17 @@ class Guided(Strict):
         return 1 + len(_scaled(self))
 
 
+class Guided(Scaled):
+    """How rows are coloured that colour by a sampler: `ColourOptions` of their kinds."""
+
+    guidance: Guidance | None = Field(default=None, description="by the lines of the given sketch; null: none")
+
+
 _DROPS = {"reference": ("guidance_scale", "drop"), "sketch": ("sketch_guidance_scale", "drop_sketch")}
 """By the condition: the scale of its guidance, and the share of training images that miss it."""
 
 
-def _scaled(options: Guided) -> dict[str, float]:
+def _scaled(options: Scaled) -> dict[str, float]:
     """The conditions by which an image is guided, and their scales."""
     scales = {name: getattr(options, scale) for name, (scale, _) in _DROPS.items()}
     return {name: scale for name, scale in scales.items() if scale != 1}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -61,10 +61,7 @@ class SplitNoise(Strict):
     drop: Fraction = Field(default=0.1, description="share of images without a reference")
 
 
-Scale = Annotated[float, Field(ge=0)]
-
-
-class Options(Strict):
+class Options(chain.Scaled):
     """How one set of weights colours."""
 
     mode: Literal["vanilla", "bg2fig", "fig2fig"] = Field(
@@ -75,10 +72,6 @@ class Options(Strict):
     reference_threshold: Fraction = Field(default=0.5, description="of the reference's mask: background is below")
     terms: bool = Field(default=True, description="false: split, but without the low-rank terms (an ablation)")
     recovery: bool = Field(default=True, description="false: background tokens as they are (an ablation)")
-    guidance_scale: Scale = Field(
-        default=1.0, description="of classifier-free guidance by the reference; each scale other than 1 costs a call"
-    )
-    sketch_guidance_scale: Scale = Field(default=1.0, description="the same by the sketch")
 
     @model_validator(mode="after")
     def _of_its_mode(self) -> Options:
@@ -87,11 +80,6 @@ class Options(Strict):
         if self.mode == "bg2fig" and not self.recovery:
             raise ValueError("recovery: bg2fig has none; leave it out, or choose fig2fig")
         return self
-
-    @property
-    def calls(self) -> int:
-        """Network calls for each call of the sampler."""
-        return 1 + (self.guidance_scale != 1) + (self.sketch_guidance_scale != 1)
 
 
 def build(setup: Setup) -> nn.Module:
