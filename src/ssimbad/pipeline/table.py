@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ssimbad.methods import registry
-from ssimbad.methods.contract import MASKS, PHI
 from ssimbad.pairing import settings
-from ssimbad.params.methods import needs
 from ssimbad.params.tree import Params
-from ssimbad.pipeline import paths, rows
+from ssimbad.pipeline import inputs, paths, rows
+from ssimbad.pipeline.inputs import Files
 from ssimbad.pipeline.paths import Wildcards
-
-Files = dict[str, str | list[str]]
 
 COMMAND = "ssimbad stage"
 
@@ -80,129 +77,21 @@ class Instance:
         return [p for v in self.inputs.values() for p in ([v] if isinstance(v, str) else v)]
 
 
-def _embedded(p: Params, files: Files) -> Files:
-    return files if p.data.source == "embedded" else {}
-
-
-def _feature_weights(p: Params) -> dict[str, str]:
-    return {n: paths.feature_file(n) for n in ("inception", "alexnet")} if p.weights.enabled else {}
-
-
-def _labels(p: Params) -> list[str]:
-    return [f"methods.{name}.label" for name in p.methods]
-
-
-def _rows(p: Params) -> list[str]:
-    """What tables say of their rows."""
-    return [f"methods.{name}.{key}" for name in p.methods for key in ("label", "weights", "colour")]
-
-
-def _training_inputs(p: Params, w: Wildcards, slot: str) -> Files:
-    method, train = p.methods[w["method"]], p.methods[w["method"]].trainings[slot]
-    takes = registry.get(method.kind).inputs
-    splits = ["train", *(["val"] if train.validation else [])]
-    files: Files = {split: f"data/faces/{split}.npy" for split in splits} | {"manifest": paths.MANIFEST}
-    if "sketch" in takes:
-        files |= {f"{split}_sketches": f"data/sketches/{split}.npy" for split in splits}
-    if MASKS.keys() & set(takes):
-        files |= {f"{split}_masks": f"data/masks/{split}.npy" for split in splits}
-    for name, what in needs(p.methods, w["method"], slot).items():
-        if what == PHI:
-            files["phi_star"] = paths.PHI_STAR
-        else:
-            files[name] = paths.model(what, w["seed"])
-            files |= {} if name == "start" else {f"{name}_made": paths.model(what, w["seed"], "json")}
-    if p.weights.enabled and (features := registry.features(train)):
-        files[features] = paths.feature_file(features)
-    parts = _parts(p, f"{w['method']}/{slot}", w["seed"]).get("parts", [])
-    nested = [file for file in parts if file not in files.values()]
-    return files | ({"parts": nested} if nested else {})
-
-
-def _training_params(p: Params, w: Wildcards, slot: str) -> tuple[str, ...]:
-    """What a training reads: of its own block, of what all trainings share, and of what its kind says that it reads."""
-    method, kind = f"methods.{w['method']}", registry.get(p.methods[w["method"]].kind)
-    references = ("references",) if "reference" in kind.inputs else ("references.seed",)
-    return (
-        "data.size", "training", *references, *kind.reads,
-        f"{method}.kind", f"{method}.config", f"{method}.{slot}",
-    )  # fmt: skip
-
-
 def _training(slot: str) -> Stage:
     """The stage that trains one slot of every method that has it."""
     return Stage(
         name=slot,
         run="ssimbad.training.stage:run",
         each=lambda p: [{"method": w["method"], "seed": w["seed"]} for w in rows.trained(p, slot)],
-        inputs=lambda p, w: _training_inputs(p, w, slot),
+        inputs=lambda p, w: inputs.training_inputs(p, w, slot),
         outputs=lambda p, w: {
             name: paths.made({**w, "stage": slot}, ending)
             for name, ending in (("weights", "safetensors"), ("made", "json"), ("curve", "csv"))
         },
-        params=lambda p, w: _training_params(p, w, slot),
+        params=lambda p, w: inputs.training_params(p, w, slot),
         expensive=True,
         batch=lambda p, w: p.methods[w["method"]].trainings[slot].batch,
     )
-
-
-def _colouring_params(w: Wildcards) -> tuple[str, ...]:
-    return ("colorize", "data.size", "training.precision", "training.channels_last", rows.how(w))
-
-
-def _restored(p: Params, w: Wildcards) -> Files:
-    """The faces themselves, for a row that degrades and restores them."""
-    return {"faces": "data/faces/test.npy"} if "face" in rows.kind(p, w).inputs else {}
-
-
-def _shown(p: Params, w: Wildcards) -> Files:
-    """What a row is given in the setting of an archive."""
-    takes, setting = rows.takes(p, w), settings.ARCHIVES[w["setting"]]
-    files: Files = {"sketches": "data/sketches/test.npy"} if "sketch" in takes else {}
-    if "reference" in takes and setting.reference:
-        files["references"] = f"data/references/{setting.reference}.npy"
-    if "mask" in takes:
-        files["masks"] = "data/masks/test.npy"
-    if "reference_mask" in takes and setting.reference:
-        files["reference_masks"] = f"data/masks/{setting.reference}.npy"
-    return files
-
-
-def _seen(p: Params, w: Wildcards) -> Files:
-    """The pictures among what a row is given."""
-    return {name: file for name, file in _shown(p, w).items() if name in ("sketches", "references")}
-
-
-def _judged_by(p: Params, w: Wildcards) -> Files:
-    """What the answers of a setting are judged against."""
-    return {"test": "data/faces/test.npy"} | (
-        {"true": paths.TRUE} if settings.SETTINGS[w["setting"]].target == "true" else {}
-    )
-
-
-def _evaluations(p: Params, chosen: list[Wildcards] | None = None) -> Files:
-    found = rows.judged_rows(p, chosen)
-    return {"summaries": [paths.metrics(w, "json") for w in found], "images": [paths.metrics(w, "csv") for w in found]}
-
-
-def _parts(p: Params, training: str, seed: int) -> Files:
-    """Finished parts that a model is put together with, where it has any."""
-    found = [paths.model(part, seed) for part in rows.parts(p, training)]
-    return {"parts": found} if found else {}
-
-
-def _weights(p: Params, w: Wildcards) -> Files:
-    """With what a row colours."""
-    files: Files = {"weights": paths.weights(p, w), "made": paths.weights(p, w, "json")}
-    return files | _parts(p, paths.owner(p, w), w["seed"])
-
-
-def _sampled_inputs(p: Params, w: Wildcards) -> Files:
-    """Of the stages that colour the test set in other ways than the row does."""
-    return {
-        **_weights(p, w), **_shown(p, {**w, "setting": "same"}),
-        "test": "data/faces/test.npy", "manifest": paths.MANIFEST,
-    }  # fmt: skip
 
 
 STAGES: tuple[Stage, ...] = (
@@ -219,7 +108,7 @@ STAGES: tuple[Stage, ...] = (
         run="ssimbad.features.stage:run",
         each=lambda p: [{}] if p.weights.enabled else [],
         inputs=lambda p, w: {},
-        outputs=lambda p, w: _feature_weights(p) | {n: paths.feature_file(n) for n in rows.loss_features(p)},
+        outputs=lambda p, w: inputs.feature_weights(p) | {n: paths.feature_file(n) for n in rows.loss_features(p)},
         params=lambda p, w: ("weights",),
         fetched=True,
     ),
@@ -254,14 +143,14 @@ STAGES: tuple[Stage, ...] = (
         inputs=lambda p, w: {
             "test": "data/faces/test.npy",
             "manifest": paths.MANIFEST,
-            **_embedded(p, {"answers": paths.ANSWERS}),
+            **inputs.embedded(p, {"answers": paths.ANSWERS}),
         },
         outputs=lambda p, w: {
             "same": "data/references/same.npy",
             "cross": "data/references/cross.npy",
             "other": "data/references/other.npy",
             "pairing": "data/references/pairing.csv",
-            **_embedded(p, {"true": paths.TRUE}),
+            **inputs.embedded(p, {"true": paths.TRUE}),
         },
         params=lambda p, w: ("references", "data.native_size", "data.source", "data.max_pixels"),
     ),
@@ -310,13 +199,13 @@ STAGES: tuple[Stage, ...] = (
         run="ssimbad.colorize.stage:run",
         each=rows.coloured_rows,
         inputs=lambda p, w: {
-            **_weights(p, w),
-            **_shown(p, w),
-            **_restored(p, w),
+            **inputs.weights(p, w),
+            **inputs.shown(p, w),
+            **inputs.restored(p, w),
             "manifest": paths.MANIFEST,
         },
         outputs=lambda p, w: {"images": paths.coloured(w)},
-        params=lambda p, w: _colouring_params(w),
+        params=lambda p, w: inputs.colouring_params(w),
         expensive=True,
     ),
     Stage(
@@ -325,11 +214,11 @@ STAGES: tuple[Stage, ...] = (
         each=rows.judged_rows,
         inputs=lambda p, w: {
             "images": paths.coloured(w),
-            **_judged_by(p, w),
+            **inputs.judged_by(p, w),
             "manifest": paths.MANIFEST,
-            **(_seen(p, w) if settings.SETTINGS[w["setting"]].sets else {}),
-            **_embedded(p, {"true_masks": "data/masks/test.npy"} if rows.masked(p) else {}),
-            **_feature_weights(p),
+            **(inputs.seen(p, w) if settings.SETTINGS[w["setting"]].sets else {}),
+            **inputs.embedded(p, {"true_masks": "data/masks/test.npy"} if rows.masked(p) else {}),
+            **inputs.feature_weights(p),
         },
         outputs=lambda p, w: {"images": paths.metrics(w, "csv"), "summary": paths.metrics(w, "json")},
         params=lambda p, w: ("evaluation", "data.size", "sketches", "weights.enabled"),
@@ -344,8 +233,8 @@ STAGES: tuple[Stage, ...] = (
             "same": "data/references/same.npy",
             "cross": "data/references/cross.npy",
             "sketches": "data/sketches/test.npy",
-            **_embedded(p, {"true": paths.TRUE}),
-            **_feature_weights(p),
+            **inputs.embedded(p, {"true": paths.TRUE}),
+            **inputs.feature_weights(p),
         },
         outputs=lambda p, w: {"summary": "reports/metrics/baselines.json"},
         params=lambda p, w: ("evaluation", "data.size", "sketches"),
@@ -354,7 +243,7 @@ STAGES: tuple[Stage, ...] = (
         name="tables",
         run="ssimbad.reporting.tables:run",
         inputs=lambda p, w: {
-            **_evaluations(p),
+            **inputs.evaluations(p),
             "baselines": "reports/metrics/baselines.json",
             "r2": "reports/tables/r2.csv",
             "made": [paths.made(t, "json") for t in rows.trained(p)],
@@ -364,7 +253,7 @@ STAGES: tuple[Stage, ...] = (
             "r2_md": "reports/tables/r2.md",
             "r2_tex": "reports/tables/r2.tex",
         },
-        params=lambda p, w: ("evaluation", "preset", "seeds", "schedule.confidence", *_rows(p)),
+        params=lambda p, w: ("evaluation", "preset", "seeds", "schedule.confidence", *inputs.said_of_rows(p)),
     ),
     Stage(
         name="measures",
@@ -372,7 +261,7 @@ STAGES: tuple[Stage, ...] = (
         each=lambda p: [{}] if rows.measured(p) else [],
         inputs=lambda p, w: {"made": [paths.made(t, "json") for t in rows.measured(p)]},
         outputs=lambda p, w: paths.table("measures"),
-        params=lambda p, w: ("data.size", "data.val", "preset", "evaluation.confidence", *_labels(p)),
+        params=lambda p, w: ("data.size", "data.val", "preset", "evaluation.confidence", *inputs.labels(p)),
     ),
     Stage(
         name="figures",
@@ -382,20 +271,20 @@ STAGES: tuple[Stage, ...] = (
             "sketches": "data/sketches/test.npy",
             "same": "data/references/same.npy",
             "cross": "data/references/cross.npy",
-            **_embedded(p, {"true": paths.TRUE}),
+            **inputs.embedded(p, {"true": paths.TRUE}),
             "manifest": paths.MANIFEST,
             "pairing": "data/references/pairing.csv",
             "images": [paths.coloured(w) for w in rows.coloured_rows(p) if w["setting"] in settings.PICTURED],
             "curves": [paths.made(t, "csv") for t in rows.trained(p)],
         },
         outputs=lambda p, w: paths.figure(*(f"qualitative_{s}" for s in rows.pictured(p)), "training_curves"),
-        params=lambda p, w: ("report.grid_images", "data.size", "data.source", "preset", *_labels(p)),
+        params=lambda p, w: ("report.grid_images", "data.size", "data.source", "preset", *inputs.labels(p)),
     ),
     Stage(
         name="ladder",
         run="ssimbad.reporting.ladder:run",
         each=lambda p: [{}] if p.report.ladder else [],
-        inputs=lambda p, w: _evaluations(p, rows.rungs(p)),
+        inputs=lambda p, w: inputs.evaluations(p, rows.rungs(p)),
         outputs=lambda p, w: paths.table("ladder"),
         params=lambda p, w: (
             "evaluation", "preset", "report.ladder",
@@ -405,7 +294,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="compute",
         run="ssimbad.reporting.compute:run",
-        inputs=lambda p, w: _evaluations(p),
+        inputs=lambda p, w: inputs.evaluations(p),
         outputs=lambda p, w: paths.table("compute"),
         params=lambda p, w: (
             "evaluation.confidence", "preset", "methods", "network", "noise", "schedule.saturation", "data.size",
@@ -418,13 +307,13 @@ STAGES: tuple[Stage, ...] = (
         each=lambda p: [{}] if p.report.chain_steps else [],
         inputs=lambda p, w: {"compute": "reports/tables/compute.csv"},
         outputs=lambda p, w: paths.figure("chain_steps"),
-        params=lambda p, w: ("report.chain_steps", "preset", "data.size", *_labels(p)),
+        params=lambda p, w: ("report.chain_steps", "preset", "data.size", *inputs.labels(p)),
     ),
     Stage(
         name="nfe",
         run="ssimbad.colorize.nfe:run",
         each=lambda p: rows.curves(p) if p.report.nfe else [],
-        inputs=_sampled_inputs,
+        inputs=inputs.sampled_inputs,
         outputs=lambda p, w: {"values": paths.nfe_values(w)},
         params=lambda p, w: (
             "colorize", "data.size", "training.precision", "training.channels_last", f"{rows.how(w)}.options",
@@ -438,16 +327,16 @@ STAGES: tuple[Stage, ...] = (
         each=lambda p: [{}] if p.report.nfe and rows.curves(p) else [],
         inputs=lambda p, w: {"values": [paths.nfe_values(t) for t in rows.curves(p)]},
         outputs=lambda p, w: {**paths.table("nfe"), **paths.figure("nfe")},
-        params=lambda p, w: ("report.nfe", "data.size", "preset", *_labels(p)),
+        params=lambda p, w: ("report.nfe", "data.size", "preset", *inputs.labels(p)),
     ),
     Stage(
         name="spread",
         run="ssimbad.colorize.spread:run",
         each=lambda p: rows.swept(p) if p.report.spread else [],
-        inputs=lambda p, w: {**_sampled_inputs(p, w), "images": paths.coloured({**w, "setting": "same"})},
+        inputs=lambda p, w: {**inputs.sampled_inputs(p, w), "images": paths.coloured({**w, "setting": "same"})},
         outputs=lambda p, w: {"values": paths.spread_values(w)},
         params=lambda p, w: (
-            *_colouring_params(w), "evaluation", "report.spread",
+            *inputs.colouring_params(w), "evaluation", "report.spread",
         ),
         expensive=True,
     ),
@@ -457,7 +346,7 @@ STAGES: tuple[Stage, ...] = (
         each=lambda p: [{}] if p.report.spread and rows.swept(p) else [],
         inputs=lambda p, w: {"values": [paths.spread_values(t) for t in rows.swept(p)]},
         outputs=lambda p, w: paths.table("spread"),
-        params=lambda p, w: ("evaluation", "report.spread", "data.size", "preset", *_labels(p)),
+        params=lambda p, w: ("evaluation", "report.spread", "data.size", "preset", *inputs.labels(p)),
     ),
     Stage(
         name="reverse",
@@ -487,7 +376,7 @@ STAGES: tuple[Stage, ...] = (
                                                             "trajectories_posterior", "recover_whole",
                                                             "recover_matched"))),
         },
-        params=lambda p, w: ("report.reverse", "data.size", "preset", *_labels(p)),
+        params=lambda p, w: ("report.reverse", "data.size", "preset", *inputs.labels(p)),
     ),
 )  # fmt: skip
 

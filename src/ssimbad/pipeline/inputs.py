@@ -1,0 +1,121 @@
+"""What instances of stages read: files and parameters, as far as methods and settings decide which."""
+
+from __future__ import annotations
+
+from ssimbad.methods import registry
+from ssimbad.methods.contract import MASKS, PHI
+from ssimbad.pairing import settings
+from ssimbad.params.methods import needs
+from ssimbad.params.tree import Params
+from ssimbad.pipeline import paths, rows
+from ssimbad.pipeline.paths import Wildcards
+
+Files = dict[str, str | list[str]]
+
+
+def embedded(p: Params, files: Files) -> Files:
+    return files if p.data.source == "embedded" else {}
+
+
+def feature_weights(p: Params) -> dict[str, str]:
+    return {n: paths.feature_file(n) for n in ("inception", "alexnet")} if p.weights.enabled else {}
+
+
+def labels(p: Params) -> list[str]:
+    return [f"methods.{name}.label" for name in p.methods]
+
+
+def said_of_rows(p: Params) -> list[str]:
+    """What tables say of their rows."""
+    return [f"methods.{name}.{key}" for name in p.methods for key in ("label", "weights", "colour")]
+
+
+def training_inputs(p: Params, w: Wildcards, slot: str) -> Files:
+    method, train = p.methods[w["method"]], p.methods[w["method"]].trainings[slot]
+    takes = registry.get(method.kind).inputs
+    splits = ["train", *(["val"] if train.validation else [])]
+    files: Files = {split: f"data/faces/{split}.npy" for split in splits} | {"manifest": paths.MANIFEST}
+    if "sketch" in takes:
+        files |= {f"{split}_sketches": f"data/sketches/{split}.npy" for split in splits}
+    if MASKS.keys() & set(takes):
+        files |= {f"{split}_masks": f"data/masks/{split}.npy" for split in splits}
+    for name, what in needs(p.methods, w["method"], slot).items():
+        if what == PHI:
+            files["phi_star"] = paths.PHI_STAR
+        else:
+            files[name] = paths.model(what, w["seed"])
+            files |= {} if name == "start" else {f"{name}_made": paths.model(what, w["seed"], "json")}
+    if p.weights.enabled and (features := registry.features(train)):
+        files[features] = paths.feature_file(features)
+    found = parts(p, f"{w['method']}/{slot}", w["seed"]).get("parts", [])
+    nested = [file for file in found if file not in files.values()]
+    return files | ({"parts": nested} if nested else {})
+
+
+def training_params(p: Params, w: Wildcards, slot: str) -> tuple[str, ...]:
+    """What a training reads: of its own block, of what all trainings share, and of what its kind says that it reads."""
+    method, kind = f"methods.{w['method']}", registry.get(p.methods[w["method"]].kind)
+    references = ("references",) if "reference" in kind.inputs else ("references.seed",)
+    return (
+        "data.size", "training", *references, *kind.reads,
+        f"{method}.kind", f"{method}.config", f"{method}.{slot}",
+    )  # fmt: skip
+
+
+def colouring_params(w: Wildcards) -> tuple[str, ...]:
+    return ("colorize", "data.size", "training.precision", "training.channels_last", rows.how(w))
+
+
+def restored(p: Params, w: Wildcards) -> Files:
+    """The faces themselves, for a row that degrades and restores them."""
+    return {"faces": "data/faces/test.npy"} if "face" in rows.kind(p, w).inputs else {}
+
+
+def shown(p: Params, w: Wildcards) -> Files:
+    """What a row is given in the setting of an archive."""
+    takes, setting = rows.takes(p, w), settings.ARCHIVES[w["setting"]]
+    files: Files = {"sketches": "data/sketches/test.npy"} if "sketch" in takes else {}
+    if "reference" in takes and setting.reference:
+        files["references"] = f"data/references/{setting.reference}.npy"
+    if "mask" in takes:
+        files["masks"] = "data/masks/test.npy"
+    if "reference_mask" in takes and setting.reference:
+        files["reference_masks"] = f"data/masks/{setting.reference}.npy"
+    return files
+
+
+def seen(p: Params, w: Wildcards) -> Files:
+    """The pictures among what a row is given."""
+    return {name: file for name, file in shown(p, w).items() if name in ("sketches", "references")}
+
+
+def judged_by(p: Params, w: Wildcards) -> Files:
+    """What the answers of a setting are judged against."""
+    return {"test": "data/faces/test.npy"} | (
+        {"true": paths.TRUE} if settings.SETTINGS[w["setting"]].target == "true" else {}
+    )
+
+
+def evaluations(p: Params, chosen: list[Wildcards] | None = None) -> Files:
+    found = rows.judged_rows(p, chosen)
+    return {"summaries": [paths.metrics(w, "json") for w in found], "images": [paths.metrics(w, "csv") for w in found]}
+
+
+def parts(p: Params, training: str, seed: int) -> Files:
+    """Finished parts that a model is put together with, where it has any."""
+    found = [paths.model(part, seed) for part in rows.parts(p, training)]
+    return {"parts": found} if found else {}
+
+
+def weights(p: Params, w: Wildcards) -> Files:
+    """With what a row colours."""
+    files: Files = {"weights": paths.weights(p, w), "made": paths.weights(p, w, "json")}
+    return files | parts(p, paths.owner(p, w), w["seed"])
+
+
+def sampled_inputs(p: Params, w: Wildcards) -> Files:
+    """Of the stages that colour the test set in other ways than the row does."""
+    return {
+        **weights(p, w), **shown(p, {**w, "setting": "same"}),
+        "test": "data/faces/test.npy", "manifest": paths.MANIFEST,
+    }  # fmt: skip
