@@ -43,6 +43,8 @@ def bring(monkeypatch):
     own, loaded, brought = registry.places(), registry._loaded, {}
     monkeypatch.setattr(registry, "places", lambda: own | {kind: kind for kind in brought})
     monkeypatch.setattr(registry, "_loaded", lambda module: brought.get(module) or loaded(module))
+    for known in (registry.usable, registry.slots):  # so that no other test meets these methods, nor these others'
+        monkeypatch.setattr(registry, known.__name__, known.__wrapped__)
     return lambda **methods: brought.update(methods)
 
 

@@ -93,12 +93,37 @@ def test_a_slot_may_have_the_name_of_whatever_the_block_has_inside(stranger, slo
     assert slot not in p.methods["ssimbad"].trainings
 
 
-@pytest.mark.parametrize("wrong", [lambda config, slot: None, lambda config, slot: 5, lambda config, slot: 1 / 0])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *[
+            lambda config, slot: None,
+            lambda config, slot: 5,
+            lambda config, slot: 1 / 0,
+            lambda config, slot: sys.exit(4),
+        ],
+        *[
+            lambda config, slot: {"start": "pretrain"},
+            lambda config, slot: {"a.b": "phi"},
+            lambda config, slot: {"a": 1},
+        ],
+    ],
+)
 def test_needs_that_cannot_be_told_are_one_line(stranger, wrong):
     stranger(but(needs=wrong))
     tree = miniature()
     tree["methods"]["own"] = tree["methods"]["regression"] | {"kind": "stranger", "label": "own"}
     with pytest.raises(UserError, match=r"^kind stranger: its `needs` fails"):
+        params.parse(yaml.safe_dump(tree))
+
+
+@pytest.mark.parametrize("what", ["fits", "suits"])
+@pytest.mark.parametrize("wrong", [lambda *_: 1 / 0, lambda *_: sys.exit(4), lambda: None])
+def test_checks_that_fail_themselves_are_one_line(stranger, what, wrong):
+    stranger(but(**{what: wrong}))
+    tree = miniature()
+    tree["methods"]["own"] = tree["methods"]["regression"] | {"kind": "stranger", "label": "own"}
+    with pytest.raises(UserError, match=rf"^kind stranger: its `{what}` fails"):
         params.parse(yaml.safe_dump(tree))
 
 

@@ -155,14 +155,27 @@ def needs(kind: str, config: Any, slot: str) -> dict[str, str]:
     Raises:
         UserError: the method cannot tell.
     """
+    found = _ask(kind, "needs", config, slot)
+    if not _maps(found, lambda what: isinstance(what, str)) or not all(map(_is_part, found)):
+        raise _fails(kind, "needs", f"names of parts and trainings expected, not {found!r}")
+    return dict(found)
+
+
+def _is_part(name: str) -> bool:
+    return name.isidentifier() and name != "start"
+
+
+def _ask(kind: str, what: str, *given: Any, mistakes: tuple[type[Exception], ...] = ()) -> Any:
+    """What a method's function says, which may be a stranger's; `mistakes`: errors by which it tells of the user's."""
     try:
-        return {str(name): str(what) for name, what in get(kind).needs(config, slot).items()}
-    except Exception as error:
-        raise _fails(kind, "needs", error) from None
+        return getattr(get(kind), what)(*given)
+    except mistakes:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _fails(kind, what, f"{type(error).__name__}: {error}") from None
 
 
-def _fails(kind: str, what: str, error: Exception) -> UserError:
-    said = f"{type(error).__name__}: {error}"
+def _fails(kind: str, what: str, said: str) -> UserError:
     return UserError(f"kind {kind}: its `{what}` fails ({said}); mend or uninstall the package that brings it")
 
 
@@ -242,14 +255,12 @@ def check(name: str, block: Block, size: int, shared: Mapping[str, Any], borrowe
     Raises:
         ValueError: naming the wrong key.
     """
-    method, config = get(block.kind), borrowed if block.weights else block.config
+    config = borrowed if block.weights else block.config
     if block.weights is None:
         try:
-            method.fits(block.config, size, shared)
+            _ask(block.kind, "fits", block.config, size, shared, mistakes=(ValueError,))
         except ValueError as error:
             raise ValueError(f"methods.{name}.{error}") from None
-        except Exception as error:
-            raise _fails(block.kind, "fits", error) from None
     for stage, row in block.colour.items():
         check_colour(f"methods.{name}.colour.{stage}", block.kind, row, config)
     for slot, train in block.trainings.items():
@@ -289,7 +300,7 @@ def check_colour(key: str, kind: str, colour: Colour, config: Any = None) -> Non
         raise ValueError(f"{key}.samples: kind {kind} has one answer, not samples from noise; remove it")
     if config is not None:
         try:
-            method.suits(config, colour.options)
+            _ask(kind, "suits", config, colour.options, mistakes=(ValueError,))
         except ValueError as error:
             raise ValueError(f"{key}.options.{error}") from None
 
@@ -332,7 +343,11 @@ def colour_of(kind: str, config: Any, train: Train) -> Colour:
         return train.validation.colour
     sampler: Sampler | None = getattr(train.options, "sampler", None)
     method = get(kind)
-    return Colour(sampler=sampler, options=method.ColourOptions()) if sampler else method.default_colour(config)
+    if sampler:
+        return Colour(sampler=sampler, options=method.ColourOptions())
+    if not isinstance(colour := _ask(kind, "default_colour", config), Colour):
+        raise _fails(kind, "default_colour", f"no Colour but {colour!r}")
+    return colour
 
 
 def built(setup: Setup) -> nn.Module:
