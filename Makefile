@@ -14,7 +14,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,11 @@ ddpm-figures: install ## what a DDPM of faces draws by all 1000 steps, on its wa
 	$(call active,demo-ddpm)
 	snakemake --cores $(CORES) all
 	cat reports/tables/reverse.md
+
+scenes: install ## split attention by its modes and without its parts, on faces before busy backgrounds
+	$(call active,demo-scenes)
+	snakemake --cores $(CORES) all
+	cat reports/tables/differences.md
 
 chain-steps: install ## refinement through chains of 1 to 16 steps at equal training compute, three seeds
 	$(call active,demo-chain-steps)

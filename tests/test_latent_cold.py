@@ -337,7 +337,7 @@ def test_a_restoring_row_starts_from_its_degraded_face_and_sees_nothing_else(nam
 
 def test_who_is_given_the_face_is_judged_in_no_setting_where_it_is_the_answer():
     def judged(*inputs):
-        return [setting.name for setting in settings.judged(inputs, answers=True)]
+        return [setting.name for setting in settings.judged(inputs, has={"answers"})]
 
     assert judged("face") == judged("sketch", "face") == judged("sketch", "reference", "face") == ["restored"]
     assert "restored" not in judged("sketch", "reference") and judged() == ["free"]

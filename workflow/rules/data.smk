@@ -8,6 +8,7 @@ if EMBEDDED:
             "data/raw/embedded.zip",
             "data/raw/embedded.json",
             "data/raw/cross_true.zip",
+            [paths.LANDSCAPES] if rows.scenes(P) else [],
             "records/raw.json",
             touch(".state/raw.ok"),
         log:
@@ -85,12 +86,14 @@ rule references:
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
         only(EMBEDDED, "data/raw/cross_true.zip"),
+        only(rows.scenes(P), paths.LANDSCAPES),
     output:
         "data/references/same.npy",
         "data/references/cross.npy",
         "data/references/other.npy",
         "data/references/pairing.csv",
         ["data/references/cross_true.npy"] if EMBEDDED else [],
+        ["data/references/scene.npy"] if rows.scenes(P) else [],
         "records/references.json",
         touch(".state/references.ok"),
     log:
@@ -125,6 +128,7 @@ if rows.masked(P):
             "data/masks/same.npy",
             "data/masks/cross.npy",
             "data/masks/other.npy",
+            ["data/masks/scene.npy"] if rows.scenes(P) else [],
             "records/masks.json",
             touch(".state/masks.ok"),
         log:

@@ -55,47 +55,21 @@ rule figures:
         ancient("data/references/same.npy"),
         ancient("data/references/cross.npy"),
         only(EMBEDDED, "data/references/cross_true.npy"),
+        only(rows.scenes(P), "data/references/scene.npy"),
         ancient("data/faces/manifest.csv"),
         ancient("data/references/pairing.csv"),
         of("figures", "images"),
         of("figures", "curves"),
     output:
-        report(
-            "reports/figures/qualitative_same.png",
-            category="Pictures",
-            caption="../report/qualitative.rst",
-        ),
-        "reports/figures/qualitative_same.pdf",
-        report(
-            "reports/figures/qualitative_cross.png",
-            category="Pictures",
-            caption="../report/qualitative.rst",
-        ),
-        "reports/figures/qualitative_cross.pdf",
-        (
-            [
-                report(
-                    "reports/figures/qualitative_free.png",
-                    category="Pictures",
-                    caption="../report/qualitative.rst",
-                ),
-                "reports/figures/qualitative_free.pdf",
-            ]
-            if "free" in rows.pictured(P)
-            else []
-        ),
-        (
-            [
-                report(
-                    "reports/figures/qualitative_restored.png",
-                    category="Pictures",
-                    caption="../report/qualitative.rst",
-                ),
-                "reports/figures/qualitative_restored.pdf",
-            ]
-            if "restored" in rows.pictured(P)
-            else []
-        ),
+        [
+            report(
+                f"reports/figures/qualitative_{setting}.png",
+                category="Pictures",
+                caption="../report/qualitative.rst",
+            )
+            for setting in rows.pictured(P)
+        ],
+        [f"reports/figures/qualitative_{setting}.pdf" for setting in rows.pictured(P)],
         report(
             "reports/figures/training_curves.png",
             category="Training",
@@ -116,6 +90,36 @@ rule figures:
         "figures: pictures and curves"
     shell:
         "ssimbad stage figures 2>&1 | tee {log}"
+
+
+rule modes:
+    input:
+        upstream("modes"),
+        ancient("data/faces/test.npy"),
+        ancient("data/sketches/test.npy"),
+        rest("modes", "test", "sketches", "manifest"),
+        ancient("data/faces/manifest.csv"),
+    output:
+        report(
+            "reports/figures/modes.png",
+            category="Pictures",
+            caption="../report/modes.rst",
+        ),
+        "reports/figures/modes.pdf",
+        "records/modes.json",
+        touch(".state/modes.ok"),
+    log:
+        "logs/modes.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "modes: one set of weights, every mode, every kind of reference"
+    shell:
+        "ssimbad stage modes 2>&1 | tee {log}"
 
 
 rule ladder:

@@ -65,13 +65,7 @@ rule baselines:
         ancient("data/faces/test.npy"),
         ancient("data/faces/train.npy"),
         ancient("data/faces/manifest.csv"),
-        ancient("data/references/same.npy"),
-        ancient("data/references/cross.npy"),
-        ancient("data/sketches/test.npy"),
-        only(EMBEDDED, "data/references/cross_true.npy"),
-        only(
-            P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"
-        ),
+        rest("baselines", "test", "train", "manifest"),
     output:
         "reports/metrics/baselines.json",
         "records/baselines.json",

@@ -2,7 +2,8 @@
 
 The artwork is by Lisa Wischofsky, CC BY 4.0. A face is a shape (which hair, eyes, mouth ...) times a
 palette (palettes.py). The two are drawn from independent streams, so no colour can be guessed from a shape.
-Outlines are black and fills flat, as in cel animation.
+Outlines are black and fills flat, as in cel animation. Before scenes (scenes.py) the shape has the scene's geometry
+too, and the palette its colours.
 """
 
 import io
@@ -20,13 +21,16 @@ from PIL import Image
 
 from ssimbad.artifacts import png_bytes
 from ssimbad.errors import UserError
-from ssimbad.faces.palettes import all_colours, draw_palette
+from ssimbad.faces import scenes
+from ssimbad.faces.palettes import all_colours, draw_palette, with_scene
 from ssimbad.seeding import derive
 
 Shape = dict[str, str | None]
 Palette = dict[str, str]
 
 PARTS = ("hair", "eyes", "eyebrows", "mouth", "details", "earrings", "glasses")
+SCENE = "scene"
+"""Of a shape before a scene: its geometry."""
 
 # Left out, because a face without hair or with shut or pinched eyes (iris under 10 of 128² pixels) hides a
 # colour of its palette.
@@ -50,11 +54,11 @@ def face_ids(count: int) -> list[str]:
     return [f"face-{number:05d}" for number in range(1, count + 1)]
 
 
-def draw_faces(ids: list[str], style: str, seed: int) -> dict[str, tuple[Shape, Palette]]:
+def draw_faces(ids: list[str], style: str, seed: int, background: str = "flat") -> dict[str, tuple[Shape, Palette]]:
     """A shape and a palette per id; no two ids share a shape, nor a palette.
 
     A draw that an earlier id already has is drawn again; the first n faces are the same whatever the number
-    asked.
+    asked, and before whatever `background` ("flat", "scene").
 
     Raises:
         UserError: more faces are asked than half of the shapes there are.
@@ -74,26 +78,51 @@ def draw_faces(ids: list[str], style: str, seed: int) -> dict[str, tuple[Shape, 
         palette = next(p for p in _palettes(seed, id_) if tuple(p.values()) not in palettes)
         shapes.add(tuple(shape.values()))
         palettes.add(tuple(palette.values()))
-        faces[id_] = (shape, palette)
+        faces[id_] = (shape, palette) if background == "flat" else _before_a_scene(shape, palette, seed, id_)
     return faces
+
+
+def _before_a_scene(shape: Shape, palette: Palette, seed: int, id_: str) -> tuple[Shape, Palette]:
+    colours = with_scene(palette, np.random.default_rng(derive(seed, "scene colours", id_)))
+    return {**shape, SCENE: scenes.draw_geometry(np.random.default_rng(derive(seed, "scene", id_)))}, colours
 
 
 def render(style: str, shape: Shape, palette: Palette, size: int) -> bytes:
     """One opaque square PNG of `size` pixels; the same bytes on every call."""
-    return _drawn(style, shape, all_colours(palette), size)
+    if SCENE not in shape:
+        return _drawn(style, shape, all_colours(palette), size)
+    behind, figure = _pixels(render_landscape(shape, palette, size)), _pixels(_figure(style, shape, palette, size))
+    opacity = figure[..., 3:].astype(np.uint32)
+    mixed = (opacity * figure[..., :3] + (255 - opacity) * behind[..., :3] + 127) // 255
+    return png_bytes(mixed.astype(np.uint8))
+
+
+def render_landscape(shape: Shape, palette: Palette, size: int) -> bytes:
+    """The scene of `render` without the figure, of a face before a scene."""
+    return scenes.render(shape[SCENE], palette, size)
 
 
 def render_mask(style: str, shape: Shape, palette: Palette, size: int) -> bytes:
     """The figure of `render` as a grey PNG, 255 = figure: what is opaque when no background is drawn."""
-    colours = {name: colour for name, colour in all_colours(palette).items() if name != "background"}
-    with Image.open(io.BytesIO(_drawn(style, shape, colours, size))) as image:
-        return png_bytes(np.asarray(image.convert("RGBA"))[..., 3])
+    return png_bytes(_pixels(_figure(style, shape, palette, size))[..., 3])
+
+
+def _figure(style: str, shape: Shape, palette: Palette, size: int) -> bytes:
+    """On nothing."""
+    colours = {name: colour for name, colour in all_colours(palette).items() if name not in scenes.COLOURS}
+    return _drawn(style, shape, colours, size)
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    """(S, S, 4) uint8."""
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGBA"))
 
 
 def _drawn(style: str, shape: Shape, colours: Mapping[str, str], size: int) -> bytes:
     """Without a colour of that name there is no background."""
     options: dict[str, Any] = {"size": size}
-    for part, variant in shape.items():
+    for part, variant in ((part, shape[part]) for part in PARTS):
         options[f"{part}Probability"] = 0 if variant is None else 100
         options[f"{part}Variant"] = [] if variant is None else [variant]
     options["backgroundColor"] = []

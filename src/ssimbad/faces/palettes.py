@@ -36,6 +36,8 @@ _RANGES = {
     "hair": ((0.0, 1.0), (0.4, 0.75), (0.35, 0.9)),
     "skin": ((0.02, 0.12), (0.45, 0.88), (0.3, 0.8)),
     "eyes": ((0.0, 1.0), (0.4, 0.75), (0.4, 1.0)),
+    "far": ((0.0, 1.0), (0.4, 0.8), (0.3, 0.9)),
+    "near": ((0.0, 1.0), (0.4, 0.8), (0.3, 0.9)),
 }
 _LUMA = (0.299, 0.587, 0.114)
 _LEAST_LUMA = 0.3
@@ -51,8 +53,22 @@ def draw_palette(rng: np.random.Generator) -> dict[str, str]:
     """
     while True:
         colours = [_draw_colour(rng, name) for name in FREE]
-        if min(math.dist(a, b) for a, b in itertools.combinations(colours, 2)) >= _LEAST_DISTANCE:
+        if _apart(colours):
             return {name: _hex(colour) for name, colour in zip(FREE, colours, strict=True)}
+
+
+def with_scene(palette: dict[str, str], rng: np.random.Generator) -> dict[str, str]:
+    """The palette and two colours of a scene, `far` and `near`: these and the background are as far apart as those of a
+    palette."""
+    backdrop = tuple(value / 255 for value in bytes.fromhex(palette["background"][1:]))
+    while True:
+        far, near = (_draw_colour(rng, name) for name in ("far", "near"))
+        if _apart([backdrop, far, near]):
+            return {**palette, "far": _hex(far), "near": _hex(near)}
+
+
+def _apart(colours: list[tuple[float, ...]]) -> bool:
+    return min(math.dist(a, b) for a, b in itertools.combinations(colours, 2)) >= _LEAST_DISTANCE
 
 
 def all_colours(palette: dict[str, str]) -> dict[str, str]:

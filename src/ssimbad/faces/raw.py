@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ssimbad import artifacts
-from ssimbad.faces.embedded import Palette, Shape, credit, draw_faces, face_ids, render
+from ssimbad.faces.embedded import Palette, Shape, credit, draw_faces, face_ids, render, render_landscape
 from ssimbad.faces.splits import split_ids
 from ssimbad.params.view import View
 from ssimbad.runtime.job import Job
@@ -18,9 +18,9 @@ _Drawing = tuple[str, Shape, Palette, int]
 def run(params: View, inputs: dict, outputs: dict[str, Path], job: Job) -> None:
     """Write the rendered faces, their shapes and palettes, and the cross answers.
 
-    outputs: `zip` (`<id>.png`, and CREDITS.txt for the artwork), `shapes` ({id: {"shape", "palette"}}) and
+    outputs: `zip` (`<id>.png`, and CREDITS.txt for the artwork), `shapes` ({id: {"shape", "palette"}}),
     `answers` (`<sketch id>__<reference id>.png`: the shape of the sketch's face in the palette of the
-    reference's).
+    reference's) and, of faces before scenes, `landscapes` (`<id>.png` of test faces: the scene alone).
 
     Raises:
         UserError: `data.train` is null, or more faces are asked than there are shapes.
@@ -29,7 +29,7 @@ def run(params: View, inputs: dict, outputs: dict[str, Path], job: Job) -> None:
 
     data, style, size = params.data, params.embedded.style, params.embedded.size
     ids = face_ids(data.train + data.val + data.test)
-    faces = draw_faces(ids, style, params.embedded.seed)
+    faces = draw_faces(ids, style, params.embedded.seed, params.embedded.background)
     tests = split_ids(ids, data.train, data.val, data.test, data.seed)["test"]
     pairs = list(derangement(tests, params.references.seed).items())
 
@@ -40,6 +40,9 @@ def run(params: View, inputs: dict, outputs: dict[str, Path], job: Job) -> None:
         artifacts.write_zip(outputs["zip"], _credited(first, style))
         second = ((f"{sketch}__{reference}.png", next(pngs)) for sketch, reference in pairs)
         artifacts.write_zip(outputs["answers"], second)
+    if "landscapes" in outputs:
+        alone = ((f"{id_}.png", render_landscape(*faces[id_], size)) for id_ in tests)
+        artifacts.write_zip(outputs["landscapes"], alone)
     artifacts.write_json(outputs["shapes"], {i: {"shape": s, "palette": p} for i, (s, p) in faces.items()})
     job.say(f"raw: {len(ids)} faces -> {outputs['zip']}; {len(pairs)} cross answers -> {outputs['answers']}")
 

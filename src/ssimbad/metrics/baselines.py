@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from ssimbad.metrics import measure, registry
 from ssimbad.metrics.contract import Given
 from ssimbad.metrics.evaluate import lines
 from ssimbad.metrics.test_set import at_size
+from ssimbad.pairing import resize
+from ssimbad.pairing.settings import SETTINGS, Setting
 from ssimbad.runtime.job import Job
 
 CHUNK = 256
@@ -27,8 +29,9 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     `ground_truth`: the sketch's own face, the target of the published protocol. `true_answer` (embedded data, cross):
     the sketch's shape in the reference's colours. What would compare an image with itself is a dash.
 
-    Inputs: test, same, cross, train, sketches (.npy), true (.npy, embedded data only), manifest (.csv), and inception,
-    alexnet where enabled. Output: summary, {n, size, rows: {row: {setting: {metric: …}}}}.
+    Inputs: test, same, cross, train, sketches (.npy), true (.npy, embedded data only), scene (.npy, before scenes
+    only), true_masks (.npy, where there are any), manifest (.csv), and inception, alexnet where enabled.
+    Output: summary, {n, size, rows: {row: {setting: {metric: …}}}}.
 
     Raises:
         UserError: an array does not hold one image per test id.
@@ -36,16 +39,18 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     ids = manifest.ids(inputs["manifest"], "test")
     size = params.data.size
     networks, absent = measure.load_networks(inputs, job.threads)
-    images = {name: at_size(inputs[name], size, ids) for name in ("test", "same", "cross", "true") if name in inputs}
+    names = [name for name in ("test", "same", "cross", "true", "scene") if name in inputs]
+    images = {name: at_size(inputs[name], size, ids) for name in names}
+    masks = resize.area(manifest.images(inputs["true_masks"], ids), size) if "true_masks" in inputs else None
     color = mean_color(artifacts.read_array(inputs["train"]))
     images["mean_color"] = np.broadcast_to(color, (len(ids), size, size, 3)).copy()
     drawn = lines(inputs["sketches"], ids, params.sketches)
     rows: dict[str, dict[str, Any]] = {}
-    for row, setting, answers, reference in _answers("true" in inputs):
-        chosen, given = registry.metrics(), {"lines": drawn, "references": images[reference]}
-        target, none = "test", dict(absent)
-        if setting == "cross-true":  # as the stage evaluate measures there
-            chosen, target = [metric for metric in chosen if "targets" in metric.needs], "true"
+    for row, setting, answers in _answers(names):
+        reference, target, none = setting.reference, setting.target, dict(absent)
+        given = {"lines": drawn, "references": images[reference], "masks": masks}
+        # as the stage evaluate measures there
+        chosen = [metric for metric in registry.metrics() if setting.sets or "targets" in metric.needs]
         if answers == target:
             none |= {"targets": ITSELF, "faces": "the faces themselves"}
         else:
@@ -54,20 +59,21 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
             given["references"] = None
             none["references"] = "the reference itself"
         found = Given(images[answers], **given, networks=networks, absent=none, seed=params.evaluation.seed)
-        rows.setdefault(row, {})[setting] = measure.every(chosen, found, params.evaluation)[1]
+        rows.setdefault(row, {})[setting.name] = measure.every(chosen, found, params.evaluation)[1]
     artifacts.write_json(outputs["summary"], {"n": len(ids), "size": size, "rows": rows})
     job.say(f"baselines: {len(ids)} images as {len(rows)} rows -> {outputs['summary']}")
 
 
-def _answers(true: bool) -> Iterator[tuple[str, str, str, str]]:
-    """(row, setting, answers, references shown). `true`: whether there are true answers."""
-    for setting, shown in (("same", "same"), ("cross", "cross"), *((("cross-true", "cross"),) if true else ())):
-        yield "reference", setting, shown, shown
-        yield "mean_color", setting, "mean_color", shown
-    yield "ground_truth", "same", "test", "same"
-    yield "ground_truth", "cross", "test", "cross"
-    if true:
-        yield "true_answer", "cross", "true", "cross"
+def _answers(stored: Collection[str]) -> Iterator[tuple[str, Setting, str]]:
+    """(row, setting, answers) of what is stored, in settings that show a reference and have a target."""
+    for setting in SETTINGS.values():
+        if setting.listed and setting.reference in stored and setting.target in stored:
+            yield "reference", setting, setting.reference
+            yield "mean_color", setting, "mean_color"
+    yield "ground_truth", SETTINGS["same"], "test"
+    yield "ground_truth", SETTINGS["cross"], "test"
+    if "true" in stored:
+        yield "true_answer", SETTINGS["cross"], "true"
 
 
 def mean_color(images: np.ndarray) -> np.ndarray:

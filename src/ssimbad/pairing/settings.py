@@ -5,7 +5,7 @@ Everything that depends on a setting reads this table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -33,9 +33,10 @@ class Setting:
     """Whether the main tables have it; the others are controls."""
 
     @property
-    def answers(self) -> bool:
-        """Whether it needs the true answers, which only rendered faces have."""
-        return self.target == "true"
+    def asks(self) -> set[str]:
+        """What the data must have: true `answers`, as only rendered faces have; `scenes` behind the faces."""
+        needs = {"answers": self.target == "true", "scenes": self.reference == "scene"}
+        return {what for what, needed in needs.items() if needed}
 
 
 _ALL = (
@@ -55,32 +56,35 @@ _ALL = (
         "somebody else's reference against the true answer of the right one",
         "other", "other", "true", False, ("sketch", "reference"), without=("face",), listed=False,
     ),
+    Setting(
+        "scene",
+        "the other's landscape without a figure as reference, against the sketch's shape in the other's colours",
+        "scene", "scene", "true", False, ("sketch", "reference"), without=("face",),
+    ),
     Setting("free", "without a sketch: faces of its own", "free", None, None, True, without=("sketch", "face")),
     Setting("restored", "the face itself, restored from a degraded copy", "restored", None, "test", True, ("face",)),
 )  # fmt: skip
 SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _ALL}
 LISTED: dict[str, str] = {setting.name: setting.words for setting in _ALL if setting.listed}
 """Of the main tables, with their words."""
-PICTURED = ("same", "cross", "free", "restored")
+PICTURED = ("same", "cross", "scene", "free", "restored")
 """Archives that are shown as grids of pictures."""
 ARCHIVES: dict[str, Setting] = {setting.archive: setting for setting in reversed(_ALL)}
 """By the name of the archive, one of the settings that share it."""
 
 
-def judged(inputs: Sequence[str], answers: bool) -> list[Setting]:
-    """Settings in which a method with these inputs is judged; `answers`: whether there are true ones."""
+def judged(inputs: Sequence[str], has: Collection[str]) -> list[Setting]:
+    """Settings in which a method with these inputs is judged, on data that have this (`Setting.asks`)."""
     return [
         setting
         for setting in _ALL
-        if set(setting.takes) <= set(inputs)
-        and not set(setting.without) & set(inputs)
-        and (answers or not setting.answers)
+        if set(setting.takes) <= set(inputs) and not set(setting.without) & set(inputs) and setting.asks <= set(has)
     ]
 
 
-def coloured(inputs: Sequence[str], answers: bool) -> list[str]:
+def coloured(inputs: Sequence[str], has: Collection[str]) -> list[str]:
     """Archives that have to be made for `judged`, each once."""
-    return list(dict.fromkeys(setting.archive for setting in judged(inputs, answers)))
+    return list(dict.fromkeys(setting.archive for setting in judged(inputs, has)))
 
 
 def order(names: Iterable[str]) -> list[str]:

@@ -28,7 +28,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     inputs: `train`, `val`, `test` ((N, S, S, 3) uint8 .npy), `manifest`, `pairing` (CSV: id, cross, other), `shapes`
     of embedded faces, or the source `raw` of others.
     outputs: `train`, `val`, `test` and, of the test references, `same`, `cross`, `other`: (N, S, S) uint8 .npy, 255 =
-    figure, in the order of the manifest. Those of references are warped as the references are.
+    figure, in the order of the manifest. Those of references are warped as the references are. Before scenes also
+    `scene`, of landscapes: no figure anywhere.
 
     Raises:
         UserError: the manifest does not belong to the arrays, or a given mask cannot be read.
@@ -54,6 +55,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     with inputs["pairing"].open(newline="", encoding="utf-8") as file:
         pairs = {row["id"]: row for row in csv.DictReader(file)}
     place = {id_: i for i, id_ in enumerate(ids)}
+    if "scene" in outputs:
+        artifacts.write_array(outputs["scene"], np.zeros_like(same))
     for whose in ("cross", "other"):
         artifacts.write_array(outputs[whose], same[[place[pairs[id_][whose]] for id_ in ids]])
     job.say(f"masks: of {len(ids)} test faces and the others -> {outputs['test'].parent}")

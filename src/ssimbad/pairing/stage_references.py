@@ -22,11 +22,12 @@ _CHUNK = 64  # faces warped between two updates of the progress bar
 def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """The warped references of the test set and the cross pairing.
 
-    inputs: `test` ((N, S, S, 3) uint8 .npy), `manifest`, and for embedded faces `answers` (zip of
-    `<sketch id>__<reference id>.png`).
+    inputs: `test` ((N, S, S, 3) uint8 .npy), `manifest`, for embedded faces `answers` (zip of
+    `<sketch id>__<reference id>.png`), and of those before scenes `landscapes` (zip of `<id>.png`).
     outputs: `same`, `cross`, `other` ((N, S, S, 3) uint8 .npy: the warped face itself, its cross partner's
-    and somebody else's), `pairing` (CSV: id, cross, other) and for embedded faces `true` ((N, S, S, 3) uint8
-    .npy: the sketch's shape in the cross partner's colours).
+    and somebody else's), `pairing` (CSV: id, cross, other), for embedded faces `true` ((N, S, S, 3) uint8
+    .npy: the sketch's shape in the cross partner's colours) and before scenes `scene` (the cross partner's landscape
+    without its figure, warped as that face).
 
     Raises:
         UserError: the manifest does not belong to the faces, they are fewer than three, or an answer is
@@ -37,15 +38,19 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     faces = manifest.images(inputs["test"], ids)
     cross = references.derangement(ids, seed)
     other = references.second(ids, seed, cross)
-    same = _warped(faces, tps.draw(seed, ids, params.references), job)
+    warps = tps.draw(seed, ids, params.references)
+    same = _warped(faces, warps, job)
     place = {id_: i for i, id_ in enumerate(ids)}
     artifacts.write_array(outputs["same"], same)
     artifacts.write_array(outputs["cross"], same[[place[cross[i]] for i in ids]])
     artifacts.write_array(outputs["other"], same[[place[other[i]] for i in ids]])
     artifacts.write_csv(outputs["pairing"], ("id", "cross", "other"), [(i, cross[i], other[i]) for i in ids])
     if "true" in outputs:
-        answers = _answers(inputs["answers"], [f"{i}__{cross[i]}.png" for i in ids], params)
+        answers = _members(inputs["answers"], [f"{i}__{cross[i]}.png" for i in ids], params)
         artifacts.write_array(outputs["true"], answers)
+    if "scene" in outputs:
+        scenes = _warped(_members(inputs["landscapes"], [f"{i}.png" for i in ids], params), warps, job)
+        artifacts.write_array(outputs["scene"], scenes[[place[cross[i]] for i in ids]])
     job.say(f"references: {len(ids)} warped and paired -> {outputs['same'].parent}")
 
 
@@ -64,7 +69,7 @@ def _warped(faces: np.ndarray, warps: tps.Warp, job: Job) -> np.ndarray:
     return same
 
 
-def _answers(path: Path, names: list[str], params: View) -> np.ndarray:
+def _members(path: Path, names: list[str], params: View) -> np.ndarray:
     """(N, S, S, 3) uint8 of the named members, read as the faces are."""
     try:
         with zipfile.ZipFile(path) as archive:

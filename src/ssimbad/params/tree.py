@@ -66,6 +66,9 @@ class Embedded(Strict):
     style: Literal["adventurer"] = Field(description="DiceBear style")
     size: Annotated[int, Field(ge=32, le=1024)] = Field(description="side of the rendered PNG, pixels")
     seed: int = Field(description="of shapes and palettes")
+    background: Literal["flat", "scene"] = Field(
+        default="flat", description="scene: patterns and landscapes; these are references too, in the setting scene"
+    )
 
 
 class Sketches(Strict):
@@ -239,6 +242,13 @@ class Reverse(Strict):
         return max(1, round(start * self.steps))
 
 
+class Modes(Strict):
+    """Pictures of one set of weights in all rows that colour with it, by every kind of reference."""
+
+    weights: TrainingName = Field(description="training, `<method>/<stage>`")
+    images: Positive = Field(description="the first so many test faces, of each kind of reference")
+
+
 class Report(Strict):
     """Tables and figures."""
 
@@ -251,6 +261,7 @@ class Report(Strict):
     )
     nfe: Nfe | None = Field(default=None, description="of the figure quality against network calls; null: no figure")
     spread: Spread | None = Field(default=None, description="of the table of spread between seeds of noise; null: none")
+    modes: Modes | None = Field(default=None, description="of the pictures of weights in all their modes; null: none")
     reverse: Reverse | None = Field(default=None, description="of the pictures of a DDPM given nothing; null: none")
 
 
@@ -299,6 +310,8 @@ class Params(Strict):
         self._check_ladder()
         self._check_chain_steps()
         self._check_reverse()
+        if self.report.modes and training(self.methods, self.report.modes.weights) is None:
+            raise ValueError(f"report.modes.weights: {self.report.modes.weights} is no training of these parameters")
         return self
 
     def _check_labels(self) -> None:

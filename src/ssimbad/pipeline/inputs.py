@@ -17,6 +17,14 @@ def embedded(p: Params, files: Files) -> Files:
     return files if p.data.source == "embedded" else {}
 
 
+def scenes(p: Params, files: Files) -> Files:
+    return files if rows.scenes(p) else {}
+
+
+def true_masks(p: Params) -> dict[str, str]:
+    return {"true_masks": "data/masks/test.npy"} if rows.masked(p) else {}
+
+
 def feature_weights(p: Params) -> dict[str, str]:
     return {n: paths.feature_file(n) for n in ("inception", "alexnet")} if p.weights.enabled else {}
 

@@ -15,6 +15,7 @@ ANSWERS = "data/raw/cross_true.zip"
 MANIFEST = "data/faces/manifest.csv"
 TRUE = "data/references/cross_true.npy"
 SHAPES = "data/raw/embedded.json"
+LANDSCAPES = "data/raw/landscapes.zip"
 PHI_STAR = "reports/schedule/phi_star.json"
 
 

@@ -55,20 +55,26 @@ def masked(p: Params) -> bool:
     return any(MASKS.keys() & set(registry.get(method.kind).inputs) for method in p.methods.values())
 
 
-def has_answers(p: Params) -> bool:
-    """Whether the true answer to a cross reference is known, as of rendered faces."""
-    return p.data.source == "embedded"
+def has(p: Params) -> set[str]:
+    """What the data have besides faces: see `Setting.asks`."""
+    embedded = p.data.source == "embedded"
+    return {what for what, there in (("answers", embedded), ("scenes", scenes(p))) if there}
+
+
+def scenes(p: Params) -> bool:
+    """Whether faces stand before scenes, which are references too."""
+    return p.data.source == "embedded" and p.embedded.background == "scene"
 
 
 def coloured_rows(p: Params) -> list[Wildcards]:
     """Every archive of answers: rows in each setting in which something else is shown."""
-    return [{**w, "setting": s} for w in listed(p) for s in settings.coloured(takes(p, w), has_answers(p))]
+    return [{**w, "setting": s} for w in listed(p) for s in settings.coloured(takes(p, w), has(p))]
 
 
 def judged_rows(p: Params, chosen: list[Wildcards] | None = None) -> list[Wildcards]:
     """Every evaluation: rows, or the chosen ones of them, in each of their settings."""
     of = listed(p) if chosen is None else chosen
-    return [{**w, "setting": s.name} for w in of for s in settings.judged(takes(p, w), has_answers(p))]
+    return [{**w, "setting": s.name} for w in of for s in settings.judged(takes(p, w), has(p))]
 
 
 def sampled(p: Params) -> list[Wildcards]:
@@ -105,7 +111,19 @@ def reversed_(p: Params) -> list[Wildcards]:
 def pictured(p: Params) -> list[str]:
     """Archives of which there is a grid of pictures: those that show a sketch always, since they show the data too."""
     made = {w["setting"] for w in coloured_rows(p)}
-    return [s for s in settings.PICTURED if s in made or settings.ARCHIVES[s].reference]
+    always = {s.archive for s in settings.SETTINGS.values() if s.reference and s.asks <= has(p)}
+    return [s for s in settings.PICTURED if s in made | always]
+
+
+def moded(p: Params) -> list[Wildcards]:
+    """Archives of the rows whose weights are shown in all their modes, by their first seed, of kinds of references."""
+    asked = p.report.modes
+    return [
+        w
+        for w in coloured_rows(p)
+        if asked and paths.owner(p, w) == asked.weights and w["seed"] == p.seeds[0]
+        if w["setting"] in settings.PICTURED and settings.ARCHIVES[w["setting"]].reference
+    ]
 
 
 def measured(p: Params) -> list[Wildcards]:

@@ -100,7 +100,10 @@ STAGES: tuple[Stage, ...] = (
         run="ssimbad.faces.raw:run",
         each=lambda p: [{}] if p.data.source == "embedded" else [],
         inputs=lambda p, w: {},
-        outputs=lambda p, w: {"zip": paths.EMBEDDED, "shapes": paths.SHAPES, "answers": paths.ANSWERS},
+        outputs=lambda p, w: {
+            "zip": paths.EMBEDDED, "shapes": paths.SHAPES, "answers": paths.ANSWERS,
+            **inputs.scenes(p, {"landscapes": paths.LANDSCAPES}),
+        },
         params=lambda p, w: ("embedded", "data.train", "data.val", "data.test", "data.seed", "references.seed"),
     ),
     Stage(
@@ -144,6 +147,7 @@ STAGES: tuple[Stage, ...] = (
             "test": "data/faces/test.npy",
             "manifest": paths.MANIFEST,
             **inputs.embedded(p, {"answers": paths.ANSWERS}),
+            **inputs.scenes(p, {"landscapes": paths.LANDSCAPES}),
         },
         outputs=lambda p, w: {
             "same": "data/references/same.npy",
@@ -151,8 +155,11 @@ STAGES: tuple[Stage, ...] = (
             "other": "data/references/other.npy",
             "pairing": "data/references/pairing.csv",
             **inputs.embedded(p, {"true": paths.TRUE}),
+            **inputs.scenes(p, {"scene": "data/references/scene.npy"}),
         },
-        params=lambda p, w: ("references", "data.native_size", "data.source", "data.max_pixels"),
+        params=lambda p, w: (
+            "references", "data.native_size", "data.source", "data.max_pixels", "embedded.background",
+        ),
     ),
     Stage(
         name="masks",
@@ -166,9 +173,11 @@ STAGES: tuple[Stage, ...] = (
         },
         outputs=lambda p, w: {
             **paths.splits("masks"), **{name: f"data/masks/{name}.npy" for name in ("same", "cross", "other")},
+            **inputs.scenes(p, {"scene": "data/masks/scene.npy"}),
         },
         params=lambda p, w: (
-            "references", "embedded.style", "embedded.size", "data.native_size", "data.source", "data.max_pixels",
+            "references", "embedded.style", "embedded.size", "embedded.background", "data.native_size", "data.source",
+            "data.max_pixels",
         ),
     ),
     Stage(
@@ -217,7 +226,7 @@ STAGES: tuple[Stage, ...] = (
             **inputs.judged_by(p, w),
             "manifest": paths.MANIFEST,
             **(inputs.seen(p, w) if settings.SETTINGS[w["setting"]].sets else {}),
-            **inputs.embedded(p, {"true_masks": "data/masks/test.npy"} if rows.masked(p) else {}),
+            **inputs.embedded(p, inputs.true_masks(p)),
             **inputs.feature_weights(p),
         },
         outputs=lambda p, w: {"images": paths.metrics(w, "csv"), "summary": paths.metrics(w, "json")},
@@ -233,7 +242,8 @@ STAGES: tuple[Stage, ...] = (
             "same": "data/references/same.npy",
             "cross": "data/references/cross.npy",
             "sketches": "data/sketches/test.npy",
-            **inputs.embedded(p, {"true": paths.TRUE}),
+            **inputs.embedded(p, {"true": paths.TRUE, **inputs.true_masks(p)}),
+            **inputs.scenes(p, {"scene": "data/references/scene.npy"}),
             **inputs.feature_weights(p),
         },
         outputs=lambda p, w: {"summary": "reports/metrics/baselines.json"},
@@ -272,6 +282,7 @@ STAGES: tuple[Stage, ...] = (
             "same": "data/references/same.npy",
             "cross": "data/references/cross.npy",
             **inputs.embedded(p, {"true": paths.TRUE}),
+            **inputs.scenes(p, {"scene": "data/references/scene.npy"}),
             "manifest": paths.MANIFEST,
             "pairing": "data/references/pairing.csv",
             "images": [paths.coloured(w) for w in rows.coloured_rows(p) if w["setting"] in settings.PICTURED],
@@ -279,6 +290,21 @@ STAGES: tuple[Stage, ...] = (
         },
         outputs=lambda p, w: paths.figure(*(f"qualitative_{s}" for s in rows.pictured(p)), "training_curves"),
         params=lambda p, w: ("report.grid_images", "data.size", "data.source", "preset", *inputs.labels(p)),
+    ),
+    Stage(
+        name="modes",
+        run="ssimbad.reporting.modes:run",
+        each=lambda p: [{}] if p.report.modes else [],
+        inputs=lambda p, w: {
+            "test": "data/faces/test.npy",
+            "sketches": "data/sketches/test.npy",
+            **{s: f"data/references/{s}.npy" for s in dict.fromkeys(w["setting"] for w in rows.moded(p))},
+            **inputs.embedded(p, {"true": paths.TRUE}),
+            "manifest": paths.MANIFEST,
+            "images": [paths.coloured(w) for w in rows.moded(p)],
+        },
+        outputs=lambda p, w: paths.figure("modes"),
+        params=lambda p, w: ("report.modes", "data.size", "preset", *inputs.labels(p)),
     ),
     Stage(
         name="ladder",

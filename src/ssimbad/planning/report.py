@@ -126,7 +126,7 @@ def _of_row(p: Params, w: Wildcards, trained: Work | None, reference: Reference,
     name, stage, seeds = w["method"], w["stage"], len(p.seeds)
     colour, row = p.methods[name].colour[stage], f"{name} {stage}"
     same = trained.parameters == reference.parameters
-    shown = len(settings.coloured(rows.takes(p, w), rows.has_answers(p)))
+    shown = len(settings.coloured(rows.takes(p, w), rows.has(p)))
     yield from _sampling(p, f"{row}: colorize", name, stage, colour, (seeds * shown, p.data.test), same, lacking)
     if p.report.nfe and w in rows.curves(p):
         asked, kind = p.report.nfe, p.methods[name].kind

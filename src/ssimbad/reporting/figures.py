@@ -23,6 +23,7 @@ from ssimbad.runtime.job import Job
 _TITLES = {
     "same": "Same reference",
     "cross": "Cross reference",
+    "scene": "Landscape as reference",
     "free": "Without a sketch",
     "restored": "The face itself, restored",
 }
@@ -32,10 +33,11 @@ Made = dict[tuple[str, str], dict[int, Path]]
 
 
 def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
-    """Draw qualitative_same and qualitative_cross, qualitative_free and qualitative_restored where there are such rows,
-    and training_curves, each PNG and PDF.
+    """Draw qualitative_same and qualitative_cross, qualitative_scene, _free and _restored where there are such
+    references or rows, and training_curves, each PNG and PDF.
 
-    Inputs: test, sketches, same, cross (.npy), true (.npy, embedded data only), manifest, pairing (.csv),
+    Inputs: test, sketches, same, cross (.npy), true (.npy, embedded data only), scene (.npy, before scenes only),
+    manifest, pairing (.csv),
     images (list of `<method>/<stage>/seed-<n>/<setting>.zip`), curves (list of
     `<method>/<stage>/seed-<n>.csv`). Parameters: report.grid_images, data.size, preset, the methods' labels.
 
@@ -52,7 +54,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
         columns = _column_names(inputs["pairing"], setting, ids)[: params.report.grid_images]
         fig = picture_grid(f"{_TITLES[setting]} ({note})", rows, columns)
         save(fig, outputs[f"qualitative_{setting}_png"], outputs[f"qualitative_{setting}_pdf"])
-    files = _files(inputs["curves"])
+    files = by_row(inputs["curves"])
     names = labels(files, params.methods)
     curves = [(names[row], [pd.read_csv(path) for path in seeds.values()]) for row, seeds in files.items()]
     fig = training_curves(f"Training ({note})", curves)
@@ -66,7 +68,7 @@ def _grid_rows(params: Any, inputs: Mapping[str, Any], setting: str, ids: list[s
     def stored(name: str) -> np.ndarray:
         return resize.area(manifest.images(inputs[name], ids)[:count], size)
 
-    made = _files([path for path in inputs["images"] if path.stem == setting])
+    made = by_row([path for path in inputs["images"] if path.stem == setting])
     names = labels(made, params.methods)
     answers = [(names[row], by_id(next(iter(seeds.values())), ids, size)[:count]) for row, seeds in made.items()]
     if ARCHIVES[setting].reference is None:
@@ -78,7 +80,7 @@ def _grid_rows(params: Any, inputs: Mapping[str, Any], setting: str, ids: list[s
     return [*rows, ("True answer", stored("true"))] if "true" in inputs else rows
 
 
-def _files(paths: list[Path]) -> Made:
+def by_row(paths: list[Path]) -> Made:
     """Files by row and seed, methods as they come, pretrain before finetune, seeds ascending."""
     made: Made = {}
     for path in paths:
@@ -92,8 +94,8 @@ def _files(paths: list[Path]) -> Made:
 
 
 def _column_names(pairing: Path, setting: str, ids: list[str]) -> list[str]:
-    """Ids above the columns; for cross the reference's id behind an arrow."""
-    if setting != "cross":
+    """Ids above the columns; the id of another's reference behind an arrow."""
+    if setting not in ("cross", "scene"):
         return ids
     partner = pd.read_csv(pairing, dtype=str).set_index("id")["cross"]
     return [f"{i} ← {partner[i]}" for i in ids]
