@@ -27,6 +27,9 @@ def main() -> None:
     memory = torch.channels_last if p.training.channels_last else torch.contiguous_format
     for row in rows.listed(p):
         method, stage, seed = row["method"], row["stage"], row["seed"]
+        summary = Path(paths.metrics({**row, "setting": "same"}, "json"))
+        if not summary.is_file():  # not judged with a reference
+            continue
         made = json.loads(Path(paths.weights(p, row, "json")).read_text())
         setup, colour = registry.setup_from(made["setup"]), p.methods[method].colour[stage]
         key = json.dumps([made["setup"], colour.model_dump(mode="json")])
@@ -36,8 +39,7 @@ def main() -> None:
             load.fill(fresh, setup)
             known[key] = faces.psnr(fresh, setup.kind, colour)
         untrained = known[key]
-        summary = json.loads(Path(f"reports/metrics/{method}/{stage}/seed-{seed}/same.json").read_text())
-        found = summary["metrics"]["psnr"]["value"]
+        found = json.loads(summary.read_text())["metrics"]["psnr"]["value"]
         lines.append((method, stage, seed, untrained, found, found - untrained))
     print(
         tabulate(lines, ["method", "stage", "seed", "untrained", "trained", "gain"], floatfmt=".2f", tablefmt="github")

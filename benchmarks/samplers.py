@@ -28,6 +28,9 @@ class TestFaces:
     def __init__(self, p: Params) -> None:
         self._p, self._ids = p, manifest.ids(Path("data/faces/manifest.csv"), "test")
         self._given = {"sketch": self._stored("sketches/test.npy"), "reference": self._stored("references/same.npy")}
+        if Path("data/masks").is_dir():
+            masks = {"mask": "masks/test.npy", "reference_mask": "masks/same.npy"}
+            self._given |= {name: (self._stored(file) + 1) / 2 for name, file in masks.items()}
         self._targets = resize.area(manifest.images(Path("data/faces/test.npy"), self._ids), p.data.size)
 
     def _stored(self, name: str) -> Tensor:
