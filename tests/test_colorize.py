@@ -139,6 +139,45 @@ def test_the_stage_writes_the_same_archive_on_any_number_of_devices_and_cores(ho
     assert cost["devices"] == 2
 
 
+def test_a_colouring_that_was_stopped_goes_on_with_what_it_saved(house, weights, monkeypatch, capsys):
+    monkeypatch.setattr("ssimbad.colorize.stage._PART", 2)
+    output = house / "outputs/ssimbad/pretrain/seed-0/same.zip"
+    tree = yaml.safe_load((house / "params.yaml").read_text())
+    tree["colorize"]["chunk"] = 2
+    write_params(house, tree)
+    [whole] = computed(house, weights, monkeypatch, "colorize", output, (("cpu", "1"),))
+    p = parameters.load()
+    instance = runner.find(p, "colorize", {"method": "ssimbad", "stage": "pretrain", "seed": "0", "setting": "same"})
+    scratch = next((house / f"work/{instance.name}").glob("*/kept")).parent
+    assert not list(scratch.glob("state-*"))  # done with
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    seen, colorize = [], edm.colorize
+
+    def stopped(model, given, *rest):
+        seen.append(len(given.sketch))
+        if len(seen) == 3:
+            raise Stopped
+        return colorize(model, given, *rest)
+
+    for path in [output, *(scratch / "kept").iterdir()]:
+        path.unlink()
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("ssimbad.colorize.chunks.bound", lambda method, model: partial(stopped, model))
+        runner.run(p, instance)
+    saved = sorted(scratch.glob("state-*.zip"))
+    assert [path.name for path in saved] == ["state-000000000000.zip", "state-000000000002.zip"]
+    assert not output.exists()
+    saved[0].write_bytes(saved[0].read_bytes()[:-40])  # cut short: coloured again
+    runner.run(p, instance)
+    assert output.read_bytes() == whole
+    assert "2 images of" in capsys.readouterr().out and not list(scratch.glob("state-*"))
+    cost = artifacts.read_json(next((house / "work/cost").glob("*.json")))
+    assert cost["images"] == 4
+
+
 def test_the_ways_to_colour_are_measured_alike_by_any_number_of_cores(house, weights, monkeypatch):
     output = "reports/nfe/ssimbad/pretrain/seed-0.csv"
     tree = yaml.safe_load((house / "params.yaml").read_text())

@@ -60,6 +60,10 @@ class Stored:
         """(len(rows), 1 or 3, size, size) float32 in [-1, 1], of masks in [0, 1]."""
         return self._convert(resize.area(self._images[rows], self._size))
 
+    def part(self, start: int, stop: int) -> Stored:
+        """Those of [start, stop)."""
+        return Stored(self._images[start:stop], self._size, self._convert)
+
 
 def mean_image(samples: Sequence[np.ndarray]) -> np.ndarray:
     """(N, H, W, 3) uint8: the mean of the samples, taken in float64 and rounded once, so that every metric takes it.

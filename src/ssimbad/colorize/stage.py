@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-
-import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load
@@ -24,10 +23,15 @@ _STORED = {
     "mask": "masks", "reference_mask": "reference_masks",
 }  # fmt: skip
 """Which input of a stage holds what a method is given."""
+_PART = 1024
+"""Images after which a part is saved, from which a stage that was stopped goes on."""
 
 
 def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
-    """Colour the test set in one reference setting, chunks of ids spread over the devices of the job or its cores."""
+    """Colour the test set in one reference setting, chunks of ids spread over the devices of the job or its cores.
+
+    What was coloured before the stage was stopped is taken over, part by part, from the job's scratch.
+    """
     places = devices.visible()
     loaded = {
         device: load.trained(inputs["weights"], device, params.training.channels_last)
@@ -38,21 +42,26 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         (chunks.bound(first.method, loaded[device].model), device) for device in devices.workers(places, job.threads)
     ]
     colour = params.methods[job.method].colour[job.of]
-    ids = manifest.ids(inputs["manifest"], "test")
-    started = time.perf_counter()
-    with job.progress(len(ids), "images") as bar:
+    ids, chunk = manifest.ids(inputs["manifest"], "test"), params.colorize.chunk
+    shown = given(inputs, ids, params.data.size)
+
+    def paint(start: int, stop: int) -> Iterator[tuple[str, bytes]]:
         pieces = chunks.pieces(
-            artists, given(inputs, ids, params.data.size), ids, colour,
-            chunk=params.colorize.chunk, seed=params.colorize.seed,
+            artists, {name: images.part(start, stop) for name, images in shown.items()}, ids[start:stop], colour,
+            chunk=chunk, seed=params.colorize.seed,
             precision=params.training.precision, channels_last=params.training.channels_last,
         )  # fmt: skip
-        artifacts.write_zip(outputs["images"], _pngs(pieces, bar.update))
+        for names, images in pieces:
+            yield from ((f"{name}.png", artifacts.png_bytes(image)) for name, image in zip(names, images, strict=True))
+
+    started, parts = time.perf_counter(), _Parts(job, ids, chunk * -(-_PART // chunk))
+    artifacts.write_zip(outputs["images"], parts.members(paint))
     seconds = time.perf_counter() - started
     job.note_cost(
         phase="colorize",
-        images=len(ids),
+        images=parts.painted,
         seconds=seconds,
-        seconds_per_image=seconds / len(ids),
+        seconds_per_image=seconds / parts.painted,
         nfe=registry.nfe(first.setup.kind, colour),
         parameters=first.parameters,
         device=devices.name(places[0]),
@@ -72,9 +81,44 @@ def given(inputs: Mapping[str, Path], ids: list[str], size: int) -> dict[str, ch
     }
 
 
-def _pngs(
-    pieces: Iterable[tuple[Sequence[str], np.ndarray]], progress: Callable[[int], object]
-) -> Iterator[tuple[str, bytes]]:
-    for names, images in pieces:
-        yield from ((f"{name}.png", artifacts.png_bytes(image)) for name, image in zip(names, images, strict=True))
-        progress(len(names))
+class _Parts:
+    """The test set in parts of so many images; all but the last are saved once they are coloured."""
+
+    def __init__(self, job: Job, ids: list[str], size: int) -> None:
+        self._job, self._ids, self._size = job, ids, size
+        self.painted = 0
+        """Images that were coloured and not taken over."""
+
+    def members(self, paint: Callable[[int, int], Iterator[tuple[str, bytes]]]) -> Iterator[tuple[str, bytes]]:
+        """(name, PNG) of all ids in order; `paint` colours those of [start, stop)."""
+        starts = range(0, len(self._ids), self._size)
+        saved = {start: found for start in starts[:-1] if (found := self._saved(start)) is not None}
+        done = sum(map(len, saved.values()))
+        if done:
+            self._job.say(f"{self._job.name}: {done} images of {self._job.scratch} taken over")
+        with self._job.progress(len(self._ids), "images", done) as bar:
+            for start in starts:
+                if start in saved:
+                    yield from saved[start]
+                    continue
+                part = []
+                for member in paint(start, start + self._size):
+                    part.append(member)
+                    bar.update(1)
+                self.painted += len(part)
+                if start != starts[-1]:
+                    self._job.confirm()
+                    artifacts.write_zip(self._path(start), part)
+                yield from part
+
+    def _path(self, start: int) -> Path:
+        return self._job.scratch / f"state-{start:012d}.zip"
+
+    def _saved(self, start: int) -> list[tuple[str, bytes]] | None:
+        """What was saved of a part, if it is whole."""
+        names = [f"{id_}.png" for id_ in self._ids[start : start + self._size]]
+        try:
+            with zipfile.ZipFile(self._path(start)) as archive:
+                return [(name, archive.read(name)) for name in names] if archive.namelist() == names else None
+        except (OSError, zipfile.BadZipFile):
+            return None

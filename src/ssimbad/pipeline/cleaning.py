@@ -28,8 +28,8 @@ RECORDS, LOGS = Path("records"), Path("logs")
 _HEX = "[0-9a-f]{12}"
 _SLURM_LOG = re.compile(r"slurm/(rule|group)_[^/]+/([^/]+/)?\d+(_\d+)?\.log")
 _SPOOL = re.compile(rf".+-{_HEX}\.jsonl")
-# What a training leaves to go on from, further good weights, pictures for the logbook.
-_TRAINED = r"state-\d+\.safetensors|best/\d{12}-[-\w.]+\.safetensors|pictures/\w+-\d{12}\.png"
+# What a training or a colouring leaves to go on from, further good weights, pictures for the logbook.
+_TRAINED = r"state-\d+\.(safetensors|zip)|best/\d{12}-[-\w.]+\.safetensors|pictures/\w+-\d{12}\.png"
 # Below work/<instance>/: the lock, and in a folder per fingerprint what a training leaves and the kept result.
 _SCRATCH = rf"lock\.(json|guard)|{_HEX}/({_TRAINED}|kept/(\w+|(complete|libraries|INSTANCE)\.json))"
 _VERIFY, _VERIFIED = re.compile(rf"verify-.+-{_HEX}"), re.compile(rf"scratch/({_TRAINED})|cost/[^/]+\.json")
