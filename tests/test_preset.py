@@ -15,7 +15,7 @@ import yaml
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.params import overlay
 from ssimbad.params import tree as parameters
-from ssimbad.pipeline import dvcfile, lock, preset, snakefile
+from ssimbad.pipeline import dvcfile, lock, preset, snakefile, table
 
 from .conftest import ROOT, preset_tree
 
@@ -249,3 +249,14 @@ def test_an_overlay_that_cannot_be_laid_over_changes_nothing(house, texts, said)
         preset.activate("a")
     assert "\n" not in str(caught.value)
     assert FILE.read_bytes() == before
+
+
+def test_git_ignores_whatever_the_stages_of_a_preset_make(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made: set[str] = set()
+    for path in Path("presets").glob("*.yaml"):
+        for instance in table.instances(parameters.load(path)):
+            made |= {*instance.outputs.values(), instance.record, instance.marker}
+    asked = ("git", "check-ignore", "--no-index", "--stdin")
+    ignored = subprocess.run(asked, input="\n".join(made), text=True, capture_output=True).stdout.splitlines()
+    assert made - set(ignored) == set() and len(made) > 500
