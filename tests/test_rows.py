@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,8 @@ from ssimbad.methods import registry
 from ssimbad.metrics import test_set
 from ssimbad.params import tree as params
 from ssimbad.params.view import View
-from ssimbad.pipeline import rows, runner, table
+from ssimbad.pipeline import export, rows, runner, table
+from ssimbad.reporting import compare
 from ssimbad.runtime.job import Job
 
 from .conftest import ROOT, make_house, miniature, preset_tree, write_params
@@ -125,6 +127,28 @@ def test_grey_faces_are_restored_with_the_other_rows_autoencoder_and_shown_apart
     assert (house / "reports/figures/qualitative_restored.png").read_bytes()[:4] == b"\x89PNG"
     text = (house / "reports/tables/main.md").read_text()
     assert "the face itself, restored from a degraded copy" in text
+
+
+def test_a_row_is_exported_whole_and_compared_from_there(house):
+    p = params.load()
+    said = export.run(p, "ssimbad-guided/finetune", house / "guided.zip", weights=True)
+    assert said.startswith("ssimbad-guided/finetune: ") and said.endswith(f"-> {house / 'guided.zip'}")
+    with zipfile.ZipFile(house / "guided.zip") as archive:
+        names = archive.namelist()
+        about = json.loads(archive.read("run.json"))
+        for name in names[1:]:
+            assert archive.read(name) == (house / name).read_bytes()
+    assert about["row"] == "ssimbad-guided/finetune" and about["weights"] == [
+        "models/ssimbad/finetune/seed-0.safetensors"
+    ]
+    assert {"params.yaml", "records/faces.json", "records/pretrain-ssimbad-seed-0.json"} <= set(names)
+    assert "outputs/ssimbad-guided/finetune/seed-0/cross.zip" in names and not [n for n in names if "edm" in n]
+    same = compare.run("ssimbad-guided/finetune", f"@{house / 'guided.zip'}", metric="psnr", setting="same")
+    assert "+0.00 [+0.00, +0.00]" in same
+    with pytest.raises(ParameterError, match=r"guided\.zip: there already"):
+        export.run(p, "ssimbad-guided/finetune", house / "guided.zip")
+    with pytest.raises(ParameterError, match=r"ssimbad-guide/finetune: no row of params\.yaml; there are scft/pretrain"):
+        export.run(p, "ssimbad-guide/finetune", house / "other.zip")
 
 
 def test_curves_tell_of_both_players(house):

@@ -245,6 +245,32 @@ def evaluate(
     print(folders.run(real, generated, size, sketches, references, networks))
 
 
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="<method>/<stage>, <method>/<stage>@WHERE, or @WHERE for all rows")],
+    second: Annotated[str, typer.Argument(help="the same; WHERE: a folder, a zip of export-run, a git revision")],
+    setting: Annotated[str | None, typer.Option(help="this one alone, such as same or cross-true")] = None,
+    metric: Annotated[str | None, typer.Option(help="this one alone, such as psnr")] = None,
+) -> None:
+    """Print the paired differences, second minus first, of two rows or of all rows of two places."""
+    from ssimbad.reporting import compare as comparing
+
+    print(comparing.run(first, second, setting, metric), end="")
+
+
+@app.command("export-run")
+def export_run(
+    row: Annotated[str, typer.Argument(help="<method>/<stage>")],
+    out: Annotated[Path, typer.Option(help="the zip to write; a file of that name is never replaced")],
+    weights: Annotated[bool, typer.Option("--weights", help="with the weights themselves")] = False,
+) -> None:
+    """Write a row into one zip: parameters, revision of the code, records, numbers and pictures."""
+    from ssimbad.params import tree as params
+    from ssimbad.pipeline import export
+
+    print(export.run(params.load(), row, out, weights))
+
+
 def _pairs(words: list[str]) -> dict[str, str]:
     pairs = {}
     for word in words:

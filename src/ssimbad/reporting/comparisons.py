@@ -30,9 +30,9 @@ def reference_use(results: list[Result], evaluation: Any) -> list[dict[str, Any]
     lines = []
     for method, stage in res.rows(results):
         right, other = (_images(results, (method, stage), s) for s in ("cross-true", "cross-other"))
-        for metric in _shared(right, other):
-            means = {"right": _mean(right, metric), "other": _mean(other, metric)}
-            gap = _difference(right, other, metric, evaluation)
+        for metric in shared(right, other):
+            means = {"right": mean(right, metric), "other": mean(other, metric)}
+            gap = paired_difference(right, other, metric, evaluation)
             lines.append({"method": method, "stage": stage, "metric": metric} | means | gap)
     return lines
 
@@ -43,9 +43,9 @@ def differences(results: list[Result], evaluation: Any) -> list[dict[str, Any]]:
     for setting in LISTED:
         for earlier, later in combinations(res.rows(results), 2):
             a, b = (_images(results, row, setting) for row in (later, earlier))
-            for metric in _shared(a, b):
+            for metric in shared(a, b):
                 pair = dict(zip(PAIR_COLUMNS[:6], (setting, metric, *later, *earlier), strict=True))
-                lines.append(pair | _difference(a, b, metric, evaluation))
+                lines.append(pair | paired_difference(a, b, metric, evaluation))
     return lines
 
 
@@ -55,9 +55,9 @@ def between(
     """{difference, ci_low, ci_high, n, seeds} of `row` minus `other`; None where one lacks the setting or per-image
     values of the metric."""
     a, b = (_images(results, r, setting) for r in (row, other))
-    if metric not in _shared(a, b):
+    if metric not in shared(a, b):
         return None
-    return _difference(a, b, metric, evaluation)
+    return paired_difference(a, b, metric, evaluation)
 
 
 def _images(results: list[Result], row: res.Row, setting: str) -> dict[int, pd.DataFrame]:
@@ -65,16 +65,20 @@ def _images(results: list[Result], row: res.Row, setting: str) -> dict[int, pd.D
     return {result.seed: result.images for result in results if result.row == row and result.setting == setting}
 
 
-def _mean(frames: dict[int, pd.DataFrame], metric: str) -> float:
+def mean(frames: dict[int, pd.DataFrame], metric: str) -> float:
+    """Over seeds and test faces."""
     return round(float(np.mean([frame[metric].mean() for frame in frames.values()])), 5)
 
 
-def _shared(a: dict[int, pd.DataFrame], b: dict[int, pd.DataFrame]) -> list[str]:
+def shared(a: dict[int, pd.DataFrame], b: dict[int, pd.DataFrame]) -> list[str]:
+    """Metrics with a value for each image in both, in the tables' order."""
     frames = [*a.values(), *b.values()] if a and b else []
     return [metric for metric in METRICS if frames and all(metric in frame for frame in frames)]
 
 
-def _difference(a: dict[int, pd.DataFrame], b: dict[int, pd.DataFrame], metric: str, evaluation: Any) -> dict[str, Any]:
+def paired_difference(
+    a: dict[int, pd.DataFrame], b: dict[int, pd.DataFrame], metric: str, evaluation: Any
+) -> dict[str, Any]:
     """{difference, ci_low, ci_high, n test faces, seeds}; see the module for what the interval is over."""
     if a.keys() != b.keys():
         raise UserError(f"two rows have different seeds ({sorted(a)} and {sorted(b)}); run the stage evaluate again")

@@ -1,0 +1,177 @@
+"""`ssimbad compare`: two rows, or all rows of two places, by their paired differences."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from ssimbad.errors import ParameterError, UserError
+from ssimbad.metrics.folders import EVALUATION
+from ssimbad.pairing.settings import LISTED
+from ssimbad.reporting import comparisons, markup
+from ssimbad.reporting import results as res
+from ssimbad.reporting.results import Result, Row
+
+_FACES = "data/faces/test.npy"
+
+
+def run(first: str, second: str, setting: str | None = None, metric: str | None = None) -> str:
+    """The table of the second minus the first, for print.
+
+    Args:
+        first, second: `<method>/<stage>`, `<method>/<stage>@WHERE` or `@WHERE` for all rows there. WHERE is a folder
+            with another checkout, a zip of `ssimbad export-run`, or a revision of this repository whose results DVC
+            has; left out, this checkout.
+        setting, metric: those alone.
+
+    Raises:
+        ParameterError: not of these forms, or an unknown setting or metric.
+        UserError: a place or a row is not there, or the test faces of the two are not the same.
+    """
+    for what, asked, known in (("setting", setting, LISTED), ("metric", metric, res.METRICS)):
+        if asked not in (None, *known):
+            raise ParameterError(f"--{what} {asked}: expected one of {', '.join(known)}")
+    sides = [_Side.of(text) for text in (first, second)]
+    places = [_opened(side.where) for side in sides]
+    _require_same_faces(*places)
+    found = [_results(*args) for args in zip(places, sides, strict=True)]
+    rows = _pairs(sides, found)
+    asked = [s for s in LISTED if setting in (None, s)]
+    lines = [line for s in asked for row in rows for line in _lines(s, row, found, metric)]
+    if not lines:
+        raise UserError(f"{first} and {second}: no setting and metric that both were measured in")
+    notes = [comparisons.interval_note(EVALUATION.confidence, [line["gap"] for line in lines])]
+    if None in (place.faces() for place in places):
+        notes.append("That both were judged on the same test faces is not known: no record of them on one side.")
+    cells = [line["cells"] for line in lines]
+    columns = ["Row", "Setting", "Metric", "First", "Second", "Difference"]
+    return markup.markdown([markup.Table(f"{second} minus {first}", "compare", columns, cells, notes, words=3)])
+
+
+@dataclass(frozen=True)
+class _Side:
+    row: Row | None
+    where: str
+
+    @classmethod
+    def of(cls, text: str) -> _Side:
+        name, _, where = text.partition("@")
+        method, slash, stage = name.partition("/")
+        if (name and not (method and slash and stage)) or not text or "/" in stage:
+            raise ParameterError(f"{text}: expected <method>/<stage>, <method>/<stage>@WHERE or @WHERE")
+        return cls((method, stage) if name else None, where)
+
+
+class _Place:
+    """Files of a checkout, a zip or a revision, through fsspec."""
+
+    def __init__(self, files: Any, root: str, name: str) -> None:
+        self._files, self._root, self.name = files, root, name
+
+    def paths(self, pattern: str) -> list[str]:
+        return sorted(self._files.glob(self._root + pattern))
+
+    def bytes(self, path: str) -> bytes:
+        try:
+            return self._files.cat_file(path)
+        except Exception as error:
+            raise UserError(f"{self.name}: {path} cannot be read ({error})") from None
+
+    def faces(self) -> str | None:
+        """The digest of the test faces, as far as a record or dvc.lock tells."""
+        for file, digest in (("records/faces.json", _of_record), ("dvc.lock", _of_lock)):
+            with contextlib.suppress(UserError, ValueError, LookupError, TypeError, yaml.YAMLError):
+                if found := digest(self.bytes(self._root + file)):
+                    return found
+        return None
+
+
+def _of_record(data: bytes) -> str | None:
+    return json.loads(data)["outputs"].get(_FACES)
+
+
+def _of_lock(data: bytes) -> str | None:
+    stages = yaml.safe_load(data)["stages"].values()
+    return next((out.get("md5") for stage in stages for out in stage["outs"] if out["path"] == _FACES), None)
+
+
+def _opened(where: str) -> _Place:
+    import fsspec
+
+    name = where or "this checkout"
+    if Path(where or ".").is_dir():
+        return _Place(fsspec.filesystem("file"), f"{Path(where or '.').resolve().as_posix()}/", name)
+    if Path(where).is_file():
+        try:
+            return _Place(fsspec.filesystem("zip", fo=where), "", name)
+        except Exception as error:
+            raise UserError(f"{where}: no zip of `ssimbad export-run` ({error})") from None
+    from dvc.api import DVCFileSystem
+
+    try:
+        files = DVCFileSystem(".", rev=where)
+        files.ls("")  # it looks for the revision only when it is asked for something
+        return _Place(files, "", name)
+    except Exception as error:
+        text = f"neither a folder, nor a zip, nor a revision of this repository ({error})"
+        raise UserError(f"{where}: {text}; name one of them") from None
+
+
+def _require_same_faces(first: _Place, second: _Place) -> None:
+    digests = [place.faces() for place in (first, second)]
+    if None not in digests and digests[0] != digests[1]:
+        raise UserError(
+            f"{first.name} and {second.name} were judged on different test faces ({_FACES}): nothing to pair; compare"
+            " results of the same data"
+        )
+
+
+def _results(place: _Place, side: _Side) -> list[Result]:
+    """Those of the side's row, or of all rows."""
+    method, stage = side.row or ("*", "*")
+    found = []
+    for path in place.paths(f"reports/metrics/{method}/{stage}/seed-*/*.json"):
+        values = f"{path.removesuffix('.json')}.csv"
+        try:
+            frame = pd.read_csv(io.BytesIO(place.bytes(values)), dtype={"id": str}).set_index("id")
+            found.append(Result(**json.loads(place.bytes(path)), images=frame))
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{place.name}: {path} is no result of the stage evaluate ({error})") from None
+    if not found:
+        what = f"no results of {method}/{stage}" if side.row else "no results"
+        raise UserError(f"{place.name}: {what} in reports/metrics; run the pipeline there first")
+    return found
+
+
+def _pairs(sides: list[_Side], found: list[list[Result]]) -> list[tuple[Row, Row]]:
+    """(row of the first, row of the second): the two named ones, or those that both have."""
+    if sides[0].row and sides[1].row:
+        return [(sides[0].row, sides[1].row)]
+    there = set(res.rows(found[1]))
+    both = [row for row in res.rows(found[0]) if row in there]
+    if not both:
+        raise UserError(f"@{sides[0].where} and @{sides[1].where}: no row that both have")
+    return [(row, row) for row in both]
+
+
+def _lines(setting: str, rows: tuple[Row, Row], found: list[list[Result]], metric: str | None) -> Iterator[Any]:
+    frames = [
+        {r.seed: r.images for r in results if r.row == row and r.setting == setting}
+        for row, results in zip(rows, found, strict=True)
+    ]
+    for name in comparisons.shared(frames[1], frames[0]):
+        if metric in (None, name):
+            gap = comparisons.paired_difference(frames[1], frames[0], name, EVALUATION)
+            label, _, better = res.METRICS[name]
+            shown = [res.number(comparisons.mean(frame, name), name) for frame in frames]
+            words = "/".join(rows[0]) if rows[0] == rows[1] else f"{'/'.join(rows[1])} − {'/'.join(rows[0])}"
+            entry = res.difference(gap | {"value": gap["difference"]}, name, gap["seeds"])
+            yield {"gap": gap, "cells": [words, setting, f"{label} {better}", *shown, entry]}
