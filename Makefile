@@ -14,7 +14,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report ui status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report results ui status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -113,6 +113,9 @@ report: install ## Snakemake's report with tables, figures and statistics: repor
 
 ui: install ## the MLflow logbook in a browser
 	ssimbad ui
+
+results: install ## tables, figures and faces on one page: reports/index.html
+	ssimbad results
 
 status: install ## which stages are fresh, and why the others are not
 	ssimbad status

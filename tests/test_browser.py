@@ -117,3 +117,28 @@ def test_a_figure_can_be_seen(browser, runs):
     figure = wait(browser, "//img[contains(@src, 'qualitative_same') or starts-with(@src, 'blob:')]")
     assert browser.execute_script("return arguments[0].naturalWidth", figure) > 100
     picture(browser, "figure")
+
+
+def test_the_results_page_sorts_shows_faces_and_leads_to_records(browser, house):
+    told = subprocess.run(
+        ["ssimbad", "results"], cwd=house, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert "all of it on one page: reports/index.html" in told.stdout
+    browser.get((house / "reports/index.html").as_uri())
+    rows = browser.find_elements(By.CSS_SELECTOR, "#maintable tbody tr")
+    assert len(rows) == 1 and "SSIMBaD" in rows[0].text and "[" in rows[0].text
+    head = browser.find_element(By.CSS_SELECTOR, "#maintable th:nth-child(2)")
+    head.click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    over = browser.find_element(By.ID, "over")
+    assert browser.execute_script("return arguments[0].naturalWidth", over) == 16
+    cut = browser.find_element(By.ID, "cut")
+    browser.execute_script("arguments[0].value = 20; arguments[0].dispatchEvent(new Event('input'))", cut)
+    assert "80%" in over.get_attribute("style")
+    browser.find_element(By.CSS_SELECTOR, "#maintable td:nth-child(2) a").click()
+    run = browser.find_element(By.ID, "run-ssimbad-pretrain")
+    assert run.get_attribute("open") and "data/faces/test.npy" in run.text
+    browser.find_element(By.CSS_SELECTOR, "#figurelist img").click()
+    assert browser.find_element(By.ID, "large").get_attribute("open")
+    assert browser.find_element(By.CSS_SELECTOR, "#plot polyline").get_attribute("points")
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []

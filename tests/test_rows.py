@@ -147,7 +147,7 @@ def test_a_row_is_exported_whole_and_compared_from_there(house):
     assert "+0.00 [+0.00, +0.00]" in same
     with pytest.raises(ParameterError, match=r"guided\.zip: there already"):
         export.run(p, "ssimbad-guided/finetune", house / "guided.zip")
-    with pytest.raises(ParameterError, match=r"ssimbad-guide/finetune: no row of params\.yaml; there are scft/pretrain"):
+    with pytest.raises(ParameterError, match=r"^ssimbad-guide/finetune: no row of .*; there are scft/pretrain"):
         export.run(p, "ssimbad-guide/finetune", house / "other.zip")
 
 

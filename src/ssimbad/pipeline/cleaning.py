@@ -68,7 +68,7 @@ def run(what: str, params: Params) -> None:
 
 def _results(params: Params, table: list[Instance]) -> Found:
     made, noted = _records(), _notes()
-    possible = [*_outputs(table), *written.COST_TABLES]
+    possible = [*_outputs(table), *written.SUMMARY]
     ours, remarks = _made(_brought(params, table), possible, [*(r["outputs"] for r in made.values()), *noted.values()])
     for name in _names(table, made):
         ours |= {records.STATE / f"{name}.ok", written.NOTES / f"{name}.json", *_log(name)}

@@ -15,8 +15,9 @@ from ssimbad.errors import UserError
 from ssimbad.pipeline import records
 
 NOTES = records.STATE / "written"
-COST_TABLES = [f"reports/tables/cost.{ending}" for ending in ("csv", "md", "tex")]
-"""What `ssimbad results` writes: outputs of no stage, since they hold times."""
+PAGE = "reports/index.html"
+SUMMARY = [*(f"reports/tables/cost.{ending}" for ending in ("csv", "md", "tex")), PAGE]
+"""What `ssimbad results` writes: outputs of no stage, since they hold times and whatever else is there."""
 
 
 class Written:

@@ -10,14 +10,14 @@ from ssimbad.errors import UserError
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import records
 from ssimbad.pipeline.table import Instance, instances
-from ssimbad.reporting import cost, stale
+from ssimbad.reporting import cost, page, stale
 from ssimbad.runtime.job import COST
 
 MAIN = Path("reports/tables/main.md")
 
 
 def show(params: Params) -> None:
-    """Write the cost table, print the main table below what of it is stale, and name all tables and figures.
+    """Write the cost table and the page, print the main table below what of it is stale, and name what there is.
 
     Raises:
         UserError: nothing has been made yet, or what lies there was made with another preset.
@@ -35,12 +35,14 @@ def show(params: Params) -> None:
     labels = {name: method.label for name, method in params.methods.items()}
     written = cost.write(_costs(params, table, found), MAIN.parent, labels, params.preset)
     shown = {p: i for i in table for p in i.outputs.values() if p.endswith((".md", ".png")) and Path(p).exists()}
-    for line in stale.of_shown(params, table, found, {i.name for i in shown.values()}):
+    doubts = list(stale.of_shown(params, table, found, {i.name for i in shown.values()}))
+    for line in doubts:
         print(line)
     print(MAIN.read_text(encoding="utf-8"))
     costs = [str(written.with_suffix(".md"))] if written else []
     print("tables: ", *sorted([p for p in shown if p.endswith(".md")] + costs))
     print("figures:", *sorted(p for p in shown if p.endswith(".png")))
+    print("all of it on one page:", page.write(params, table, found, doubts))
 
 
 def _preset(tables: Instance) -> str | None:

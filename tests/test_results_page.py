@@ -1,0 +1,30 @@
+"""The page of all results: one file that needs nothing else, on which no name becomes markup."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ssimbad.reporting import page
+
+HOSTILE = "</script><script>alert(1)</script><!-- & <img src=x onerror=alert(2)> \u2028 ' \" `${x}`"
+
+
+def embedded(html: str) -> dict:
+    """The data of a page, as its script reads them."""
+    return json.loads(re.search(r"^const data = (.*);$", html, re.MULTILINE)[1])
+
+
+def test_data_come_back_and_never_end_the_script():
+    data = {"notes": [HOSTILE], "rows": [{"id": "a/b", "label": HOSTILE}], "main": []}
+    html = page.filled(data)
+    assert embedded(html) == data
+    bare = page.filled({"notes": [], "rows": [], "main": []})
+    for mark in ("<script", "</script", "<!--", "<img"):
+        assert html.count(mark) == bare.count(mark)
+
+
+def test_the_page_loads_nothing_from_anywhere():
+    html = page.filled({})
+    assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(https?:)?//", html)
+    assert "default-src 'none'" in html and "innerHTML" not in html
