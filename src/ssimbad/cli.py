@@ -118,6 +118,27 @@ def preset(
 
 
 @app.command()
+def sweep(
+    name: Annotated[str, typer.Argument(help="of the preset that is written: presets/sweep-NAME.yaml")],
+    values: Annotated[
+        list[str],
+        typer.Argument(help="key=v1,v2 below the block, as pretrain.learning_rate=1.0e-3,2.0e-3"),
+    ],
+    of: Annotated[str, typer.Option(help="the method of the active parameters whose block is varied")],
+    seeds: Annotated[str | None, typer.Option(help="such as 0,1,2; default: those that are active")] = None,
+) -> None:
+    """Lay a grid over values of one method, with seeds, as rows of one run: a preset, and a table of its points."""
+    from ssimbad.pipeline import sweep as grid
+
+    axes = {key: text.split(",") for key, text in _pairs(values).items()}
+    try:
+        chosen = [int(seed) for seed in seeds.split(",")] if seeds else None
+    except ValueError:
+        raise ParameterError(f"--seeds {seeds}: expected whole numbers with commas between, such as 0,1,2") from None
+    print(grid.run(name, of, axes, chosen))
+
+
+@app.command()
 def clean(
     what: Annotated[str, typer.Argument(help="results: what the stages made; work: states and kept trainings")],
 ) -> None:

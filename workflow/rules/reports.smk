@@ -151,6 +151,35 @@ rule ladder:
         "ssimbad stage ladder 2>&1 | tee {log}"
 
 
+rule sweep:
+    input:
+        upstream("sweep"),
+        of("sweep", "summaries"),
+        of("sweep", "images"),
+    output:
+        report(
+            "reports/tables/sweep.csv",
+            category="Tables",
+            caption="../report/sweep.rst",
+        ),
+        "reports/tables/sweep.md",
+        "reports/tables/sweep.tex",
+        "records/sweep.json",
+        touch(".state/sweep.ok"),
+    log:
+        "logs/sweep.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "sweep: the points of a grid, the best first"
+    shell:
+        "ssimbad stage sweep 2>&1 | tee {log}"
+
+
 rule compute:
     input:
         upstream("compute"),

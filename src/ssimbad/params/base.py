@@ -48,7 +48,7 @@ TAKEN = (
     *["kind", "label", "config", "weights", "colour", "start", "phi", "all"],
     *["raw", "faces", "sketches", "references", "masks", "ssim_curves", "select_phi", "colorize", "evaluate"],
     *["baselines", "tables", "measures", "figures", "ladder", "compute", "chain_steps", "nfe", "nfe_figure", "spread"],
-    *["spread_table", "reverse", "reverse_figures"],
+    *["spread_table", "reverse", "reverse_figures", "modes", "sweep"],
 )
 """Names that no training can have: those of other keys of a block, and of other stages (a test holds them all)."""
 

@@ -259,6 +259,9 @@ class Report(Strict):
     chain_steps: list[str] = Field(
         default=[], description="methods refined through chains of different lengths; [] for no figure of them"
     )
+    sweep: list[str] = Field(
+        default=[], description="methods that are the points of a grid (`ssimbad sweep` writes them); [] for no table"
+    )
     nfe: Nfe | None = Field(default=None, description="of the figure quality against network calls; null: no figure")
     spread: Spread | None = Field(default=None, description="of the table of spread between seeds of noise; null: none")
     modes: Modes | None = Field(default=None, description="of the pictures of weights in all their modes; null: none")
@@ -310,6 +313,9 @@ class Params(Strict):
         self._check_ladder()
         self._check_chain_steps()
         self._check_reverse()
+        for name in self.report.sweep:
+            if name not in self.methods or not self.methods[name].colour:
+                raise ValueError(f"report.sweep: {name!r} is no method with a row")
         if self.report.modes and training(self.methods, self.report.modes.weights) is None:
             raise ValueError(f"report.modes.weights: {self.report.modes.weights} is no training of these parameters")
         return self

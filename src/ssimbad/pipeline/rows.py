@@ -141,6 +141,11 @@ def rungs(p: Params) -> list[Wildcards]:
     return [{"method": m, "stage": "pretrain", "seed": seed} for m in p.report.ladder for seed in p.seeds]
 
 
+def points(p: Params) -> list[Wildcards]:
+    """Rows of the sweep's methods."""
+    return [w for w in listed(p) if w["method"] in p.report.sweep]
+
+
 def loss_features(p: Params) -> list[str]:
     """Feature networks that the training losses look through."""
     trainings = [train for method in p.methods.values() for train in method.trainings.values()]

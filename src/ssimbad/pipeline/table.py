@@ -318,6 +318,14 @@ STAGES: tuple[Stage, ...] = (
         ),
     ),
     Stage(
+        name="sweep",
+        run="ssimbad.reporting.sweep:run",
+        each=lambda p: [{}] if p.report.sweep else [],
+        inputs=lambda p, w: inputs.evaluations(p, rows.points(p)),
+        outputs=lambda p, w: paths.table("sweep"),
+        params=lambda p, w: ("evaluation", "preset", "report.sweep", *(f"methods.{m}" for m in p.report.sweep)),
+    ),
+    Stage(
         name="compute",
         run="ssimbad.reporting.compute:run",
         inputs=lambda p, w: inputs.evaluations(p),
