@@ -6,9 +6,13 @@ import contextlib
 import io
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from snakemake.scheduling.job_scheduler import JobScheduler
 
 from ssimbad.errors import UserError
 from ssimbad.params import tree as parameters
@@ -107,3 +111,39 @@ def test_a_folder_that_cannot_be_locked_is_one_line(house):
     (house / ".state").write_text("no folder")
     with pytest.raises(UserError, match=r"^\.state: .*Snakemake needs to write to this folder"):
         snakefile.alone()
+
+
+class Scheduler:
+    """As much of Snakemake's as looks again."""
+
+    def __init__(self, free: int | None, timespan: float = 0.05) -> None:
+        self.job_rate_limiter = None
+        if free is not None:
+            self.job_rate_limiter = SimpleNamespace(timespan=timespan, get_free_jobs=lambda: free)
+        self._open_jobs = threading.Semaphore(0)
+
+    def looks(self) -> int:
+        """How often it is woken within a fifth of a second."""
+        time.sleep(0.2)
+        count = 0
+        while self._open_jobs.acquire(blocking=False):
+            count += 1
+        return count
+
+
+def test_the_scheduler_looks_again_only_for_what_its_rate_has_held_back(monkeypatch):
+    original = JobScheduler._schedule_reevalutation  # gone with an update of Snakemake, it is to be looked at anew
+    monkeypatch.setattr(JobScheduler, "_schedule_reevalutation", original)
+    snakefile.calm()
+    look_again = JobScheduler._schedule_reevalutation
+    assert look_again is not original
+    for free, wanted in ((100, 0), (1, 0), (0, 1), (None, 1)):
+        scheduler = Scheduler(free)
+        for _ in range(5):
+            look_again(scheduler, 0.05)
+        assert scheduler.looks() == wanted, free
+        look_again(scheduler, 0.05)
+        assert scheduler.looks() == wanted  # and once more, when asked once more
+    waiting_for_input = Scheduler(100)
+    look_again(waiting_for_input, 0.1)
+    assert waiting_for_input.looks() == 1

@@ -15,6 +15,7 @@ try:  # the methods that other packages bring are found here, and may be found w
     P = parameters.load()
     if workflow.is_main_process:
         spool.name_pipeline("snakemake")
+        snakefile.calm()
         snakefile.reconcile(P)
         for line in lock.living(runner.WORK):
             print(f"ssimbad: {line}", file=sys.stderr)

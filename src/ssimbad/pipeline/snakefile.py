@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -54,6 +55,28 @@ def require_idle(what: str) -> None:
         raise UserError(f"{what}: {busy[0]}")
     if not alone():
         raise UserError(f"{what}: a Snakemake run is under way here; wait until it has ended")
+
+
+def calm() -> None:
+    """Let Snakemake's scheduler look again after a while only where its rate limit has held something back.
+
+    By itself it arranges for another look after every look, and one more whenever a job ends: after a hundred jobs it
+    looks a hundred times a second, and solves an integer program each time that a job waits for cores. One process that
+    schedules 233 jobs had spent twelve minutes of a processor on it by the hundredth.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    def look_again(scheduler: JobScheduler, delay: float) -> None:
+        limiter = scheduler.job_rate_limiter
+        limited = limiter is not None and delay == limiter.timespan
+        if limited and limiter.get_free_jobs() > 0:
+            return
+        waiting = getattr(scheduler, "_look_again", None)
+        if not (waiting and waiting.is_alive()):
+            scheduler._look_again = threading.Timer(delay, scheduler._open_jobs.release)
+            scheduler._look_again.start()
+
+    JobScheduler._schedule_reevalutation = look_again
 
 
 def begin() -> None:
