@@ -118,6 +118,7 @@ if rows.masked(P):
             ancient("data/faces/manifest.csv"),
             ancient("data/references/pairing.csv"),
             ancient(paths.SHAPES if EMBEDDED else RAW),
+            only(P.masks.network, P.masks.network),
         output:
             "data/masks/train.npy",
             "data/masks/val.npy",
@@ -131,9 +132,9 @@ if rows.masked(P):
             "logs/masks.log",
         conda:
             "../../environment.yml"
-        threads: 1
+        threads: 2
         resources:
-            mem_mb=4000,
+            mem_mb=8000,
             runtime=60,
         message:
             "masks: figure and background of every face"

@@ -98,6 +98,16 @@ class References(Strict):
         return self
 
 
+class Masks(Strict):
+    """Where the figure is in faces and references, for methods that take masks."""
+
+    network: OwnPath | None = Field(
+        default=None,
+        description="ONNX file of a segmentation network, for faces that have neither a true nor a given mask; null: "
+        "a rule",
+    )
+
+
 class Ddpm(Strict):
     """Discrete schedule."""
 
@@ -268,6 +278,7 @@ class Params(Strict):
     embedded: Embedded
     sketches: Sketches
     references: References
+    masks: Masks = Masks()
     noise: Noise
     schedule: Schedule
     network: Network
@@ -282,6 +293,8 @@ class Params(Strict):
     def _consistent(self) -> Params:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: each seed once")
+        if self.masks.network and self.data.source == "embedded":
+            raise ValueError("masks.network belongs to source folder: rendered faces have true masks; set it to null")
         if self.schedule.images > (self.data.train or self.schedule.images):
             raise ValueError("schedule.images: more than data.train")
         if self.data.native_size % self.schedule.size:

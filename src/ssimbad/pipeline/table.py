@@ -163,6 +163,7 @@ STAGES: tuple[Stage, ...] = (
             "manifest": paths.MANIFEST,
             "pairing": "data/references/pairing.csv",
             **({"shapes": paths.SHAPES} if p.data.source == "embedded" else {"raw": paths.source(p)}),
+            **({"network": p.masks.network} if p.masks.network else {}),
         },
         outputs=lambda p, w: {
             **paths.splits("masks"), **{name: f"data/masks/{name}.npy" for name in ("same", "cross", "other")},
