@@ -150,11 +150,8 @@ if P.weights.enabled:
 
     rule weights:
         output:
-            "data/weights/inception.pth",
-            "data/weights/alexnet.pth",
-            ["data/weights/vgg19.pth"] if "vgg19" in rows.loss_features(P) else [],
-            ["data/weights/vgg16.pth"] if "vgg16" in rows.loss_features(P) else [],
-            ["data/weights/clip.safetensors"] if "clip" in rows.loss_features(P) else [],
+            # data/weights/<network>.pth, or .safetensors
+            [paths.feature_file(name) for name in rows.features(P)],
             "records/weights.json",
             touch(".state/weights.ok"),
         log:

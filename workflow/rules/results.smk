@@ -35,9 +35,8 @@ rule evaluate:
         of("evaluate", "sketches"),
         of("evaluate", "references"),
         of("evaluate", "true_masks"),
-        only(
-            P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"
-        ),
+        # data/weights/<network>.pth, or .safetensors
+        ancient([paths.feature_file(name) for name in rows.metric_features(P)]),
     output:
         "reports/metrics/{method}/{stage}/seed-{seed}/{setting}.csv",
         "reports/metrics/{method}/{stage}/seed-{seed}/{setting}.json",
@@ -69,9 +68,8 @@ rule baselines:
         ancient("data/references/cross.npy"),
         ancient("data/sketches/test.npy"),
         only(EMBEDDED, "data/references/cross_true.npy"),
-        only(
-            P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"
-        ),
+        # data/weights/<network>.pth, or .safetensors
+        ancient([paths.feature_file(name) for name in rows.metric_features(P)]),
     output:
         "reports/metrics/baselines.json",
         "records/baselines.json",

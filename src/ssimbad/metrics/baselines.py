@@ -27,8 +27,9 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     `ground_truth`: the sketch's own face, the target of the published protocol. `true_answer` (embedded data, cross):
     the sketch's shape in the reference's colours. What would compare an image with itself is a dash.
 
-    Inputs: test, same, cross, train, sketches (.npy), true (.npy, embedded data only), manifest (.csv), and inception,
-    alexnet where enabled. Output: summary, {n, size, rows: {row: {setting: {metric: …}}}}.
+    Inputs: test, same, cross, train, sketches (.npy), true (.npy, embedded data only), manifest (.csv), and weights
+    files of feature networks, by their names, where enabled.
+    Output: summary, {n, size, rows: {row: {setting: {metric: …}}}}.
 
     Raises:
         UserError: an array does not hold one image per test id.

@@ -197,14 +197,14 @@ class WeightFile(Strict):
 
 
 class Weights(Strict):
-    """Files of the feature networks; switched off, FID, KID and LPIPS show a dash, and losses do without or refuse."""
+    """Files of the feature networks; switched off, metrics through them are a dash, and losses do without or refuse."""
 
     enabled: bool = Field(description="fetch and use them")
     inception: WeightFile
     alexnet: WeightFile
     vgg19: WeightFile | None = Field(default=None, description="of the losses that look through it")
     vgg16: WeightFile | None = Field(default=None, description="of the loss lpips-vgg")
-    clip: WeightFile | None = Field(default=None, description="of the loss clip; safetensors")
+    clip: WeightFile | None = Field(default=None, description="of the metric clip_image and the loss clip; safetensors")
 
 
 class Nfe(Strict):

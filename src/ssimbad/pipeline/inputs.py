@@ -18,7 +18,8 @@ def embedded(p: Params, files: Files) -> Files:
 
 
 def feature_weights(p: Params) -> dict[str, str]:
-    return {n: paths.feature_file(n) for n in ("inception", "alexnet")} if p.weights.enabled else {}
+    """Of the networks that metrics look through."""
+    return {name: paths.feature_file(name) for name in rows.metric_features(p)}
 
 
 def labels(p: Params) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ssimbad.methods import registry
 from ssimbad.methods.contract import MASKS, PHI, Method
+from ssimbad.metrics import registry as metrics
 from ssimbad.pairing import settings
 from ssimbad.params.methods import needs
 from ssimbad.params.tree import Params
@@ -121,6 +122,16 @@ def how(w: Wildcards) -> str:
 def rungs(p: Params) -> list[Wildcards]:
     """Rows of the ladder."""
     return [{"method": m, "stage": "pretrain", "seed": seed} for m in p.report.ladder for seed in p.seeds]
+
+
+def metric_features(p: Params) -> list[str]:
+    """Feature networks that metrics look through, as far as the parameters name files of them."""
+    return [name for name in metrics.networks() if getattr(p.weights, name)] if p.weights.enabled else []
+
+
+def features(p: Params) -> list[str]:
+    """All feature networks that these parameters ask for."""
+    return list(dict.fromkeys([*metric_features(p), *loss_features(p)]))
 
 
 def loss_features(p: Params) -> list[str]:

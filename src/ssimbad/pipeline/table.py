@@ -108,7 +108,7 @@ STAGES: tuple[Stage, ...] = (
         run="ssimbad.features.stage:run",
         each=lambda p: [{}] if p.weights.enabled else [],
         inputs=lambda p, w: {},
-        outputs=lambda p, w: inputs.feature_weights(p) | {n: paths.feature_file(n) for n in rows.loss_features(p)},
+        outputs=lambda p, w: {name: paths.feature_file(name) for name in rows.features(p)},
         params=lambda p, w: ("weights",),
         fetched=True,
     ),
