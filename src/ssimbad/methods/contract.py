@@ -224,9 +224,9 @@ class Method:
     training whose weights it starts from, as they were}."""
     fits: Callable[[Any, int, Mapping[str, Any]], None] = lambda config, size, shared: None
     """Raises ValueError, which begins with the wrong key, when images of this size will not do."""
-    suits: Callable[[Any, Any], None] = lambda config, options: None
-    """(config, colour options) → raises ValueError, which begins with the wrong key of the options, when weights of
-    this config cannot colour so."""
+    suits: Callable[[Any, Any, str], None] = lambda config, options, slot: None
+    """(config, colour options, slot) → raises ValueError, which begins with the wrong key of the options, when the
+    weights of that training of this config cannot colour so."""
     remarks: Callable[[Any, Any, bool], list[str]] = lambda config, options, features: []
     """(config, options, whether the feature network was there) → what of a training departs from the method's
     description, for the notes under the tables."""
