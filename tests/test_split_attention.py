@@ -16,7 +16,10 @@ from ssimbad.params.base import Colour, Sampler
 from ssimbad.training import loop
 
 from . import small
+from .conftest import miniature
 from .small import COMMON, TRAIN, batch, feed, job, rng
+from .test_params import complaint
+from .toy import load as parsed
 
 METHOD = split_attention.METHOD
 Options = split_attention.Options
@@ -187,8 +190,8 @@ def test_the_loop_says_how_far_it_is(tmp_path):
 
 
 def test_both_stages_learn_and_the_second_moves_its_own_alone():
-    model = base()
-    losses = small.losses_of_training(METHOD, model, Plan("noise", split_attention.Noise(drop_first=0.0)), 30, clip=1.0)
+    model = base(drop_first=0.0)
+    losses = small.losses_of_training(METHOD, model, NOISE, 30, clip=1.0)
     assert losses[-1] < 0.8 * losses[0]
     model = split()
     before = {k: v.clone() for k, v in model.base.state_dict().items()}
@@ -246,6 +249,38 @@ def test_colours_by_dpmpp_and_by_others(mode, name):
 def test_first_stage_weights_know_one_mode():
     with pytest.raises(UserError, match=r"mode fig2fig.*finetuning"):
         denoised(base(), batch(), FIG2FIG)
+
+
+@pytest.mark.parametrize("place", ["own", "borrowed", "validation"])
+@pytest.mark.parametrize(
+    ("options", "config", "message"),
+    [
+        ({"mode": "fig2fig"}, {}, "mode: weights of pretrain have no split for fig2fig; colour with those of finetune"),
+        ({"mode": "bg2fig"}, {}, "mode: weights of pretrain have no split for bg2fig; colour with those of finetune"),
+        (
+            {"sketch_guidance_scale": 2.0},
+            {"drop_sketch": 0.0},
+            "sketch_guidance_scale: these weights have never",
+        ),
+        ({"guidance_scale": 2.0}, {"drop_first": 0.0, "drop_last": 0.0}, "guidance_scale: these weights have never"),
+    ],
+)
+def test_what_weights_cannot_do_is_refused_where_parameters_are_read(place, options, config, message):
+    tree = miniature("demo-all")
+    own = {k: v for k, v in tree["methods"]["split-attention"].items() if k != "finetune"} | {"config": config}
+    how = {"sampler": {"name": "dpmpp_2m", "steps": 2}, "options": options}
+    own["colour"] = {"pretrain": {"sampler": how["sampler"]}}
+    tree["methods"] = {"split": own}
+    assert parsed(tree)
+    key = "split.colour.pretrain"
+    if place == "own":
+        own["colour"] = {"pretrain": how}
+    elif place == "borrowed":
+        borrower = {"kind": "split_attention", "label": "x", "weights": "split/pretrain", "colour": {"pretrain": how}}
+        tree["methods"]["other"], key = borrower, "other.colour.pretrain"
+    else:
+        own["pretrain"]["validation"], key = {"every": 8, "colour": how}, "split.pretrain.validation.colour"
+    assert f"methods.{key}.options.{message}" in complaint(tree)
 
 
 @pytest.mark.parametrize(

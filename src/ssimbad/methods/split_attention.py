@@ -39,6 +39,9 @@ class Config(Strict):
     rank: Positive = Field(default=4, description="of the figure's low-rank terms; of the background's: half the width")
     queries: Positive = Field(default=64, description="recovered tokens of the background")
     recovery_layers: Positive = 2
+    drop_first: Fraction = Field(default=0.8, description="share of images without a reference as the base begins")
+    drop_last: Fraction = Field(default=0.5, description="the same at its end; between them a straight line")
+    drop_sketch: Fraction = Field(default=0.05, description="share of the base's images without a sketch")
 
     @model_validator(mode="after")
     def _divisible(self) -> Config:
@@ -49,10 +52,6 @@ class Config(Strict):
 
 class Noise(Strict):
     """First stage: predict the noise; the reference is not shown to a share of images that falls as training goes."""
-
-    drop_first: Fraction = Field(default=0.8, description="share of images without a reference at the start")
-    drop_last: Fraction = Field(default=0.5, description="the same at the end; between them a straight line")
-    drop_sketch: Fraction = Field(default=0.05, description="share of images without a sketch")
 
 
 class SplitNoise(Strict):
@@ -90,7 +89,7 @@ def build(setup: Setup) -> nn.Module:
     config, network = setup.config, setup.shared["network"].model_dump()
     betas = ddpm.scaled_betas(config.timesteps, config.beta_start, config.beta_end)
     encoder = TokenEncoder(setup.size, config.patch, config.width, config.heads, config.token_layers)
-    base = Base(ReferencedUNet(config.width, **network), encoder, ddpm.sigma_of(betas))
+    base = Base(ReferencedUNet(config.width, **network), encoder, ddpm.sigma_of(betas), config)
     if "base" not in setup.needed:
         return base
     recovery = Recovery(config.queries, config.width, config.heads, config.recovery_layers)
@@ -104,7 +103,7 @@ def _base(model: Base | SplitNetwork) -> Base:
 def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
     import torch
 
-    base, options = _base(model), plan.options
+    base = _base(model)
     t = (rng.uniform() * len(base.sigmas)).long()
     sigma = base.sigmas[t].to(batch.target)
     noise = rng.normal(*batch.target.shape[1:])
@@ -113,13 +112,13 @@ def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features
     if plan.objective == "split":
         ends = torch.stack([rng.uniform(), rng.uniform()]).to(batch.target)
         of_sketch, of_reference = LOWEST + (HIGHEST - LOWEST) * ends
-        shown, drop = _split(model, batch, of_sketch, of_reference), options.drop
+        shown, drop = _split(model, batch, of_sketch, of_reference), plan.options.drop
     else:
         from ssimbad.networks.split_attention import Shown
 
         shown = Shown(base.encoder(batch.reference))
-        drop = options.drop_first + (options.drop_last - options.drop_first) * batch.progress
-        blank = (rng.uniform() < options.drop_sketch)[:, None, None, None]
+        drop = base.config.drop_first + (base.config.drop_last - base.config.drop_first) * batch.progress
+        blank = (rng.uniform() < base.config.drop_sketch)[:, None, None, None]
         sketch = torch.where(blank, torch.ones_like(sketch), sketch)
     shown = _dimmed(shown, (rng.uniform() >= drop).to(noisy)[:, None, None])
     per_image = (base.noise(noisy, sigma, sketch, shown) - noise).square().mean(dim=(1, 2, 3))
@@ -201,9 +200,22 @@ def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
         raise ValueError("kind: split_attention looks at its reference on two levels; give network.multipliers two")
 
 
+def suits(config: Config, options: Options, slot: str) -> None:
+    """Raises ValueError for a mode that weights of the slot do not know, and guidance by what they never missed."""
+    if options.mode != "vanilla" and "base" not in needs(config, slot):
+        raise ValueError(f"mode: weights of {slot} have no split for {options.mode}; colour with those of finetune")
+    shares = {"reference": ("drop_first", max(config.drop_first, config.drop_last))}
+    chain.require_missed(options, shares | {"sketch": ("drop_sketch", config.drop_sketch)})
+
+
+def needs(config: Config, slot: str) -> dict[str, str]:
+    return {"base": "pretrain"} if slot == "finetune" else {}
+
+
 METHOD = Method(
     Config=Config,
     objectives={"noise": Noise, "split": SplitNoise},
+    slots={"encoder": ("noise",), "pretrain": ("noise",), "finetune": ("split",)},
     build=build,
     training_step=training_step,
     colorize=colorize,
@@ -212,6 +224,7 @@ METHOD = Method(
     ColourOptions=Options,
     default_colour=lambda config: Colour(sampler=Sampler(name="dpmpp_2m", steps=20), options=Options()),
     reads=("network",),
-    needs=lambda config, slot: {"base": "pretrain"} if slot == "finetune" else {},
+    needs=needs,
     fits=fits,
+    suits=suits,
 )

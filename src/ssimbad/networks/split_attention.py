@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -246,13 +247,13 @@ class ReferencedUNet(UNet):
 
 
 class Base(nn.Module):
-    """Noise prediction from sketch and reference without a split: what the first stage trains."""
+    """Noise prediction from sketch and reference without a split: what the first stage trains. `config`: as built."""
 
     as_published = False
 
-    def __init__(self, network: ReferencedUNet, encoder: TokenEncoder, sigmas: Tensor) -> None:
+    def __init__(self, network: ReferencedUNet, encoder: TokenEncoder, sigmas: Tensor, config: Any = None) -> None:
         super().__init__()
-        self.network, self.encoder = network, encoder
+        self.network, self.encoder, self.config = network, encoder, config
         self.register_buffer("sigmas", sigmas, persistent=False)
 
     def noise(self, x: Tensor, sigma: Tensor, sketch: Tensor, shown: Shown) -> Tensor:
