@@ -93,6 +93,8 @@ def _fault(method: Any) -> str | None:
         "samplers": _maps(method.samplers, lambda calls: isinstance(calls, Calls)),
         "slots": _maps(method.slots, lambda found: _are_among(found, method.objectives)),
         "inputs": _are_among(method.inputs, INPUTS),
+        "offers": _maps(method.offers, lambda form: isinstance(form, str)),
+        "asks": _maps(method.asks, lambda form: isinstance(form, str)),
         "reads": _are_among(method.reads, SHARED),
         "rowless": _are_among(method.rowless, {*SLOTS, *method.slots}),
         "build": callable(method.build),

@@ -366,6 +366,7 @@ class Params(Strict):
             place = f"{key}.start" if what == start else key
             if what != "phi" and training(self.methods, what) is None:
                 raise ValueError(f"{place}: {what} is no training of these parameters; name one that is")
+        self._check_forms(method, slot)
         if start and self.methods[start.partition("/")[0]].kind != self.methods[method].kind:
             raise ValueError(f"{key}.start: {start} is of another kind")
         behind, waiting = set(), [f"{method}/{slot}"]
@@ -376,6 +377,21 @@ class Params(Strict):
             behind |= found
         if f"{method}/{slot}" in behind:
             raise ValueError(f"{key}: it would be made from itself; let one of {sorted(behind)} start from nothing")
+
+    def _check_forms(self, method: str, slot: str) -> None:
+        """Parts are of the form for which the kind that builds on them asks."""
+        for name, what in needs(self.methods, method, slot).items():
+            form = registry.get(self.methods[method].kind).asks.get(name)
+            if form and self._offered(what) != form:
+                fit = [full for m, block in self.methods.items() for s in block.trainings
+                       if self._offered(full := f"{m}/{s}") == form]  # fmt: skip
+                remedy = f"name one of {', '.join(fit)}" if fit else "there is none, give one"
+                raise ValueError(f"methods.{method}.config: {what}, its {name}, is no {form}; {remedy}")
+
+    def _offered(self, name: str) -> str | None:
+        """As what other kinds can build on a training."""
+        method, _, slot = name.partition("/")
+        return registry.get(self.methods[method].kind).offers.get(slot) if training(self.methods, name) else None
 
     def _check_grid(self) -> None:
         grid = self.training.grid
