@@ -245,15 +245,19 @@ def measures(model: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
 def _of_autoencoder(model: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
     import torch
 
-    wrong, direct, used = [], [], 0
+    wrong, direct, used, powers = [], [], 0, []
     for batch in batches:
         image, quantised = model(batch.target)
+        latents = model.encode(batch.target).double()
+        powers.append(torch.stack([latents, latents.square()]).mean(dim=(2, 3, 4)))
         wrong.append((image - batch.target).square().mean(dim=(1, 2, 3)))
         direct.append((model.decode(model.encode(batch.target)) - batch.target).square().mean(dim=(1, 2, 3)))
         used = used + torch.bincount(quantised.codes.flatten().cpu(), minlength=len(model.codebook.codes))
+    first, second = torch.cat(powers, dim=1).mean(dim=1)
     return {
         "reconstruction MSE of faces": _mean(wrong),
         "the same without quantisation, as latents are decoded": _mean(direct),
+        "standard deviation of their latents": float((second - first.square()).sqrt()),
         **usage(used),
     }
 
