@@ -214,6 +214,7 @@ def weights(tmp_path):
     checkpoints.write_weights(path, build().state_dict())
     made = {
         "setup": registry.described(setup()),
+        "stage": "pretrain",
         "parameters": 1,
         "colour": {"sampler": {"name": "euler", "steps": 2}},
     }
@@ -473,6 +474,7 @@ _WRONG = [
     *(wrong("setup", "needed", value) for value in (None, [], {"phi": None}, {"encoder": {"weights": "x"}})),
     *(wrong("setup", "config", value) for value in ([1], None, {"foo": 1})),
     wrong("setup", "more", 1),
+    *(wrong("stage", value) for value in (None, 1)),
 ]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import lpips
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -15,6 +17,9 @@ from ssimbad.errors import UserError
 from ssimbad.features import registry as features
 from ssimbad.methods import chain, edm, losses, registry
 from ssimbad.methods.contract import Plan
+from ssimbad.metrics import measure
+from ssimbad.metrics import registry as metrics
+from ssimbad.metrics.contract import Given
 from ssimbad.networks.clip import ImageTower
 from ssimbad.params.base import Sampler
 from ssimbad.pipeline import paths, table
@@ -107,6 +112,23 @@ def test_clip_sees_what_the_equations_say(clip_file):
     assert losses.make("clip", network)(images, images).abs().max() < 1e-6
 
 
+def test_the_metric_is_the_cosine_of_each_image_alone(clip_file):
+    rng = np.random.default_rng(0)
+    images, targets = rng.integers(0, 256, (2, 3, 20, 20, 3), dtype=np.uint8)
+    targets[2] = images[2]
+    networks, absent = measure.load_networks({"clip": clip_file})
+    assert absent.keys() == {"inception", "alexnet"}
+    similarity = metrics.by_id("clip_image").function
+    found = similarity(Given(images, targets, networks=networks))
+    tower = networks["clip"][0].tower
+    for image, target, value in zip(images, targets, found, strict=True):
+        a, b = (tower(torch.from_numpy(x / 127.5 - 1).float().permute(2, 0, 1)[None])[0] for x in (image, target))
+        assert value == pytest.approx((a @ b / (a.norm() * b.norm())).item(), abs=1e-5)
+    assert found[2] == pytest.approx(1, abs=1e-6) and found.dtype == np.float64 and (found[:2] < 0.999).all()
+    alone = [similarity(Given(images[i : i + 1], targets[i : i + 1], networks=networks))[0] for i in range(3)]
+    assert alone == found.tolist()
+
+
 def test_clip_takes_images_of_any_size_antialiased(clip_file):
     """Thin white stripes just where a tower that samples every eighth pixel would look are a dark grey to this one."""
     tower = features.among({"clip": clip_file}, CPU).tower
@@ -164,6 +186,32 @@ def test_the_file_comes_through_the_stage_weights_or_the_loss_is_refused(loss, n
     assert f"{key}: the loss needs weights.{name}; set weights.enabled to true" in complaint(switched_off)
     missing["weights"][name] = None
     assert f"weights.{name}: missing; {key} need it" in complaint(missing)
+
+
+def test_metrics_look_through_the_networks_whose_files_the_parameters_name(clip_file):
+    """`weights.clip` is optional: without it there is no file to fetch, and the reason of the dash names the key."""
+    p = parsed(tree("mse"))
+    found = {i.name: i for i in table.instances(p)}
+    evaluate = next(i for i in found.values() if i.stage.name == "evaluate")
+    names = ["inception", "alexnet", "clip"]
+    assert list(found["weights"].outputs) == names
+    for instance in (evaluate, found["baselines"]):
+        assert [instance.inputs[name] for name in names] == [paths.feature_file(name) for name in names]
+    without = tree("mse")
+    without["weights"]["clip"] = None
+    found = {i.name: i for i in table.instances(parsed(without))}
+    assert list(found["weights"].outputs) == names[:2] and "clip" not in found["baselines"].inputs
+    images = np.zeros((2, 16, 16, 3), np.uint8)
+    settings = SimpleNamespace(bootstrap=100, confidence=0.95, seed=0)
+    for inputs, reason in (
+        ({}, "switched off (weights.enabled: false)"),
+        ({"alexnet": Path("gone.pth")}, "no weights file named (weights.clip: null)"),
+        ({"clip": Path("lost.safetensors")}, "weights file not there: lost.safetensors"),
+    ):
+        networks, absent = measure.load_networks(inputs)
+        given = Given(images, images, networks=networks, absent=absent)
+        (entry,) = measure.every([metrics.by_id("clip_image")], given, settings)[1].values()
+        assert entry["value"] is None and reason in entry["reason"]
 
 
 class Scripted(torch.nn.Module):

@@ -370,6 +370,20 @@ def test_mistakes_are_one_line_with_the_key_and_the_remedy():
     assert "Input should be 'grey'" in complaint(config(degradation={"name": "rain"}), "latent-cold-grey")
 
 
+def test_a_part_of_another_form_is_refused_when_parameters_are_read():
+    """Else the network would be built on a module that cannot encode."""
+    tree = preset_tree("demo-all")
+    own = tree["methods"]["regression"]
+    own["encoder"] = own["pretrain"]
+    tree["methods"]["latent-cold-grey"]["config"]["encoder"] = "regression/encoder"
+    with pytest.raises(ParameterError) as caught:
+        params.parse(yaml.safe_dump(tree))
+    said = (
+        "methods.latent-cold-grey.config: regression/encoder, its encoder, is no autoencoder; name one of latent-cold/"
+    )
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_sampler_has_no_more_steps_than_it_can_make():
     row = {"sampler": {"name": "one_shot", "steps": 5}}
     said = complaint(lambda block: block["colour"].update(pretrain=row), "latent-cold-oneshot")

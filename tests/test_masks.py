@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from torch import nn
 
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load, user
-from ssimbad.errors import ParameterError
+from ssimbad.errors import ParameterError, UserError
 from ssimbad.faces import embedded, sources
 from ssimbad.faces.reading import normalise
 from ssimbad.methods import registry
@@ -113,10 +114,10 @@ def stored(tmp_path) -> dict[str, Path]:
     }  # fmt: skip
 
 
-def _run(inputs: dict[str, Path], folder: Path, source: str = "embedded") -> dict[str, np.ndarray]:
+def _run(inputs: dict[str, Path], folder: Path, source: str = "embedded", threads: int = 1) -> dict[str, np.ndarray]:
     names = ("train", "val", "test", "same", "cross", "other")
     outputs = {name: folder / "out" / f"{name}.npy" for name in names}
-    stage_masks.run(_view(source), inputs, outputs, Job("masks", folder))
+    stage_masks.run(_view(source), inputs, outputs, Job("masks", folder, threads))
     return {name: np.array(artifacts.read_array(path)) for name, path in outputs.items()}
 
 
@@ -136,7 +137,136 @@ def test_the_stage_writes_true_masks_and_warps_them_as_references(stored, tmp_pa
     assert np.array_equal(found["other"], np.roll(found["same"], 2, axis=0))
 
 
-def test_given_masks_are_used_as_they_are_and_the_rule_serves_the_others(stored, tmp_path):
+def _network(
+    path: Path,
+    shown: tuple = (1, 3, SIDE, SIDE),
+    answered: tuple = (1, 1, SIDE, SIDE),
+    weights: tuple[float, ...] = (1, 0, 0),
+    kind: int = onnx.TensorProto.FLOAT,
+    nodes: tuple[onnx.NodeProto, ...] = (),
+    tensors: tuple[str, ...] = (),
+) -> Path:
+    """A network that answers the weighted sum of red, green and blue; `nodes` change it, `tensors` come and go too."""
+    make = onnx.helper
+    given = onnx.numpy_helper.from_array(np.array(weights, np.float32).reshape(-1, 3, 1, 1), "weights")
+    last = "sum" if nodes else "answer"
+    own = [make.make_node("Conv", ["picture", "weights"], [last])]
+    if kind != onnx.TensorProto.FLOAT:
+        own = [
+            make.make_node("Cast", ["picture"], ["float"], to=1),
+            make.make_node("Conv", ["float", "weights"], [last]),
+        ]
+    more = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, answered) for name in tensors]
+    graph = make.make_graph(
+        [*own, *nodes], "network",
+        [make.make_tensor_value_info("picture", kind, shown), *(x for x in more if x.name.startswith("in"))],
+        [make.make_tensor_value_info("answer", 1, answered), *(x for x in more if x.name.startswith("out"))],
+        [given],
+    )  # fmt: skip
+    domains = [make.make_opsetid("", 17), make.make_opsetid("mine", 1)]
+    path.write_bytes(make.make_model(graph, opset_imports=domains, ir_version=8).SerializeToString())
+    return path
+
+
+def _node(kind: str, inputs: list[str], outputs: list[str], **given) -> onnx.NodeProto:
+    return onnx.helper.make_node(kind, inputs, outputs, **given)
+
+
+def test_a_network_sees_the_whole_picture_and_answers_at_its_size(tmp_path):
+    rng = np.random.default_rng(0)
+    red = masks.of_network(_network(tmp_path / "red.onnx", (1, 3, 16, 16), (1, 1, 16, 16)))
+    for height, width in ((16, 16), (16, 9), (7, 16)):
+        picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        assert np.array_equal(red(picture), picture[..., 0])
+        assert np.array_equal(red(picture[..., 1]), picture[..., 1])  # a sketch
+    # Enlarged and shrunk, and a sliver.
+    for height, width in ((8, 8), (60, 40), (64, 1)):
+        picture = np.zeros((height, width, 3), np.uint8)
+        picture[height // 2 :, :, 0] = 255
+        found = red(picture)
+        assert found.shape == (height, width) and (abs(found.astype(int) - picture[..., 0]) > 100).mean() < 0.15
+    # Padded by black: of white in one half of the square the mean is one half.
+    mean = (_node("ReduceMean", ["sum"], ["mean"], keepdims=1), _node("Add", ["zeros", "mean"], ["answer"]))
+    zeros = _node("Sub", ["sum", "sum"], ["zeros"])
+    of_all = _network(tmp_path / "mean.onnx", (1, 3, 16, 16), (1, 1, 16, 16), nodes=(zeros, *mean))
+    assert (masks.of_network(of_all)(np.full((8, 16, 3), 255, np.uint8)) == 128).all()
+
+
+def test_what_a_network_leaves_open_is_a_thousand_pixels(tmp_path):
+    size = (_node("Shape", ["sum"], ["shape"], start=3, end=4), _node("Cast", ["shape"], ["side"], to=1))
+    share = (_node("Sub", ["sum", "sum"], ["zeros"]), _node("Add", ["zeros", "side"], ["all"]))
+    scaled = _node("Reciprocal", ["all"], ["answer"])  # 1 / S, too small to be seen but for S = 1
+    path = _network(tmp_path / "a.onnx", ("n", 3, "h", "w"), ("n", 1, "h", "w"), nodes=(*size, *share, scaled))
+    session = masks._session(path)
+    assert masks._input(session, path) == ("picture", 1024)
+    assert not masks.of_network(path)(np.zeros((4, 4, 3), np.uint8)).any()
+
+
+_OTHERS = {
+    "nothing": (lambda path: path.write_bytes(b""), "no network that finds figures"),
+    "noise": (lambda path: path.write_bytes(b"ORTM" + bytes(range(256))), "no network that finds figures"),
+    "folder": (lambda path: path.mkdir(), "cannot be read"),
+    "absent": (lambda path: None, "cannot be read"),
+    "bytes": (lambda path: _network(path, kind=onnx.TensorProto.UINT8), "inputs tensor.uint8. .1, 3, 64, 64."),
+    "two inputs": (lambda path: _network(path, tensors=("in",)), r"inputs tensor.float. .*, tensor.float. .* and"),
+    "two outputs": (
+        lambda path: _network(path, tensors=("out",), nodes=(_node("Identity", ["sum"], ["answer"]),
+                                                             _node("Identity", ["sum"], ["out"]))),
+        r"outputs tensor.float. .*, tensor.float",
+    ),
+    "several pictures": (lambda path: _network(path, (4, 3, 64, 64), (4, 1, 64, 64)), "its input is .* .4, 3, 64, 64."),
+    "no square": (lambda path: _network(path, (1, 3, 64, 32), (1, 1, 64, 32)), "its input is .* .1, 3, 64, 32."),
+    "huge": (lambda path: _network(path, (1, 3, 8192, 8192), (1, 1, 8192, 8192)), "8192 pixels to a side"),
+    "colours": (lambda path: _network(path, answered=(1, 2, 64, 64), weights=(1, 0, 0, 0, 1, 0)), "answers .1, 2, 64"),
+    "too much": (lambda path: _network(path, weights=(3, 0, 0)), "answers 0 to 3"),
+    "less than nothing": (lambda path: _network(path, weights=(-1, 0, 0)), "answers -1 to 0"),
+    "no number": (lambda path: _network(path, weights=(np.nan, 0, 0)), "answers NaN"),
+    "operator": (
+        lambda path: _network(path, nodes=(_node("Mine", ["sum"], ["answer"], domain="mine"),)), "mine:Mine"
+    ),
+    "cannot run": (
+        lambda path: _network(path, ("n", 3, "h", "w"), ("n", 1, "h", "w"), nodes=(
+            _node("Shape", ["sum"], ["behind"], start=3, end=4), _node("Gather", ["sum", "behind"], ["answer"], axis=3),
+        )), "cannot be run, .*out of",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", _OTHERS)
+def test_any_other_file_is_refused_in_one_line(tmp_path, capfd, what):
+    make, message = _OTHERS[what]
+    path = tmp_path / "other.onnx"
+    make(path)
+    white_and_black = np.zeros((SIDE, SIDE, 3), np.uint8)
+    white_and_black[:32] = 255
+    with pytest.raises(UserError, match=message) as refused:
+        masks.of_network(path)(white_and_black)
+    said = str(refused.value)
+    assert said.startswith(f"{path}: ") and "(1, 3, S, S), RGB in [0, 1]" in said and "\n" not in said
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("place", ["beside.bin", "../outside.bin", "{absolute}"])
+def test_weights_in_other_files_are_not_read(tmp_path, monkeypatch, place):
+    """Not even in the folder of the file, of which no record would tell."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    path = _network(home / "other.onnx")
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    for file in (home / "beside.bin", tmp_path / "outside.bin"):
+        file.write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", place.format(absolute=tmp_path / "outside.bin")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=r"no network that finds figures.*xternal data.*whole in itself"):
+        masks.of_network(path)
+
+
+def test_given_masks_are_used_as_they_are_and_a_rule_or_a_network_serves_the_others(stored, tmp_path):
     folder = tmp_path / "mine"
     (folder / "mask").mkdir(parents=True)
     (folder / "reference").mkdir()
@@ -148,8 +278,14 @@ def test_given_masks_are_used_as_they_are_and_the_rule_serves_the_others(stored,
         (folder / "reference" / f"{name}.png").write_bytes(embedded.render("adventurer", *FACES[name], 128))
     inputs = {name: path for name, path in stored.items() if name != "shapes"} | {"raw": folder}
     found = _run(inputs, tmp_path, "folder")
+    faces = artifacts.read_array(stored["train"])
     assert np.array_equal(found["train"][0], given)
-    assert np.array_equal(found["train"][1], masks.of_face(artifacts.read_array(stored["train"])[1]))
+    assert np.array_equal(found["train"][1], masks.of_face(faces[1]))
+    for threads in (1, 2):
+        found = _run(inputs | {"network": _network(tmp_path / "red.onnx")}, tmp_path, "folder", threads)
+        assert np.array_equal(found["train"][0], given)
+        assert np.array_equal(found["train"][1:], faces[1:, ..., 0])
+        assert np.array_equal(found["test"], artifacts.read_array(stored["test"])[..., 0])
     with sources.open_source(folder, 10**6) as source:
         pictures, unused = source.pictures()
         assert [p.id for p in pictures] == list(FACES) and not unused

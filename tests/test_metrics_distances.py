@@ -103,20 +103,20 @@ def test_lpips_feeds_minus_one_to_one(random_alexnet):
             return torch.zeros(1)
 
     black = np.zeros((1, 64, 64, 3), np.uint8)
-    lpips.lpips(black, black + 255, Spy())
+    lpips.distances(black, black + 255, Spy())
     assert seen[0].min() == seen[0].max() == -1 and seen[1].min() == seen[1].max() == 1
     assert seen[0].shape == (1, 3, 64, 64)
     network = alexnet.load(random_alexnet)
-    assert lpips.lpips(black, black, network).tolist() == [0.0]
+    assert lpips.distances(black, black, network).tolist() == [0.0]
 
 
 def test_lpips_is_bit_equal_on_any_number_of_devices_or_cores(random_alexnet):
     """Random weights: only the order is looked at."""
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     copies = [alexnet.load(random_alexnet) for _ in range(3)]
-    alone = lpips.lpips(images, images[::-1], copies[0])
-    assert np.array_equal(lpips.lpips(images, images[::-1], *copies), alone)
-    assert np.array_equal(lpips.lpips(images, images[::-1], *copies[:1] * 3), alone)
+    alone = lpips.distances(images, images[::-1], copies[0])
+    assert np.array_equal(lpips.distances(images, images[::-1], *copies), alone)
+    assert np.array_equal(lpips.distances(images, images[::-1], *copies[:1] * 3), alone)
     assert (alone[:2] > 0).all()
 
 

@@ -20,8 +20,8 @@ PARAMS = SimpleNamespace(
     evaluation=SimpleNamespace(bootstrap=100, confidence=0.95, seed=0),
     sketches=SimpleNamespace(sigmas=[0.3, 0.4, 0.5], k=3.5, p=10.0, epsilon=0.01, phi=1e9, seed=0),
 )
-PAIRED = {"psnr", "ms_ssim", "lpips", "ciede2000", "mse", "mape"}
-NETWORK = {"fid", "kid", "lpips"}
+PAIRED = {"psnr", "ms_ssim", "lpips", "ciede2000", "mse", "mape", "clip_image"}
+NETWORK = {"fid", "kid", "lpips", "clip_image"}
 ALL = PAIRED | NETWORK | {"line_fidelity", "palette_distance", "pixel_mmd"}
 
 

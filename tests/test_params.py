@@ -120,12 +120,17 @@ def own(tree, key: str, path: str) -> dict:
     node = tree
     *nodes, last = key.split(".")
     for name in nodes:
-        node = node[name]
+        node = node.setdefault(name, {})
     node[last] = path
     return tree
 
 
-OWN = ["data.path", "data.test_list", "weights.inception.path", "weights.alexnet.path"]
+def test_masks_of_rendered_faces_are_known(tree):
+    tree["masks"] = {"network": "mine.onnx"}
+    assert "masks.network belongs to source folder" in complaint(tree)
+
+
+OWN = ["data.path", "data.test_list", "masks.network", "weights.inception.path", "weights.alexnet.path"]
 
 
 @pytest.mark.parametrize("key", OWN)

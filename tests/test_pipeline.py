@@ -128,6 +128,9 @@ def test_snakemake_rules_are_the_table(house, tree, change):
         tree["data"] |= {"source": "folder", "path": "my-faces", "test_list": "test.txt"}
         (house / "my-faces").mkdir()
         (house / "test.txt").touch()
+        tree["methods"]["split-attention"] = miniature("demo-all")["methods"]["split-attention"]
+        tree["masks"] = {"network": "figures.onnx"}
+        (house / "figures.onnx").touch()
     if change == "weights":
         tree["weights"]["enabled"] = True
         tree["methods"]["ssimbad"]["finetune"]["options"]["loss"] = "lpips"

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from ssimbad import artifacts
+from ssimbad.colorize import load
 from ssimbad.errors import UserError
 from ssimbad.methods import registry, split_attention
 from ssimbad.methods.contract import Part, Plan
 from ssimbad.networks.split_attention import LowRankLayer, Recovery, SketchEncoder
+from ssimbad.params import tree as params
 from ssimbad.params.base import Colour, Sampler
-from ssimbad.training import loop
+from ssimbad.pipeline import runner, table
+from ssimbad.training import checkpoints, loop
 
 from . import small
+from .conftest import miniature, write_params
 from .small import COMMON, TRAIN, batch, feed, job, rng
+from .test_params import complaint
+from .toy import load as parsed
 
 METHOD = split_attention.METHOD
 Options = split_attention.Options
 NOISE = Plan("noise", split_attention.Noise())
 SPLIT = Plan("split", split_attention.SplitNoise(drop=0.0))
-PART = {"base": Part("", "", {})}
 FIG2FIG = Options(mode="fig2fig", sketch_threshold=0.5)
 
 
@@ -33,7 +40,7 @@ def base(**config) -> nn.Module:
 def split(**config) -> nn.Module:
     """Of the second stage, on the base that `base` makes, with terms that are zero."""
     torch.manual_seed(0)
-    model = registry.built(replace(small.setup("split_attention", **config), needed=PART))
+    model = registry.built(small.setup("split_attention", "finetune", **config))
     model.base.load_state_dict(base(**config).state_dict())
     model.base.requires_grad_(False)
     return model
@@ -187,8 +194,8 @@ def test_the_loop_says_how_far_it_is(tmp_path):
 
 
 def test_both_stages_learn_and_the_second_moves_its_own_alone():
-    model = base()
-    losses = small.losses_of_training(METHOD, model, Plan("noise", split_attention.Noise(drop_first=0.0)), 30, clip=1.0)
+    model = base(drop_first=0.0)
+    losses = small.losses_of_training(METHOD, model, NOISE, 30, clip=1.0)
     assert losses[-1] < 0.8 * losses[0]
     model = split()
     before = {k: v.clone() for k, v in model.base.state_dict().items()}
@@ -248,6 +255,38 @@ def test_first_stage_weights_know_one_mode():
         denoised(base(), batch(), FIG2FIG)
 
 
+@pytest.mark.parametrize("place", ["own", "borrowed", "validation"])
+@pytest.mark.parametrize(
+    ("options", "config", "message"),
+    [
+        ({"mode": "fig2fig"}, {}, "mode: weights of pretrain have no split for fig2fig; colour with those of finetune"),
+        ({"mode": "bg2fig"}, {}, "mode: weights of pretrain have no split for bg2fig; colour with those of finetune"),
+        (
+            {"sketch_guidance_scale": 2.0},
+            {"drop_sketch": 0.0},
+            "sketch_guidance_scale: these weights have never",
+        ),
+        ({"guidance_scale": 2.0}, {"drop_first": 0.0, "drop_last": 0.0}, "guidance_scale: these weights have never"),
+    ],
+)
+def test_what_weights_cannot_do_is_refused_where_parameters_are_read(place, options, config, message):
+    tree = miniature("demo-all")
+    own = {k: v for k, v in tree["methods"]["split-attention"].items() if k != "finetune"} | {"config": config}
+    how = {"sampler": {"name": "dpmpp_2m", "steps": 2}, "options": options}
+    own["colour"] = {"pretrain": {"sampler": how["sampler"]}}
+    tree["methods"] = {"split": own}
+    assert parsed(tree)
+    key = "split.colour.pretrain"
+    if place == "own":
+        own["colour"] = {"pretrain": how}
+    elif place == "borrowed":
+        borrower = {"kind": "split_attention", "label": "x", "weights": "split/pretrain", "colour": {"pretrain": how}}
+        tree["methods"]["other"], key = borrower, "other.colour.pretrain"
+    else:
+        own["pretrain"]["validation"], key = {"every": 8, "colour": how}, "split.pretrain.validation.colour"
+    assert f"methods.{key}.options.{message}" in complaint(tree)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"terms": False}, "mode: vanilla has"), ({"mode": "bg2fig", "recovery": False}, "recovery: bg2fig")],
@@ -262,3 +301,114 @@ def test_sizes_that_do_not_fit():
         small.setup("split_attention", heads=3)
     with pytest.raises(ValueError, match=r"config\.patch: 4 does not divide data.size 18"):
         METHOD.fits(small.setup("split_attention").config, 18, small.SHARED)
+
+
+# In latents
+
+
+LATENT = {"encoder": "latent-cold/encoder", "latent_scale": 2.0}
+
+
+def latent(**config) -> nn.Module:
+    """Of the first stage, in the latents of an untrained autoencoder."""
+    torch.manual_seed(0)
+    setup = small.setup("split_attention", **LATENT, **config)
+    codec = Part("", "", registry.described(small.setup("latent_cold", "encoder")))
+    model = _woken(registry.built(replace(setup, needed={"codec": codec})))
+    model.codec.requires_grad_(False)
+    return model
+
+
+def test_the_latent_network_has_other_ends_and_nothing_else_of_another_size():
+    pixels, latents = base(), latent()
+    stem_and_head = 2 * small.NETWORK.base + 1  # weights of a channel in and of one out, and its bias
+    assert count(latents) - count(latents.codec) - count(pixels) == (latents.codec.code_size - 3) * stem_and_head
+    maps = latents.network.sketch(batch().sketch)
+    assert [m.shape[2:] for m in maps] == [(4, 4), (2, 2)]
+
+
+def test_latents_are_scaled_diffused_and_decoded():
+    model, given = latent(), batch()
+    assert torch.equal(model.encoded(given.target), 2 * model.codec.encode(given.target))
+    assert torch.allclose(
+        model.decoded(model.encoded(given.target)), model.codec.decode(model.codec.encode(given.target))
+    )
+    asked = []
+    model.noise = lambda x, sigma, sketch, shown: (asked.append((x, sigma)), torch.zeros_like(x))[1]
+    METHOD.training_step(model, given, NOISE, rng(), None)
+    draws = rng()
+    draws.uniform()
+    clean, sigma = model.encoded(given.target), asked[0][1][:, None, None, None]
+    assert torch.allclose(asked[0][0], clean + sigma * draws.normal(*clean.shape[1:]), atol=1e-5)
+    # Who predicts the noise that leads to the target's latents paints the target as the autoencoder knows it.
+    model.noise = lambda x, sigma, sketch, shown: (x - clean) / sigma[:, None, None, None]
+    seen = []
+    with torch.inference_mode():
+        how = Colour(sampler=Sampler(name="dpmpp_2m", steps=2), options=Options())
+        image = METHOD.colorize(model, given, rng().normal, how, lambda sigma, x: seen.append(x))
+    assert torch.allclose(image, model.codec.decode(model.codec.encode(given.target)), atol=1e-3)
+    assert [x.shape for x in seen] == [given.target.shape] * 2
+
+
+def _latent_tree() -> dict:
+    tree = miniature("demo-all")
+    methods = tree["methods"]
+    methods["latent-cold"] = {k: v for k, v in methods["latent-cold"].items() if k != "pretrain"} | {"colour": {}}
+    split = methods["split-attention"]
+    split["config"] = small.CONFIGS["split_attention"] | LATENT
+    split["colour"]["finetune"]["options"] = {"mode": "fig2fig", "guidance_scale": 2.0}
+    tree["methods"] = {name: methods[name] for name in ("latent-cold", "split-attention")}
+    return tree
+
+
+def test_both_stages_train_in_latents_and_colour(house):
+    tree = _latent_tree()
+    write_params(house, tree)
+    p, stages = params.load(), ("raw", "faces", "sketches", "references", "masks", "encoder", "pretrain", "finetune")
+    found = {i.name: i for i in table.instances(p)}
+    for instance in found.values():
+        if instance.stage.name in stages or instance.name == "colorize-split-attention-finetune-seed-0-same":
+            runner.run(p, instance)
+    assert {"encoder-latent-cold-seed-0", "masks"} <= set(found["pretrain-split-attention-seed-0"].upstream)
+    weights = {slot: Path(f"models/split-attention/{slot}/seed-0.safetensors") for slot in ("pretrain", "finetune")}
+    names = {slot: set(checkpoints.read_tensors(path)[0]) for slot, path in weights.items()}
+    assert not [k for k in names["pretrain"] if k.startswith("codec.")], "the autoencoder is stored once"
+    assert not [k for k in names["finetune"] if k.startswith("base.")]
+    loaded = load.trained(weights["finetune"], small.CPU, False)
+    encoder = checkpoints.read_tensors(Path("models/latent-cold/encoder/seed-0.safetensors"))[0]
+    assert all(torch.equal(v, encoder[k]) for k, v in loaded.model.base.codec.state_dict().items())
+    assert "standard deviation of their latents" in Path("models/latent-cold/encoder/seed-0.json").read_text()
+    images = artifacts.read_png_zip(Path("outputs/split-attention/finetune/seed-0/same.zip"))
+    assert len(images) == 4 and {image.shape for image in images.values()} == {(16, 16, 3)}
+    beside = weights["pretrain"].with_suffix(".json")
+    beside.write_text(beside.read_text().replace('"mode": "vanilla"', '"mode": "fig2fig"'))
+    with pytest.raises(UserError, match="no description of a model"):
+        load.trained(weights["pretrain"], small.CPU, False)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"latent_scale": None}, "latent_scale: missing, and encoder is there"),
+        ({"encoder": None}, "encoder: missing, and latent_scale is there"),
+        ({"encoder": "nobody/encoder"}, "nobody/encoder is no training of these parameters"),
+        (
+            {"encoder": "split-attention/encoder"},
+            "split-attention/encoder, its codec, is no autoencoder; name one of lat",
+        ),
+    ],
+)
+def test_latents_of_nothing_are_refused(config, message):
+    tree = _latent_tree()
+    own = tree["methods"]["split-attention"]
+    own["config"] |= config
+    if config.get("encoder") == "split-attention/encoder":
+        own["encoder"] = own["pretrain"]
+    assert message in complaint(tree)
+
+
+def test_latents_are_a_quarter_that_the_network_can_halve():
+    config = small.setup("split_attention", **LATENT).config
+    METHOD.fits(config, 16, small.SHARED)
+    with pytest.raises(ValueError, match=r"config\.encoder: data.size 20 is not divisible by 8"):
+        METHOD.fits(config, 20, small.SHARED)

@@ -72,6 +72,8 @@ def test_an_autoencoder_measures_itself_over_all_batches():
     assert found["reconstruction MSE of faces"] == pytest.approx(wrong, rel=1e-5)
     direct = (model.decode(model.encode(given.target)) - given.target).square().mean().item()
     assert found["the same without quantisation, as latents are decoded"] == pytest.approx(direct, rel=1e-5)
+    spread = model.encode(given.target).std(correction=0).item()
+    assert found["standard deviation of their latents"] == pytest.approx(spread, rel=1e-5) and spread > 0
     assert METHOD.score(model, given).mean().item() == pytest.approx(-wrong, rel=1e-5)
 
 

@@ -257,11 +257,12 @@ def evaluate(
     references: Annotated[Path | None, typer.Option(help="a folder with the references: palette distance")] = None,
     inception: Annotated[Path | None, typer.Option(help="pytorch-fid's weights file: FID and KID")] = None,
     alexnet: Annotated[Path | None, typer.Option(help="torchvision's weights file: LPIPS")] = None,
+    clip: Annotated[Path | None, typer.Option(help="laion2B's ViT-B/32, .safetensors: similarity to CLIP")] = None,
 ) -> None:
     """Measure one folder of pictures against another by all metrics of the study (docs/metrics.md)."""
     from ssimbad.metrics import folders
 
-    asked = {"inception": inception, "alexnet": alexnet}
+    asked = {"inception": inception, "alexnet": alexnet, "clip": clip}
     networks = {name: path for name, path in asked.items() if path}
     print(folders.run(real, generated, size, sketches, references, networks))
 

@@ -121,6 +121,7 @@ if rows.masked(P):
             ancient("data/faces/manifest.csv"),
             ancient("data/references/pairing.csv"),
             ancient(paths.SHAPES if EMBEDDED else RAW),
+            only(P.masks.network, P.masks.network),
         output:
             "data/masks/train.npy",
             "data/masks/val.npy",
@@ -135,9 +136,9 @@ if rows.masked(P):
             "logs/masks.log",
         conda:
             "../../environment.yml"
-        threads: 1
+        threads: 2
         resources:
-            mem_mb=4000,
+            mem_mb=8000,
             runtime=60,
         message:
             "masks: figure and background of every face"
@@ -153,11 +154,8 @@ if P.weights.enabled:
 
     rule weights:
         output:
-            "data/weights/inception.pth",
-            "data/weights/alexnet.pth",
-            ["data/weights/vgg19.pth"] if "vgg19" in rows.loss_features(P) else [],
-            ["data/weights/vgg16.pth"] if "vgg16" in rows.loss_features(P) else [],
-            ["data/weights/clip.safetensors"] if "clip" in rows.loss_features(P) else [],
+            # data/weights/<network>.pth, or .safetensors
+            [paths.feature_file(name) for name in rows.features(P)],
             "records/weights.json",
             touch(".state/weights.ok"),
         log:

@@ -35,9 +35,8 @@ rule evaluate:
         of("evaluate", "sketches"),
         of("evaluate", "references"),
         of("evaluate", "true_masks"),
-        only(
-            P.weights.enabled, "data/weights/inception.pth", "data/weights/alexnet.pth"
-        ),
+        # data/weights/<network>.pth, or .safetensors
+        ancient([paths.feature_file(name) for name in rows.metric_features(P)]),
     output:
         "reports/metrics/{method}/{stage}/seed-{seed}/{setting}.csv",
         "reports/metrics/{method}/{stage}/seed-{seed}/{setting}.json",

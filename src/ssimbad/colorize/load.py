@@ -24,6 +24,7 @@ class _Made(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     setup: dict[str, Any]
+    stage: str
     parameters: Positive
     colour: Colour
 
@@ -37,6 +38,8 @@ class Trained:
     parameters: int
     colour: Colour
     """How they colour where nobody says otherwise."""
+    slot: str = ""
+    """The training that made them."""
 
     @property
     def method(self) -> Method:
@@ -57,7 +60,7 @@ def trained(weights: Path, device: torch.device, channels_last: bool) -> Trained
     try:
         made = _Made.model_validate(artifacts.parsed_json(beside))
         setup = registry.setup_from(made.setup)
-        colour = _colour(setup, made.colour)
+        colour = _colour(setup, made.colour, made.stage)
         model = registry.built(setup)
     # The last of torch: no memory for such a network.
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError):
@@ -69,14 +72,14 @@ def trained(weights: Path, device: torch.device, channels_last: bool) -> Trained
     checkpoints.load_into(model, tensors, weights, parts(setup))
     fill(model, setup)
     memory = torch.channels_last if channels_last else torch.contiguous_format
-    return Trained(model.to(device, memory_format=memory).eval(), setup, made.parameters, colour)
+    return Trained(model.to(device, memory_format=memory).eval(), setup, made.parameters, colour, made.stage)
 
 
-def _colour(setup: Setup, colour: Colour) -> Colour:
+def _colour(setup: Setup, colour: Colour, slot: str) -> Colour:
     method = registry.get(setup.kind)
     typed = colour.model_copy(update={"options": method.ColourOptions.model_validate(colour.options)})
     if method.colorize:
-        registry.check_colour("colour", setup.kind, typed, setup.config)
+        registry.check_colour("colour", setup.kind, typed, setup.config, slot)
     return typed
 
 

@@ -102,11 +102,16 @@ def _scaled(options: Scaled) -> dict[str, float]:
     return {name: scale for name, scale in scales.items() if scale != 1}
 
 
-def suits(config: Dropping, options: Guided) -> None:
+def suits(config: Dropping, options: Scaled, slot: str) -> None:
     """Raises ValueError when a network is to be guided by what it has never missed."""
+    require_missed(options, {name: (share, getattr(config, share)) for name, (_, share) in _DROPS.items()})
+
+
+def require_missed(options: Scaled, missed: Mapping[str, tuple[str, float]]) -> None:
+    """The same of a kind that has shares of its own, {condition: (key, share of images without it)}."""
     for name in _scaled(options):
-        scale, share = _DROPS[name]
-        if not getattr(config, share):
+        (scale, _), (share, images) = _DROPS[name], missed[name]
+        if not images:
             raise ValueError(f"{scale}: these weights have never missed a {name}; set it to 1, or train with {share}")
 
 

@@ -34,6 +34,10 @@ class NoOptions(Strict):
     """Nothing to choose."""
 
 
+AUTOENCODER = "autoencoder"
+"""A form of parts: `encode`, (B, 3, H, W) in [-1, 1] → (B, code_size, H/4, W/4), `decode` back, and `code_size`."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """Everything that decides how a method's networks are built and used; stored beside the weights."""
@@ -222,11 +226,15 @@ class Method:
     needs: Callable[[Any, str], Mapping[str, str]] = lambda config, slot: {}
     """(config, slot) → {name: `phi`, or a training `<method>/<slot>`, or a slot of the same block, or `start`: the
     training whose weights it starts from, as they were}."""
+    offers: Mapping[str, str] = field(default_factory=dict)
+    """{slot: form}: of its trainings those whose weights other kinds can build on, and as what (`AUTOENCODER`)."""
+    asks: Mapping[str, str] = field(default_factory=dict)
+    """{name among its `needs`: form}: of parts that may come from another kind."""
     fits: Callable[[Any, int, Mapping[str, Any]], None] = lambda config, size, shared: None
     """Raises ValueError, which begins with the wrong key, when images of this size will not do."""
-    suits: Callable[[Any, Any], None] = lambda config, options: None
-    """(config, colour options) → raises ValueError, which begins with the wrong key of the options, when weights of
-    this config cannot colour so."""
+    suits: Callable[[Any, Any, str], None] = lambda config, options, slot: None
+    """(config, colour options, slot) → raises ValueError, which begins with the wrong key of the options, when the
+    weights of that training of this config cannot colour so."""
     remarks: Callable[[Any, Any, bool], list[str]] = lambda config, options, features: []
     """(config, options, whether the feature network was there) → what of a training departs from the method's
     description, for the notes under the tables."""

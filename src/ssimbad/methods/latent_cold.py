@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ssimbad.methods.contract import Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.methods.contract import AUTOENCODER, Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
 from ssimbad.params.base import Above0, Colour, Fraction, Positive, Sampler, Strict
 from ssimbad.samplers.counts import Calls
 
@@ -43,11 +43,14 @@ class Codec(Strict):
     rate: Above0 = Field(default=1.0, description="of the codes, as a multiple of the learning rate")
 
 
+EncoderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*/encoder$")]
+
+
 class Config(Strict):
     """An autoencoder, of its own training or of another block's, and the network R on its latents."""
 
     codec: Codec | None = Field(default=None, description="of the block's own `encoder`; null: the source's sizes")
-    encoder: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*/encoder$")] | None = Field(
+    encoder: EncoderName | None = Field(
         default=None, description="training whose finished autoencoder is used, `<method>/encoder`; null: the block's"
     )
     network: Literal["dense", "convolutional"] = Field(
@@ -242,15 +245,19 @@ def measures(model: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
 def _of_autoencoder(model: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
     import torch
 
-    wrong, direct, used = [], [], 0
+    wrong, direct, used, powers = [], [], 0, []
     for batch in batches:
         image, quantised = model(batch.target)
+        latents = model.encode(batch.target).double()
+        powers.append(torch.stack([latents, latents.square()]).mean(dim=(2, 3, 4)))
         wrong.append((image - batch.target).square().mean(dim=(1, 2, 3)))
         direct.append((model.decode(model.encode(batch.target)) - batch.target).square().mean(dim=(1, 2, 3)))
         used = used + torch.bincount(quantised.codes.flatten().cpu(), minlength=len(model.codebook.codes))
+    first, second = torch.cat(powers, dim=1).mean(dim=1)
     return {
         "reconstruction MSE of faces": _mean(wrong),
         "the same without quantisation, as latents are decoded": _mean(direct),
+        "standard deviation of their latents": float((second - first.square()).sqrt()),
         **usage(used),
     }
 
@@ -309,6 +316,8 @@ def method(config: type[Config], begin: Begin, inputs: tuple[str, ...], **more: 
         by_noise=False,
         default_colour=lambda config: Colour(sampler=Sampler(name="cold", steps=config.times)),
         needs=needs,
+        offers={"encoder": AUTOENCODER},
+        asks={"encoder": AUTOENCODER},
         remarks=remarks,
         **({"fits": fits} | more),
     )

@@ -93,6 +93,8 @@ def _fault(method: Any) -> str | None:
         "samplers": _maps(method.samplers, lambda calls: isinstance(calls, Calls)),
         "slots": _maps(method.slots, lambda found: _are_among(found, method.objectives)),
         "inputs": _are_among(method.inputs, INPUTS),
+        "offers": _maps(method.offers, lambda form: isinstance(form, str)),
+        "asks": _maps(method.asks, lambda form: isinstance(form, str)),
         "reads": _are_among(method.reads, SHARED),
         "rowless": _are_among(method.rowless, {*SLOTS, *method.slots}),
         "build": callable(method.build),
@@ -262,7 +264,7 @@ def check(name: str, block: Block, size: int, shared: Mapping[str, Any], borrowe
         except ValueError as error:
             raise ValueError(f"methods.{name}.{error}") from None
     for stage, row in block.colour.items():
-        check_colour(f"methods.{name}.colour.{stage}", block.kind, row, config)
+        check_colour(f"methods.{name}.colour.{stage}", block.kind, row, config, stage)
     for slot, train in block.trainings.items():
         key = f"methods.{name}.{slot}"
         if START in needs(block.kind, block.config, slot).values() and not train.start:
@@ -278,7 +280,7 @@ def _check_validation(key: str, kind: str, slot: str, train: Train, config: Any)
     if colour and slot in get(kind).rowless:
         raise ValueError(f"{key}.colour: weights of {slot} do not colour; remove it, their own score chooses")
     if colour:
-        check_colour(f"{key}.colour", kind, colour, config)
+        check_colour(f"{key}.colour", kind, colour, config, slot)
         if more := set(get(kind).takes(colour.options)) - set(get(kind).inputs):
             what = " and ".join(name for name in INPUTS if name in more)
             raise ValueError(f"{key}.colour.options: so it would need {what}, which the training is not given")
@@ -286,8 +288,8 @@ def _check_validation(key: str, kind: str, slot: str, train: Train, config: Any)
         raise ValueError(f"{key}.colour: missing; it says how the validation faces are coloured")
 
 
-def check_colour(key: str, kind: str, colour: Colour, config: Any = None) -> None:
-    """Raises ValueError when a kind, or weights of that config, cannot colour so."""
+def check_colour(key: str, kind: str, colour: Colour, config: Any = None, slot: str = "") -> None:
+    """Raises ValueError when a kind, or the weights of that training of that config, cannot colour so."""
     method = get(kind)
     if method.colorize is None:
         raise ValueError(f"{key}: kind {kind} does not colour; remove it")
@@ -300,7 +302,7 @@ def check_colour(key: str, kind: str, colour: Colour, config: Any = None) -> Non
         raise ValueError(f"{key}.samples: kind {kind} has one answer, not samples from noise; remove it")
     if config is not None:
         try:
-            _ask(kind, "suits", config, colour.options, mistakes=(ValueError,))
+            _ask(kind, "suits", config, colour.options, slot, mistakes=(ValueError,))
         except ValueError as error:
             raise ValueError(f"{key}.options.{error}") from None
 

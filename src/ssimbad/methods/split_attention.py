@@ -1,7 +1,8 @@
 """Split cross-attention (Yan et al. 2025, arXiv 2502.19937): figure and background coloured apart, modes of one weight.
 
-In pixels instead of a latent space, with a small encoder of patches in place of CLIP's, trained in the first stage;
-sizes are ours. Predicts noise on the scaled-linear schedule; x = x_t / sqrt(alpha_bar_t), as AnimeDiffusion here.
+In pixels unless an autoencoder is named; with a small encoder of patches in place of CLIP's, trained in the first
+stage; sizes are ours. Predicts noise on the scaled-linear schedule; x = x_t / sqrt(alpha_bar_t), as AnimeDiffusion
+here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pydantic import Field, model_validator
 
 from ssimbad.errors import UserError
 from ssimbad.methods import animediffusion, chain
-from ssimbad.methods.contract import Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.methods.contract import AUTOENCODER, Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.methods.latent_cold import FACTOR, EncoderName
 from ssimbad.params.base import Above0, Colour, Fraction, Positive, Sampler, Strict
 from ssimbad.samplers.counts import ODE
 
@@ -39,9 +41,22 @@ class Config(Strict):
     rank: Positive = Field(default=4, description="of the figure's low-rank terms; of the background's: half the width")
     queries: Positive = Field(default=64, description="recovered tokens of the background")
     recovery_layers: Positive = 2
+    drop_first: Fraction = Field(default=0.8, description="share of images without a reference as the base begins")
+    drop_last: Fraction = Field(default=0.5, description="the same at its end; between them a straight line")
+    drop_sketch: Fraction = Field(default=0.05, description="share of the base's images without a sketch")
+
+    encoder: EncoderName | None = Field(
+        default=None, description="finished autoencoder in whose latents it works, `<method>/encoder`; null: in pixels"
+    )
+    latent_scale: Above0 | None = Field(
+        default=None, description="times its latents: one over their standard deviation, which its measures say"
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> Config:
+        if (self.encoder is None) != (self.latent_scale is None):
+            wrong, other = ("encoder", "latent_scale") if self.encoder is None else ("latent_scale", "encoder")
+            raise ValueError(f"{wrong}: missing, and {other} is there; give both for latents, or neither for pixels")
         if self.width % self.heads:
             raise ValueError(f"heads: {self.heads} does not divide width {self.width}; change one of them")
         return self
@@ -49,10 +64,6 @@ class Config(Strict):
 
 class Noise(Strict):
     """First stage: predict the noise; the reference is not shown to a share of images that falls as training goes."""
-
-    drop_first: Fraction = Field(default=0.8, description="share of images without a reference at the start")
-    drop_last: Fraction = Field(default=0.5, description="the same at the end; between them a straight line")
-    drop_sketch: Fraction = Field(default=0.05, description="share of images without a sketch")
 
 
 class SplitNoise(Strict):
@@ -84,17 +95,20 @@ class Options(chain.Scaled):
 
 def build(setup: Setup) -> nn.Module:
     """The base; with a finished base, what is added to it."""
+    from ssimbad.methods import registry
     from ssimbad.networks.split_attention import Base, Recovery, ReferencedUNet, SplitNetwork, TokenEncoder
     from ssimbad.noise import ddpm
 
     config, network = setup.config, setup.shared["network"].model_dump()
+    if "base" in setup.needed:
+        base = registry.built(registry.setup_from(setup.needed["base"].setup))
+        recovery = Recovery(config.queries, config.width, config.heads, config.recovery_layers)
+        return SplitNetwork(base, config.rank, recovery, config.width, network["embedding"])
+    codec = registry.built(registry.setup_from(setup.needed["codec"].setup)) if "codec" in setup.needed else None
     betas = ddpm.scaled_betas(config.timesteps, config.beta_start, config.beta_end)
     encoder = TokenEncoder(setup.size, config.patch, config.width, config.heads, config.token_layers)
-    base = Base(ReferencedUNet(config.width, **network), encoder, ddpm.sigma_of(betas))
-    if "base" not in setup.needed:
-        return base
-    recovery = Recovery(config.queries, config.width, config.heads, config.recovery_layers)
-    return SplitNetwork(base, config.rank, recovery, config.width, network["embedding"])
+    unet = ReferencedUNet(config.width, *((codec.code_size, 2) if codec else (3, 1)), **network)
+    return Base(unet, encoder, ddpm.sigma_of(betas), config, codec)
 
 
 def _base(model: Base | SplitNetwork) -> Base:
@@ -104,22 +118,23 @@ def _base(model: Base | SplitNetwork) -> Base:
 def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
     import torch
 
-    base, options = _base(model), plan.options
+    base = _base(model)
     t = (rng.uniform() * len(base.sigmas)).long()
     sigma = base.sigmas[t].to(batch.target)
-    noise = rng.normal(*batch.target.shape[1:])
-    noisy = batch.target + sigma[:, None, None, None] * noise
+    clean = base.encoded(batch.target)
+    noise = rng.normal(*clean.shape[1:])
+    noisy = clean + sigma[:, None, None, None] * noise
     sketch = batch.sketch
     if plan.objective == "split":
         ends = torch.stack([rng.uniform(), rng.uniform()]).to(batch.target)
         of_sketch, of_reference = LOWEST + (HIGHEST - LOWEST) * ends
-        shown, drop = _split(model, batch, of_sketch, of_reference), options.drop
+        shown, drop = _split(model, batch, of_sketch, of_reference), plan.options.drop
     else:
         from ssimbad.networks.split_attention import Shown
 
         shown = Shown(base.encoder(batch.reference))
-        drop = options.drop_first + (options.drop_last - options.drop_first) * batch.progress
-        blank = (rng.uniform() < options.drop_sketch)[:, None, None, None]
+        drop = base.config.drop_first + (base.config.drop_last - base.config.drop_first) * batch.progress
+        blank = (rng.uniform() < base.config.drop_sketch)[:, None, None, None]
         sketch = torch.where(blank, torch.ones_like(sketch), sketch)
     shown = _dimmed(shown, (rng.uniform() >= drop).to(noisy)[:, None, None])
     per_image = (base.noise(noisy, sigma, sketch, shown) - noise).square().mean(dim=(1, 2, 3))
@@ -186,24 +201,43 @@ def denoiser(model: nn.Module, given: Conditions, options: Options) -> Callable[
 def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
     from ssimbad.samplers import ode
 
-    base = _base(model)
-    noise, grid = chain.image_noise(fresh, given), animediffusion.levels(base, colour.sampler.steps)
+    base, grid = _base(model), animediffusion.levels(_base(model), colour.sampler.steps)
+
+    def noise() -> Tensor:
+        return fresh(*base.form(given.sketch))
+
     sampler = chain.make(colour.sampler, noise, animediffusion.axis(base))
-    denoise = ode.watched(denoiser(model, given, colour.options or Options()), watch)
-    return sampler(denoise, animediffusion.pure(noise(), grid), grid).clamp(-1, 1)
+    seen = watch and (lambda sigma, x: watch(sigma, base.decoded(x)))
+    denoise = ode.watched(denoiser(model, given, colour.options or Options()), seen)
+    return base.decoded(sampler(denoise, animediffusion.pure(noise(), grid), grid)).clamp(-1, 1)
 
 
 def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
     chain.fits(config, size, shared)
+    if config.encoder and size % (halved := FACTOR * 2 ** (len(shared["network"].multipliers) - 1)):
+        raise ValueError(f"config.encoder: data.size {size} is not divisible by {halved}, as its latents must be")
     if size % config.patch:
         raise ValueError(f"config.patch: {config.patch} does not divide data.size {size}; change one of them")
     if len(shared["network"].multipliers) < 2:
         raise ValueError("kind: split_attention looks at its reference on two levels; give network.multipliers two")
 
 
+def suits(config: Config, options: Options, slot: str) -> None:
+    """Raises ValueError for a mode that weights of the slot do not know, and guidance by what they never missed."""
+    if options.mode != "vanilla" and "base" not in needs(config, slot):
+        raise ValueError(f"mode: weights of {slot} have no split for {options.mode}; colour with those of finetune")
+    shares = {"reference": ("drop_first", max(config.drop_first, config.drop_last))}
+    chain.require_missed(options, shares | {"sketch": ("drop_sketch", config.drop_sketch)})
+
+
+def needs(config: Config, slot: str) -> dict[str, str]:
+    return {"base": "pretrain"} if slot == "finetune" else {"codec": config.encoder} if config.encoder else {}
+
+
 METHOD = Method(
     Config=Config,
     objectives={"noise": Noise, "split": SplitNoise},
+    slots={"encoder": ("noise",), "pretrain": ("noise",), "finetune": ("split",)},
     build=build,
     training_step=training_step,
     colorize=colorize,
@@ -212,6 +246,8 @@ METHOD = Method(
     ColourOptions=Options,
     default_colour=lambda config: Colour(sampler=Sampler(name="dpmpp_2m", steps=20), options=Options()),
     reads=("network",),
-    needs=lambda config, slot: {"base": "pretrain"} if slot == "finetune" else {},
+    needs=needs,
+    asks={"codec": AUTOENCODER},
     fits=fits,
+    suits=suits,
 )

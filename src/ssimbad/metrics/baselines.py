@@ -30,7 +30,8 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     the sketch's shape in the reference's colours. What would compare an image with itself is a dash.
 
     Inputs: test, same, cross, train, sketches (.npy), true (.npy, embedded data only), scene (.npy, before scenes
-    only), true_masks (.npy, where there are any), manifest (.csv), and inception, alexnet where enabled.
+    only), true_masks (.npy, where there are any), manifest (.csv), and weights files of feature networks, by their
+    names, where enabled.
     Output: summary, {n, size, rows: {row: {setting: {metric: …}}}}.
 
     Raises:

@@ -27,7 +27,8 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     against the set of test faces, the lines against the sketches, the colours against the reference shown.
 
     Inputs: images (zip), test (.npy), manifest (.csv), true (.npy, for cross-true and cross-other), sketches and
-    references (.npy, for same and cross), true_masks (.npy, where there are any), and inception, alexnet where enabled.
+    references (.npy, for same and cross), true_masks (.npy, where there are any), and the weights
+    files of feature networks, by their names, where enabled.
     Outputs: images (CSV: id and one column per metric), summary (JSON).
 
     Raises:

@@ -58,7 +58,7 @@ def run(
     asked = networks or {}
     for name, path in asked.items():
         _require_published(name, path)
-    absent = {name: f"no weights given (--{name} FILE)" for name in measure.NETWORKS if name not in asked}
+    absent = {name: f"no weights given (--{name} FILE)" for name in registry.networks() if name not in asked}
     absent |= {"lines": "no sketches given (--sketches DIR)", "references": "no references given (--references DIR)"}
     given = Given(images, targets, targets, shown, lines, measure.load_networks(asked)[0], absent, EVALUATION.seed)
     _, entries = measure.every(registry.metrics(), given, EVALUATION)
@@ -126,9 +126,10 @@ def _require_published(name: str, path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path}: not there; --{name} takes the published weights file")
     if (found := artifacts.sha256(path)) != (wanted := features.module(name).SHA256):
+        measured = " or ".join(metric.label for metric in registry.metrics() if name in metric.needs)
         raise UserError(
             f"{path}: sha256 {found}, not that of the published weights ({wanted}); no number from other weights is"
-            f" called FID, KID or LPIPS, so leave --{name} out or give the published file"
+            f" called {measured}, so leave --{name} out or give the published file"
         )
 
 

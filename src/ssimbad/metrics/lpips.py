@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def lpips(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.ndarray:
-    """LPIPS per image.
+def distances(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.ndarray:
+    """How far a network finds each image from its target: LPIPS by features/alexnet.py.
 
     Args:
         images, targets: (N, H, W, 3) uint8, paired by position; the network is fed [-1, 1], as it expects.
-        copies: the network (features/alexnet.py), once per worker; the images are dealt to them one by one.
+        copies: the network, (1, 3, H, W) twice → (1,), once per worker; the images are dealt to them one by one.
 
     Returns:
         (N,) float64, 0 for identical images.
@@ -43,7 +43,7 @@ def lpips(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np.nda
 
 
 def _lpips(given: Given) -> np.ndarray:
-    return lpips(given.images, given.targets, *given.networks["alexnet"])
+    return distances(given.images, given.targets, *given.networks["alexnet"])
 
 
 METRIC = Metric(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssimbad.metrics import bootstrap
+from ssimbad.metrics import bootstrap, registry
 from ssimbad.metrics.contract import Given, Metric, Unmeasurable
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 DIGITS = 5
 """Decimals of stored values: beyond them single precision depends on the machine."""
-
-NETWORKS = ("inception", "alexnet")
-"""Feature networks that metrics look through."""
 
 Entry = dict[str, Any]
 """{value, ci_low, ci_high, n[, reason]} and the metric's own facts; value None: it could not be measured, for this
@@ -29,22 +26,28 @@ def load_networks(
     inputs: Mapping[str, Path], threads: int = 1
 ) -> tuple[dict[str, tuple[nn.Module, ...]], dict[str, str]]:
     """The feature networks whose weights files a stage was given under their names, on all devices of the job, or for
-    so many cores of its CPU; and why one that was given is not there.
+    so many cores of its CPU; and why one is not there, unless all are switched off.
 
     Raises:
         UserError: a file holds something else.
     """
-    given = {name: inputs[name] for name in NETWORKS if name in inputs}
-    absent = {name: f"weights file not there: {path.name}" for name, path in given.items() if not path.is_file()}
-    if given.keys() == absent.keys():
+    known = registry.networks()
+    given = {name: inputs[name] for name in known if name in inputs}
+    if not given:
+        return {}, {}
+    # Where weights are switched on, the file of a network is among the inputs if the parameters name one.
+    absent = {name: f"no weights file named (weights.{name}: null)" for name in known if name not in given}
+    absent |= {name: f"weights file not there: {path.name}" for name, path in given.items() if not path.is_file()}
+    there = given.keys() - absent.keys()
+    if not there:
         return {}, absent
-    from ssimbad.features import registry
+    from ssimbad.features import registry as features
     from ssimbad.runtime import devices
 
     places = devices.visible()
     networks = {}
-    for name in given.keys() - absent.keys():
-        loaded = {device: registry.load(name, given[name], device) for device in dict.fromkeys(places)}
+    for name in there:
+        loaded = {device: features.load(name, given[name], device) for device in dict.fromkeys(places)}
         networks[name] = tuple(loaded[device] for device in devices.workers(places, threads))
     return networks, absent
 

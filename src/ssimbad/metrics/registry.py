@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 
 from ssimbad import metrics as room
-from ssimbad.metrics.contract import Metric
+from ssimbad.metrics.contract import ABSENT, Metric
 
 _NOT_METRICS = {
     *("contract", "registry", "measure", "bootstrap", "mmd", "spread"),
@@ -25,6 +25,12 @@ def names() -> list[str]:
 def metrics() -> list[Metric]:
     """All metrics, in the order of the tables."""
     return sorted(map(by_id, names()), key=lambda metric: (metric.place, metric.id))
+
+
+def networks() -> list[str]:
+    """Feature networks that metrics look through, in the order of the tables."""
+    looked = (need for metric in metrics() for need in metric.needs if need not in ABSENT)
+    return list(dict.fromkeys(looked))
 
 
 def by_id(name: str) -> Metric:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -208,14 +209,16 @@ class SketchEncoder(nn.Module):
 
 
 class ReferencedUNet(UNet):
-    """The shared U-Net, 3 channels in and out, with a sketch's pyramid added level by level, and cross-attention to a
-    reference behind each of its `CROSSED` lowest levels on the way down and on the way up."""
+    """The shared U-Net, as many channels out as in, with a sketch's pyramid added level by level, and cross-attention
+    to a reference behind each of its `CROSSED` lowest levels on the way down and on the way up. `stride`: of both
+    convolutions of the pyramid's stem, 2 where the sketch has four times the side of what is denoised."""
 
-    def __init__(self, width: int, **network) -> None:
-        super().__init__(3, 3, **network)
+    def __init__(self, width: int, channels: int = 3, stride: int = 1, **network) -> None:
+        super().__init__(channels, channels, **network)
         widths = [network["base"] * m for m in network["multipliers"]]
         self.first = len(widths) - CROSSED
-        self.sketch = SketchEncoder(1, [(max(1, widths[0] // 2), 1), (widths[0], 1)], [(c, 2) for c in widths[1:]])
+        stem = [(max(1, widths[0] // 2), stride), (widths[0], stride)]
+        self.sketch = SketchEncoder(1, stem, [(c, 2) for c in widths[1:]])
         crossed = [*widths[self.first :], *reversed(widths[self.first :])]
         self.crosses = nn.ModuleList(CrossAttention(c, width, network["heads"], network["groups"]) for c in crossed)
 
@@ -246,17 +249,39 @@ class ReferencedUNet(UNet):
 
 
 class Base(nn.Module):
-    """Noise prediction from sketch and reference without a split: what the first stage trains."""
+    """Noise prediction from sketch and reference without a split: what the first stage trains.
+
+    `config`: of its method. `codec`: a finished autoencoder in whose latents, times `config.latent_scale`, it works;
+    None: in pixels.
+    """
 
     as_published = False
 
-    def __init__(self, network: ReferencedUNet, encoder: TokenEncoder, sigmas: Tensor) -> None:
+    def __init__(
+        self, network: ReferencedUNet, encoder: TokenEncoder, sigmas: Tensor, config: Any, codec: nn.Module | None
+    ) -> None:
         super().__init__()
-        self.network, self.encoder = network, encoder
+        self.network, self.encoder, self.config, self.codec = network, encoder, config, codec
         self.register_buffer("sigmas", sigmas, persistent=False)
 
+    def encoded(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) → what is diffused: the images themselves, or (B, C, H/4, W/4) without a gradient."""
+        if self.codec is None:
+            return images
+        with torch.no_grad():
+            return self.config.latent_scale * self.codec.encode(images)
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """The way back, to (B, 3, H, W)."""
+        return x if self.codec is None else self.codec.decode(x / self.config.latent_scale)
+
+    def form(self, sketch: Tensor) -> tuple[int, int, int]:
+        """(C, h, w) of what is diffused, by its sketch, (B, 1, H, W)."""
+        height, width = sketch.shape[2:]
+        return (3, height, width) if self.codec is None else (self.codec.code_size, height // 4, width // 4)
+
     def noise(self, x: Tensor, sigma: Tensor, sketch: Tensor, shown: Shown) -> Tensor:
-        """(B, 3, H, W) x = y + sigma·n, (B,), (B, 1, H, W) → the predicted noise n, (B, 3, H, W) float32."""
+        """(B, C, h, w) x = y + sigma·n, (B,), (B, 1, H, W) → the predicted noise n, (B, C, h, w) float32."""
         scaled = x / (1 + sigma**2).sqrt()[:, None, None, None]
         return self.network(scaled, timestep(self.sigmas, sigma), sketch, shown).float()
 

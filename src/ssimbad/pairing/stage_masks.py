@@ -17,31 +17,28 @@ from ssimbad.faces.reading import Unreadable, normalise_grey
 from ssimbad.faces.sources import Source, open_source
 from ssimbad.pairing import masks, resize, tps
 from ssimbad.params.view import View
+from ssimbad.runtime import pool
 from ssimbad.runtime.job import Job
 
 SPLITS = ("train", "val", "test")
 
 
 def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
-    """A mask for every face: the true one of a rendered face, else the one given in the source, else one by rule.
+    """A mask for every face: the true one of a rendered face, else the one given in the source, else one that a network
+    finds, or a rule where there is no network.
 
     inputs: `train`, `val`, `test` ((N, S, S, 3) uint8 .npy), `manifest`, `pairing` (CSV: id, cross, other), `shapes`
-    of embedded faces, or the source `raw` of others.
+    of embedded faces, or the source `raw` of others, and the `network` for those (ONNX, see `masks.of_network`).
     outputs: `train`, `val`, `test` and, of the test references, `same`, `cross`, `other`: (N, S, S) uint8 .npy, 255 =
     figure, in the order of the manifest. Those of references are warped as the references are. Before scenes also
     `scene`, of landscapes: no figure anywhere.
 
     Raises:
-        UserError: the manifest does not belong to the arrays, or a given mask cannot be read.
+        UserError: the manifest does not belong to the arrays, a given mask cannot be read, or the network is none.
     """
+    find = masks.of_network(inputs["network"]) if "network" in inputs else masks.of_face
     for split in SPLITS:
-        mine = manifest.rows(inputs["manifest"], split)
-        faces = manifest.images(inputs[split], [row["id"] for row in mine])
-        found = np.empty(faces.shape[:3], np.uint8)
-        with job.progress(len(mine), f"{split} masks") as bar, _maker(params, inputs) as make:
-            for i, row in enumerate(mine):
-                found[i] = make(row, faces[i])
-                bar.update(1)
+        found = _found(split, find, params, inputs, job)
         artifacts.write_array(outputs[split], found)
     ids = manifest.ids(inputs["manifest"], "test")
     warps = tps.draw(params.references.seed, ids, params.references)
@@ -62,24 +59,34 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     job.say(f"masks: of {len(ids)} test faces and the others -> {outputs['test'].parent}")
 
 
-_Make = Callable[[dict[str, str], np.ndarray], np.ndarray]
-"""(row of the manifest, face) → its mask."""
+def _found(split: str, find: masks.Finder, params: View, inputs: dict[str, Path], job: Job) -> np.ndarray:
+    """(N, S, S) uint8: the masks of one split."""
+    mine = manifest.rows(inputs["manifest"], split)
+    faces = manifest.images(inputs[split], [row["id"] for row in mine])
+    found = np.empty(faces.shape[:3], np.uint8)
+    with job.progress(len(mine), f"{split} masks") as bar, _known(params, inputs) as known:
+        pictures = ((face, known(row)) for row, face in zip(mine, faces, strict=True))
+        done = pool.ordered_map(lambda _, one: masks.of(*one, find), pictures, range(max(1, job.threads)))
+        for i, mask in enumerate(done):
+            found[i] = mask
+            bar.update(1)
+    return found
+
+
+_Known = Callable[[dict[str, str]], np.ndarray | None]
+"""Row of the manifest → the mask of its face, None where nobody knows it."""
 
 
 @contextmanager
-def _maker(params: View, inputs: dict[str, Path]) -> Iterator[_Make]:
-    """True masks where the faces are rendered, else given ones and a rule for the others."""
+def _known(params: View, inputs: dict[str, Path]) -> Iterator[_Known]:
+    """True masks where the faces are rendered, else given ones."""
     if "shapes" in inputs:
         shapes = artifacts.read_json(inputs["shapes"])
-        yield lambda row, face: _true(shapes[row["id"]], params)
+        yield lambda row: _true(shapes[row["id"]], params)
         return
     with open_source(inputs["raw"], params.data.max_pixels) as source:
         given = source.masks()
-        yield (
-            lambda row, face: (
-                _given(source, name, params) if (name := given.get(row["source"])) else masks.of_face(face)
-            )
-        )
+        yield lambda row: _given(source, name, params) if (name := given.get(row["source"])) else None
 
 
 def _true(drawn: dict[str, Any], params: View) -> np.ndarray:

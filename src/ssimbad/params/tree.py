@@ -101,6 +101,16 @@ class References(Strict):
         return self
 
 
+class Masks(Strict):
+    """Where the figure is in faces and references, for methods that take masks."""
+
+    network: OwnPath | None = Field(
+        default=None,
+        description="ONNX file of a segmentation network, for faces that have neither a true nor a given mask; null: "
+        "a rule",
+    )
+
+
 class Ddpm(Strict):
     """Discrete schedule."""
 
@@ -190,14 +200,14 @@ class WeightFile(Strict):
 
 
 class Weights(Strict):
-    """Files of the feature networks; switched off, FID, KID and LPIPS show a dash, and losses do without or refuse."""
+    """Files of the feature networks; switched off, metrics through them are a dash, and losses do without or refuse."""
 
     enabled: bool = Field(description="fetch and use them")
     inception: WeightFile
     alexnet: WeightFile
     vgg19: WeightFile | None = Field(default=None, description="of the losses that look through it")
     vgg16: WeightFile | None = Field(default=None, description="of the loss lpips-vgg")
-    clip: WeightFile | None = Field(default=None, description="of the loss clip; safetensors")
+    clip: WeightFile | None = Field(default=None, description="of the metric clip_image and the loss clip; safetensors")
 
 
 class Nfe(Strict):
@@ -282,6 +292,7 @@ class Params(Strict):
     embedded: Embedded
     sketches: Sketches
     references: References
+    masks: Masks = Masks()
     noise: Noise
     schedule: Schedule
     network: Network
@@ -296,6 +307,8 @@ class Params(Strict):
     def _consistent(self) -> Params:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: each seed once")
+        if self.masks.network and self.data.source == "embedded":
+            raise ValueError("masks.network belongs to source folder: rendered faces have true masks; set it to null")
         if self.schedule.images > (self.data.train or self.schedule.images):
             raise ValueError("schedule.images: more than data.train")
         if self.data.native_size % self.schedule.size:
@@ -372,6 +385,7 @@ class Params(Strict):
             place = f"{key}.start" if what == start else key
             if what != "phi" and training(self.methods, what) is None:
                 raise ValueError(f"{place}: {what} is no training of these parameters; name one that is")
+        self._check_forms(method, slot)
         if start and self.methods[start.partition("/")[0]].kind != self.methods[method].kind:
             raise ValueError(f"{key}.start: {start} is of another kind")
         behind, waiting = set(), [f"{method}/{slot}"]
@@ -382,6 +396,21 @@ class Params(Strict):
             behind |= found
         if f"{method}/{slot}" in behind:
             raise ValueError(f"{key}: it would be made from itself; let one of {sorted(behind)} start from nothing")
+
+    def _check_forms(self, method: str, slot: str) -> None:
+        """Parts are of the form for which the kind that builds on them asks."""
+        for name, what in needs(self.methods, method, slot).items():
+            form = registry.get(self.methods[method].kind).asks.get(name)
+            if form and self._offered(what) != form:
+                fit = [full for m, block in self.methods.items() for s in block.trainings
+                       if self._offered(full := f"{m}/{s}") == form]  # fmt: skip
+                remedy = f"name one of {', '.join(fit)}" if fit else "there is none, give one"
+                raise ValueError(f"methods.{method}.config: {what}, its {name}, is no {form}; {remedy}")
+
+    def _offered(self, name: str) -> str | None:
+        """As what other kinds can build on a training."""
+        method, _, slot = name.partition("/")
+        return registry.get(self.methods[method].kind).offers.get(slot) if training(self.methods, name) else None
 
     def _check_grid(self) -> None:
         grid = self.training.grid

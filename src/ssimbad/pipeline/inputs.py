@@ -26,7 +26,8 @@ def true_masks(p: Params) -> dict[str, str]:
 
 
 def feature_weights(p: Params) -> dict[str, str]:
-    return {n: paths.feature_file(n) for n in ("inception", "alexnet")} if p.weights.enabled else {}
+    """Of the networks that metrics look through."""
+    return {name: paths.feature_file(name) for name in rows.metric_features(p)}
 
 
 def labels(p: Params) -> list[str]:

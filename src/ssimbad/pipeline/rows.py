@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ssimbad.methods import registry
 from ssimbad.methods.contract import MASKS, PHI, Method
+from ssimbad.metrics import registry as metrics
 from ssimbad.pairing import settings
 from ssimbad.params.methods import needs
 from ssimbad.params.tree import Params
@@ -144,6 +145,16 @@ def rungs(p: Params) -> list[Wildcards]:
 def points(p: Params) -> list[Wildcards]:
     """Rows of the sweep's methods."""
     return [w for w in listed(p) if w["method"] in p.report.sweep]
+
+
+def metric_features(p: Params) -> list[str]:
+    """Feature networks that metrics look through, as far as the parameters name files of them."""
+    return [name for name in metrics.networks() if getattr(p.weights, name)] if p.weights.enabled else []
+
+
+def features(p: Params) -> list[str]:
+    """All feature networks that these parameters ask for."""
+    return list(dict.fromkeys([*metric_features(p), *loss_features(p)]))
 
 
 def loss_features(p: Params) -> list[str]:

@@ -111,7 +111,7 @@ STAGES: tuple[Stage, ...] = (
         run="ssimbad.features.stage:run",
         each=lambda p: [{}] if p.weights.enabled else [],
         inputs=lambda p, w: {},
-        outputs=lambda p, w: inputs.feature_weights(p) | {n: paths.feature_file(n) for n in rows.loss_features(p)},
+        outputs=lambda p, w: {name: paths.feature_file(name) for name in rows.features(p)},
         params=lambda p, w: ("weights",),
         fetched=True,
     ),
@@ -170,6 +170,7 @@ STAGES: tuple[Stage, ...] = (
             "manifest": paths.MANIFEST,
             "pairing": "data/references/pairing.csv",
             **({"shapes": paths.SHAPES} if p.data.source == "embedded" else {"raw": paths.source(p)}),
+            **({"network": p.masks.network} if p.masks.network else {}),
         },
         outputs=lambda p, w: {
             **paths.splits("masks"), **{name: f"data/masks/{name}.npy" for name in ("same", "cross", "other")},

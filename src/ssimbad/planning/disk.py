@@ -88,9 +88,8 @@ def downloads(p: Params) -> tuple[int | None, list[tuple[str, int | None, str]]]
     """Bytes of all feature networks that are downloaded, and [(name, bytes, from where)]."""
     if not p.weights.enabled:
         return 0, []
-    names = ["inception", "alexnet", *rows.loss_features(p)]
     found = []
-    for name in dict.fromkeys(names):
+    for name in rows.features(p):
         entry = getattr(p.weights, name)
         numbers = _PINNED.get(entry.sha256)
         size = 0 if entry.path else numbers and FLOAT * numbers
