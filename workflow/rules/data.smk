@@ -1,5 +1,7 @@
 # From raw images to faces, sketches and references.
 RAW = paths.source(P)
+# Sketches that came with the faces.
+GIVEN = [] if EMBEDDED else [f"data/faces/given_{s}.npy" for s in ("train", "val", "test")]
 
 if EMBEDDED:
 
@@ -33,6 +35,7 @@ rule faces:
         "data/faces/train.npy",
         "data/faces/val.npy",
         "data/faces/test.npy",
+        GIVEN,
         "data/faces/manifest.csv",
         "data/faces/quarantine.csv",
         "records/faces.json",
@@ -58,7 +61,7 @@ rule sketches:
         ancient("data/faces/val.npy"),
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
-        only(not EMBEDDED, RAW),
+        only(not EMBEDDED, *GIVEN),
     output:
         "data/sketches/train.npy",
         "data/sketches/val.npy",

@@ -14,7 +14,8 @@ from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import embedded, manifest
 from ssimbad.faces.reading import Unreadable, normalise_grey
-from ssimbad.faces.sources import Source, open_source
+from ssimbad.faces.sources import registry
+from ssimbad.faces.sources.contract import Source
 from ssimbad.pairing import masks, resize, tps
 from ssimbad.params.view import View
 from ssimbad.runtime.job import Job
@@ -70,13 +71,9 @@ def _maker(params: View, inputs: dict[str, Path]) -> Iterator[_Make]:
         shapes = artifacts.read_json(inputs["shapes"])
         yield lambda row, face: _true(shapes[row["id"]], params)
         return
-    with open_source(inputs["raw"], params.data.max_pixels) as source:
-        given = source.masks()
-        yield (
-            lambda row, face: (
-                _given(source, name, params) if (name := given.get(row["source"])) else masks.of_face(face)
-            )
-        )
+    config = registry.config(params.data.source, str(inputs["raw"]))
+    with registry.of(config).opened(config, inputs["raw"], params.data.max_pixels) as source:
+        yield lambda row, face: _given(source, name, params) if (name := row.get("mask")) else masks.of_face(face)
 
 
 def _true(drawn: dict[str, Any], params: View) -> np.ndarray:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ssimbad import strict_yaml
 from ssimbad.errors import ParameterError
+from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.params import overlay
 from ssimbad.params.base import (
@@ -34,8 +35,10 @@ from ssimbad.params.methods import Method, Train, TrainingName, needs, training
 class Data(Strict):
     """Where faces come from and how they are cut."""
 
-    source: Literal["embedded", "folder"] = Field(description="embedded: rendered here; folder: your own images")
-    path: OwnPath | None = Field(description="folder or .zip of your own images; only for source folder")
+    source: sources.Block = Field(
+        description="embedded: rendered here; folder: your own images; or a block with a kind: docs/data.md"
+    )
+    path: OwnPath | None = Field(description="folder or .zip of your own images; only for the short form folder")
     test_list: OwnPath | None = Field(description="text file, one file name a line, of the given test set; or null")
     native_size: Annotated[int, Field(ge=32, le=2048)] = Field(description="side of the stored square faces, pixels")
     size: Size = Field(description="side the networks see, pixels; native_size divides")
@@ -46,14 +49,21 @@ class Data(Strict):
     )
     seed: int = Field(description="of the split")
     max_pixels: Positive = Field(description="a larger image is quarantined as a decompression bomb, pixels")
+    drawings: Literal["refuse", "quarantine", "keep"] = Field(
+        default="refuse",
+        description="what is done about faces that look like line drawings; refuse: from one in twenty on, stop",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Data:
+        answers = sources.of(self.source).answers
         if self.source == "folder" and not self.path:
             raise ValueError("data.path: missing; source folder needs the folder or .zip of your images")
-        if self.source == "embedded" and (self.path or self.test_list):
+        if answers and (self.path or self.test_list):
             raise ValueError("data.path and data.test_list belong to source folder; set them to null for embedded")
-        if self.source == "embedded" and self.train is None:
+        if not isinstance(self.source, str) and self.path:
+            raise ValueError("data.path belongs to the short form of source; set it to null, the block has its own")
+        if answers and self.train is None:
             raise ValueError("data.train: embedded faces are as many as you say; give a number")
         if self.native_size % self.size:
             raise ValueError(f"data.size: {self.size} does not divide data.native_size {self.native_size}")
@@ -419,6 +429,9 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
     """Names of the keys allowed where `location` stands in the tree."""
     model: Any = Params
     for part in location[:-1]:
+        if kind := sources.tagged(part):
+            model = kind.Config
+            continue
         field = getattr(model, "model_fields", {}).get(part)
         annotation = field.annotation if field else Train if model is Method and part in registry.slots() else model
         candidates = [annotation, *getattr(annotation, "__args__", ())]
@@ -429,7 +442,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
 def _one_line(source: str, error: ValidationError) -> str:
     # A misspelt key is missing and unknown at once; the unknown one tells more.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    where = ".".join([*map(str, first["loc"]), *filter(None, [first.get("ctx", {}).get("below")])])
+    where = ".".join([*map(str, sources.untagged(first["loc"])), *filter(None, [first.get("ctx", {}).get("below")])])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{source}: unknown key {where}; {nearest(str(first['loc'][-1]), _known_keys(first['loc']))}{more}"

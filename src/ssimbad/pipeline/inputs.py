@@ -14,7 +14,12 @@ Files = dict[str, str | list[str]]
 
 
 def embedded(p: Params, files: Files) -> Files:
-    return files if p.data.source == "embedded" else {}
+    return files if rows.has_answers(p) else {}
+
+
+def given(p: Params) -> dict[str, str]:
+    """Sketches that came with the faces; rendered ones bring none."""
+    return {} if rows.has_answers(p) else {f"given_{s}": f"data/faces/given_{s}.npy" for s in ("train", "val", "test")}
 
 
 def feature_weights(p: Params) -> dict[str, str]:

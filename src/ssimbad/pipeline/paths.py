@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssimbad.faces.sources import registry as sources
 from ssimbad.pairing import settings
 from ssimbad.params.tree import Params
 
@@ -20,7 +21,9 @@ PHI_STAR = "reports/schedule/phi_star.json"
 
 def source(p: Params) -> str:
     """Where the raw faces lie."""
-    return EMBEDDED if p.data.source == "embedded" else str(p.data.path)
+    if sources.of(p.data.source).answers:
+        return EMBEDDED
+    return sources.config(p.data.source, p.data.path).path
 
 
 def model(training: str, seed: int, ending: str = "safetensors") -> str:

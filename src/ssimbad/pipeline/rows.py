@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.methods.contract import MASKS, PHI, Method
 from ssimbad.pairing import settings
@@ -57,7 +58,7 @@ def masked(p: Params) -> bool:
 
 def has_answers(p: Params) -> bool:
     """Whether the true answer to a cross reference is known, as of rendered faces."""
-    return p.data.source == "embedded"
+    return sources.of(p.data.source).answers
 
 
 def coloured_rows(p: Params) -> list[Wildcards]:

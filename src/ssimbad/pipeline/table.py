@@ -98,7 +98,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="raw",
         run="ssimbad.faces.raw:run",
-        each=lambda p: [{}] if p.data.source == "embedded" else [],
+        each=lambda p: [{}] if rows.has_answers(p) else [],
         inputs=lambda p, w: {},
         outputs=lambda p, w: {"zip": paths.EMBEDDED, "shapes": paths.SHAPES, "answers": paths.ANSWERS},
         params=lambda p, w: ("embedded", "data.train", "data.val", "data.test", "data.seed", "references.seed"),
@@ -118,12 +118,13 @@ STAGES: tuple[Stage, ...] = (
         inputs=lambda p, w: {"raw": paths.source(p), **({"test_list": p.data.test_list} if p.data.test_list else {})},
         outputs=lambda p, w: {
             **paths.splits("faces"),
+            **inputs.given(p),
             "manifest": paths.MANIFEST,
             "quarantine": "data/faces/quarantine.csv",
         },
         params=lambda p, w: (
             "data.source", "data.path", "data.test_list", "data.native_size", "data.train", "data.val", "data.test",
-            "data.seed", "data.max_pixels",
+            "data.seed", "data.max_pixels", "data.drawings",
         ),
     ),
     Stage(
@@ -132,10 +133,10 @@ STAGES: tuple[Stage, ...] = (
         inputs=lambda p, w: {
             **paths.splits("faces"),
             "manifest": paths.MANIFEST,
-            **({"raw": paths.source(p)} if p.data.source == "folder" else {}),
+            **inputs.given(p),
         },
         outputs=lambda p, w: paths.splits("sketches"),
-        params=lambda p, w: ("sketches", "data.native_size", "data.source", "data.max_pixels"),
+        params=lambda p, w: ("sketches",),
     ),
     Stage(
         name="references",
@@ -162,7 +163,7 @@ STAGES: tuple[Stage, ...] = (
             **paths.splits("faces"),
             "manifest": paths.MANIFEST,
             "pairing": "data/references/pairing.csv",
-            **({"shapes": paths.SHAPES} if p.data.source == "embedded" else {"raw": paths.source(p)}),
+            **({"shapes": paths.SHAPES} if rows.has_answers(p) else {"raw": paths.source(p)}),
         },
         outputs=lambda p, w: {
             **paths.splits("masks"), **{name: f"data/masks/{name}.npy" for name in ("same", "cross", "other")},

@@ -46,7 +46,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
     archives = len(rows.coloured_rows(p))
     weights = sum(w.parameters for w in work.values()) * FLOAT * seeds
     images = round(archives * data.test * _PNG_ROW * data.size * (3 * data.size + 1))
-    references = (3 + (data.source == "embedded")) * data.test * 3 * pixels
+    references = (3 + rows.has_answers(p)) * data.test * 3 * pixels
     further = weights * (p.training.keep - 1)
     states = {key: STATES * _state(p, key, w) for key, w in work.items()}
     return [
@@ -77,7 +77,7 @@ def _state(p: Params, key: tuple[str, str], work: Work) -> int:
 
 def _raw(p: Params) -> Line:
     path = Path(paths.source(p))
-    if p.data.source == "folder":
+    if not rows.has_answers(p):
         return Line("your own images", None, f"{path}: yours, read and never written")
     if path.is_file():
         return Line("data/raw", path.stat().st_size, "as rendered")
