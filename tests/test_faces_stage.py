@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
@@ -20,6 +20,8 @@ from ssimbad.params.tree import Data
 from ssimbad.params.view import View
 from ssimbad.runtime.job import Job
 
+from .pictures import beside, face, fill, png
+
 SIDE = 32
 DECLARED = tuple(f"data.{key}" for key in Data.model_fields if key != "size")
 
@@ -29,14 +31,6 @@ def image_bytes(number: int, kind: str = "PNG", shape: tuple[int, int] = (40, 36
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=kind)
     return buffer.getvalue()
-
-
-def fill(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    return folder
 
 
 def run(raw: Path, out: Path, threads: int = 1, **data) -> dict[str, Path]:
@@ -200,31 +194,6 @@ def test_an_image_that_changes_between_the_readings(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="changed while it was being read"):
         run(raw, tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == []
-
-
-def face(number: int, side: int = 64) -> tuple[Image.Image, Image.Image]:
-    """A coloured face and its line drawing."""
-    colours = np.random.default_rng(number).integers(60, 220, (2, 3)).tolist()
-    image, lines = Image.new("RGB", (side, side), (*colours[0][:2], 20)), Image.new("RGB", (side, side), "white")
-    for canvas, skin in ((image, (250, 200 - number, 150)), (lines, None)):
-        pen = ImageDraw.Draw(canvas)
-        pen.ellipse((10 + number // 7, 8, 54, 58 - number % 7), fill=skin, outline="black", width=2)
-        pen.ellipse((20, 25, 27, 35), fill=skin and tuple(colours[1]), outline="black")
-    return image, lines
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def beside(first: Image.Image, second: Image.Image, wide: bool = True) -> bytes:
-    side = first.width
-    both = Image.new("RGB", (2 * side, side) if wide else (side, 2 * side))
-    both.paste(first, (0, 0))
-    both.paste(second, (side, 0) if wide else (0, side))
-    return png(both)
 
 
 def grey(image: Image.Image) -> np.ndarray:

@@ -26,10 +26,38 @@ if EMBEDDED:
             "ssimbad stage raw 2>&1 | tee {log}"
 
 
+if rows.fetched(P):
+
+    # On the head node: compute nodes often have no network.
+    localrules:
+        fetch,
+
+    rule fetch:
+        input:
+            rest("fetch"),
+        output:
+            "data/raw/fetched.zip",
+            "records/fetch.json",
+            touch(".state/fetch.ok"),
+        log:
+            "logs/fetch.log",
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=600,
+        message:
+            "fetch: the source, once"
+        shell:
+            "ssimbad stage fetch 2>&1 | tee {log}"
+
+
 rule faces:
     input:
         upstream("faces"),
         ancient(RAW),
+        of("faces", "beside"),
         only(P.data.test_list, P.data.test_list),
     output:
         "data/faces/train.npy",
@@ -121,6 +149,7 @@ if rows.masked(P):
             ancient("data/faces/manifest.csv"),
             ancient("data/references/pairing.csv"),
             ancient(paths.SHAPES if EMBEDDED else RAW),
+            of("masks", "beside"),
         output:
             "data/masks/train.npy",
             "data/masks/val.npy",

@@ -12,6 +12,7 @@ Wildcards = dict[str, Any]
 """Of one stage instance: method, stage, seed, setting, as far as it has them."""
 
 EMBEDDED = "data/raw/embedded.zip"
+FETCHED = "data/raw/fetched.zip"
 ANSWERS = "data/raw/cross_true.zip"
 MANIFEST = "data/faces/manifest.csv"
 TRUE = "data/references/cross_true.npy"
@@ -23,7 +24,8 @@ def source(p: Params) -> str:
     """Where the raw faces lie."""
     if sources.of(p.data.source).answers:
         return EMBEDDED
-    return sources.config(p.data.source, p.data.path).path
+    config = sources.config(p.data.source, p.data.path)
+    return FETCHED if sources.of(config).fetched(config) else config.path
 
 
 def model(training: str, seed: int, ending: str = "safetensors") -> str:

@@ -61,6 +61,12 @@ def has_answers(p: Params) -> bool:
     return sources.of(p.data.source).answers
 
 
+def fetched(p: Params) -> bool:
+    """Whether the source comes from elsewhere."""
+    config = sources.config(p.data.source, p.data.path)
+    return sources.of(config).fetched(config)
+
+
 def coloured_rows(p: Params) -> list[Wildcards]:
     """Every archive of answers: rows in each setting in which something else is shown."""
     return [{**w, "setting": s} for w in listed(p) for s in settings.coloured(takes(p, w), has_answers(p))]

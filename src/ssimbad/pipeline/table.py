@@ -104,6 +104,15 @@ STAGES: tuple[Stage, ...] = (
         params=lambda p, w: ("embedded", "data.train", "data.val", "data.test", "data.seed", "references.seed"),
     ),
     Stage(
+        name="fetch",
+        run="ssimbad.faces.fetch:run",
+        each=lambda p: [{}] if rows.fetched(p) else [],
+        inputs=lambda p, w: {"copy": p.data.source.path} if getattr(p.data.source, "path", None) else {},
+        outputs=lambda p, w: {"zip": paths.FETCHED},
+        params=lambda p, w: ("data.source", "data.max_pixels"),
+        fetched=True,
+    ),
+    Stage(
         name="weights",
         run="ssimbad.features.stage:run",
         each=lambda p: [{}] if p.weights.enabled else [],
@@ -115,7 +124,9 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="faces",
         run="ssimbad.faces.stage:run",
-        inputs=lambda p, w: {"raw": paths.source(p), **({"test_list": p.data.test_list} if p.data.test_list else {})},
+        inputs=lambda p, w: {
+            **inputs.source(p), **({"test_list": p.data.test_list} if p.data.test_list else {}),
+        },
         outputs=lambda p, w: {
             **paths.splits("faces"),
             **inputs.given(p),
@@ -163,7 +174,7 @@ STAGES: tuple[Stage, ...] = (
             **paths.splits("faces"),
             "manifest": paths.MANIFEST,
             "pairing": "data/references/pairing.csv",
-            **({"shapes": paths.SHAPES} if rows.has_answers(p) else {"raw": paths.source(p)}),
+            **({"shapes": paths.SHAPES} if rows.has_answers(p) else inputs.source(p)),
         },
         outputs=lambda p, w: {
             **paths.splits("masks"), **{name: f"data/masks/{name}.npy" for name in ("same", "cross", "other")},

@@ -69,8 +69,9 @@ class Kind:
     """
     beside: Callable[[Any], list[str]] = _none
     """Further files of the user's that it reads."""
-    fetch: Callable[[Any, Callable[[str], None]], Iterator[tuple[str, bytes]]] | None = None
-    """(config, what says a line) → (name, bytes) of all files, from elsewhere; stored once, and read from there."""
+    fetch: Callable[[Any, int, Callable[[str], None]], Iterator[tuple[str, bytes]]] | None = None
+    """(config, most bytes of a picture, what says a line) → (name, bytes) of all files, from elsewhere: stored once, as
+    the .zip that `opened` is given."""
     fetched: Callable[[Any], bool] = lambda config: False
     """Whether a config asks for `fetch`."""
     answers: bool = False

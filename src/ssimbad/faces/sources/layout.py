@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -28,6 +28,8 @@ _STRAY = 0.05
 """Share of files whose names end like a sketch's, from which on faces are not what they look like."""
 
 Key = tuple[str, ...]
+Faces = dict[str, tuple[str, str, Key]]
+"""{face: its sketch, its mask, what it is called without its mark}."""
 _FOLDER, _AFFIX = "\0folder", "\0affix"  # where in a key the word was; no name has these
 
 
@@ -58,12 +60,15 @@ def words(colour: str | None = None, sketch: str | None = None) -> dict[str, str
     return found
 
 
-def arrange(where: str, names: list[str], colour: str | None = None, sketch: str | None = None) -> Listing:
+def arrange(
+    where: str, names: list[str], colour: str | None = None, sketch: str | None = None, characters: bool = True
+) -> Listing:
     """Faces, and what belongs to them.
 
     Args:
         where: the source, for messages.
         colour, sketch: the word that marks each, where it is none of the usual ones or several would fit.
+        characters: whether a folder may be that of a character.
 
     Raises:
         UserError: names look like those of pairs and do not fit, or fit in two ways.
@@ -75,16 +80,18 @@ def arrange(where: str, names: list[str], colour: str | None = None, sketch: str
             groups[mark.key].sides[mark.side].append((name, mark))
     pairs = [g for g in groups.values() if g.sides["colour"] and (g.sides["sketch"] or g.sides["mask"])]
     _require_one_word(where, pairs)
-    if pairs:
-        return _marked(where, marks, pairs)
-    return _unmarked(where, marks, groups, explicit=bool(colour or sketch))
+    explicit = bool(colour or sketch)
+    found = _marked(where, marks, pairs) if pairs else _unmarked(where, marks, groups, explicit)
+    return _listing(list(marks), _whole(marks) if found is None else found, characters)
 
 
 def plain(names: list[str]) -> Listing:
     """Every file a face of its own."""
-    ids, found = paths.make_ids(sorted(names)), paths.identities({name: name for name in names})
-    pictures = [Picture(ids[n], n, identity=found[n], split=paths.split(n)) for n in sorted(names)]
-    return Listing(pictures, said=said_of(pictures))
+    return _listing(names, _whole(names), characters=True)
+
+
+def _whole(names: Iterable[str]) -> Faces:
+    return {name: ("", "", (name,)) for name in names}
 
 
 def said_of(pictures: list[Picture]) -> list[str]:
@@ -139,9 +146,9 @@ def _require_one_word(where: str, pairs: list[_Group]) -> None:
                 )
 
 
-def _marked(where: str, marks: dict[str, list[_Mark]], pairs: list[_Group]) -> Listing:
+def _marked(where: str, marks: dict[str, list[_Mark]], pairs: list[_Group]) -> Faces:
     """Faces and sketches both are marked."""
-    faces: dict[str, tuple[str, str, Key]] = {}
+    faces: Faces = {}
     used: set[str] = set()
     for group in pairs:
         belongs = {side: min(group.sides[side])[0] if group.sides[side] else "" for side in ("sketch", "mask")}
@@ -156,7 +163,7 @@ def _marked(where: str, marks: dict[str, list[_Mark]], pairs: list[_Group]) -> L
             if own:
                 faces[name] = ("", "", own[0].key)
     _require_fit(where, marks, pairs, used)
-    return _listing(marks, faces, used)
+    return faces
 
 
 def _require_fit(where: str, marks: dict[str, list[_Mark]], pairs: list[_Group], used: set[str]) -> None:
@@ -171,13 +178,13 @@ def _require_fit(where: str, marks: dict[str, list[_Mark]], pairs: list[_Group],
         )
 
 
-def _unmarked(where: str, marks: dict[str, list[_Mark]], groups: dict[Key, _Group], explicit: bool) -> Listing:
-    """Sketches are marked and faces are not, or nothing is."""
+def _unmarked(where: str, marks: dict[str, list[_Mark]], groups: dict[Key, _Group], explicit: bool) -> Faces | None:
+    """Sketches are marked and faces are not; None where nothing is."""
     sketches = {n: [m for m in found if m.side == "sketch"] for n, found in marks.items()}
     sketches = {name: found for name, found in sketches.items() if found}
     if not sketches and not explicit:
-        return plain(list(marks))
-    faces: dict[str, tuple[str, str, Key]] = {}
+        return None
+    faces: Faces = {}
     used: set[str] = set()
     for name in marks:
         if name in sketches:
@@ -191,7 +198,7 @@ def _unmarked(where: str, marks: dict[str, list[_Mark]], groups: dict[Key, _Grou
     if used - {""}:
         fit = [name for name in sketches if name in used]
         if len(fit) >= _LEAST_SHARE * len(sketches):
-            return _listing(marks, {n: f for n, f in faces.items() if n not in used}, used)
+            return {n: f for n, f in faces.items() if n not in used}
     strays = [n for n, found in sketches.items() if any(m.folder for m in found)]
     if strays or explicit or len(sketches) > _STRAY * len(marks):
         first = next(iter(strays or sketches or marks))
@@ -200,17 +207,17 @@ def _unmarked(where: str, marks: dict[str, list[_Mark]], groups: dict[Key, _Grou
             "belong to no face; name the faces' folder or mark, data.source: {kind: folder, path: …, colour: …, "
             "sketch: …}, or say layout: plain there if every file is a face"
         )
-    return plain(list(marks))
+    return None
 
 
-def _listing(marks: dict[str, list[_Mark]], faces: dict[str, tuple[str, str, Key]], used: set[str]) -> Listing:
+def _listing(names: list[str], faces: Faces, characters: bool) -> Listing:
     stripped = {name: _path(name, key) for name, (_, _, key) in faces.items()}
-    ids, characters = paths.make_ids(sorted(faces), stripped), paths.identities(stripped)
-    pictures = [
-        Picture(ids[name], name, *faces[name][:2], characters[name], paths.split(name)) for name in sorted(faces)
-    ]
+    ids = paths.make_ids(sorted(faces), stripped)
+    who = paths.identities(stripped) if characters else dict.fromkeys(faces, "")
+    pictures = [Picture(ids[name], name, *faces[name][:2], who[name], paths.split(name)) for name in sorted(faces)]
+    used = {name for sketch, mask, _ in faces.values() for name in (sketch, mask)}
     reason = "not used: the source holds pairs of faces and sketches, and this belongs to no face"
-    unused = {name: reason for name in marks if name not in faces and name not in used}
+    unused = {name: reason for name in sorted(names) if name not in faces and name not in used}
     return Listing(pictures, unused, said_of(pictures))
 
 

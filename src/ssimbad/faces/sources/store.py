@@ -4,6 +4,7 @@ Names inside a store are paths relative to its root with `/`. Hidden files, `__M
 (captions, lists, tables) are passed over; every other file is tried, whatever its ending says.
 """
 
+import os
 import re
 import stat
 import tarfile
@@ -11,7 +12,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -85,6 +86,66 @@ def opened(path: Path, max_pixels: int) -> Iterator[Store]:
             yield Store(str(path), sizes, image_bytes(max_pixels), lambda name: archive.read(members[name]), passed)
     else:
         raise UserError(f"{path}: no folder or .zip of images there; check data.path")
+
+
+@contextmanager
+def zips(root: Path, max_pixels: int) -> Iterator[Store]:
+    """All .zip below a folder, as if each were unpacked into a folder of its name."""
+    with ExitStack() as stack:
+        found = {
+            name[: -len(".zip")]: stack.enter_context(opened(file, max_pixels))
+            for name, file in _archives(root, ".zip", "parallel").items()
+        }
+        places = {f"{folder}/{name}": (store, name) for folder, store in found.items() for name in store.sizes}
+        sizes = {path: store.sizes[name] for path, (store, name) in places.items()}
+
+        def read(path: str) -> bytes:
+            store, name = places[path]
+            return store._read(name)
+
+        yield Store(str(root), sizes, image_bytes(max_pixels), read)
+
+
+@contextmanager
+def tars(root: Path, max_pixels: int) -> Iterator[Store]:
+    """A .tar, or all below a folder, as if each were unpacked into a folder of its name. They are not compressed."""
+    with ExitStack() as stack:
+        places: dict[str, tuple[int, int, int]] = {}
+        for shard, file in _archives(root, ".tar", "webdataset").items():
+            folder = shard[: -len(".tar")]
+            descriptor = os.open(file, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            for name, start, size in _tar_members(file):
+                places[unlike(f"{folder}/{name}", places)] = (descriptor, start, size)
+
+        def read(name: str) -> bytes:
+            descriptor, start, size = places[name]
+            return os.pread(descriptor, size, start)
+
+        yield Store(str(root), {name: size for name, (_, _, size) in places.items()}, image_bytes(max_pixels), read)
+
+
+def _archives(root: Path, ending: str, kind: str) -> dict[str, Path]:
+    if root.is_file():
+        return {root.name: root}
+    if not root.is_dir():
+        raise UserError(f"{root}: nothing is there; check data.source.path")
+    found = {name: file for name, file in below(root).items() if name.lower().endswith(ending)}
+    if not found:
+        raise UserError(f"{root}: no {ending} there; check data.source.path, or the kind {kind}")
+    return found
+
+
+def _tar_members(file: Path) -> Iterator[tuple[str, int, int]]:
+    """(name, where its bytes begin, how many) of the plain files that are wanted."""
+    try:
+        with tarfile.open(file, "r:") as tar:
+            for member in tar:
+                name = os.fsencode(member.name).decode("utf-8", "backslashreplace")
+                if member.isfile() and not member.issparse() and wanted(name):
+                    yield name, member.offset_data, member.size
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"{file}: no readable .tar without compression ({error}); fetch or pack it again") from None
 
 
 def _endings(names: Iterable[str]) -> Counter[str]:
