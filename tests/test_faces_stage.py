@@ -293,3 +293,36 @@ def test_no_name_is_lost_from_both_lists(tmp_path):
     rows = table(outputs["manifest"])
     assert {row["source"] for row in rows} == {*names, "\\xff.png (2)"} and len({row["id"] for row in rows}) == 8
     assert [row["source"] for row in table(outputs["quarantine"])] == ["bad\r.png"]
+
+
+def test_splits_of_the_source(tmp_path):
+    names = ("train", "val", "test")
+    files = {f"{split}/{n}.png": png(face(10 * i + n)[0]) for i, split in enumerate(names) for n in range(6)}
+    files |= {"train/9.png": files["test/0.png"]}
+    raw = fill(tmp_path / "raw", files)
+    rows = table(run(raw, tmp_path / "out", splits="path", val=2, test=6)["manifest"])
+    assert {(row["split"], row["source"].partition("/")[0]) for row in rows} == {(s, s) for s in names}
+    assert [sum(row["split"] == s for row in rows) for s in names] == [6, 2, 6]
+    assert table(tmp_path / "out/quarantine.csv") == [{"source": "train/9.png", "reason": "duplicate of test/0.png"}]
+    with pytest.raises(UserError, match=r"data\.test: 7 asked, but 6 usable faces are in a folder test"):
+        run(raw, tmp_path / "out", splits="path", test=7)
+    two = fill(tmp_path / "two", {name: data for name, data in files.items() if not name.startswith("test")})
+    rows = table(run(two, tmp_path / "out", splits="path", val=2, test=4, train=3)["manifest"])
+    assert {(row["split"], row["source"].partition("/")[0]) for row in rows} == {
+        ("train", "train"), ("val", "val"), ("test", "val"),
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"data\.splits: path, but no folder"):
+        run(fill(tmp_path / "flat", FILES), tmp_path / "out", splits="path")
+
+
+def test_characters(tmp_path):
+    files = {f"{who}/{n}.png": png(face(10 * i + n)[0]) for i, who in enumerate("abcde") for n in range(4)}
+    raw = fill(tmp_path / "raw", files)
+    rows = table(run(raw, tmp_path / "out", test=8)["manifest"])
+    assert all(row["identity"] == row["source"][0] for row in rows)
+    assert "identity" not in table(run(raw, tmp_path / "out", test=8, identity="none")["manifest"])[0]
+    names = tmp_path / "test.txt"
+    names.write_text("a/0.png\na/1.png\nb/0.png\n")
+    with pytest.raises(UserError, match=r"data\.identity: 2 of 3 test faces are of 'a'.*set it to none"):
+        run(raw, tmp_path / "none", test_list=str(names))
+    assert not (tmp_path / "none").exists()

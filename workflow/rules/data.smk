@@ -116,6 +116,7 @@ rule references:
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
         only(EMBEDDED, "data/raw/cross_true.zip"),
+        of("references", "pairs"),
     output:
         "data/references/same.npy",
         "data/references/cross.npy",

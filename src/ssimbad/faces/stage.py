@@ -14,7 +14,8 @@ from ssimbad.faces import halves
 from ssimbad.faces.reading import Unreadable, centred, opaque, resized
 from ssimbad.faces.sources import registry
 from ssimbad.faces.sources.contract import Picture, Source
-from ssimbad.faces.splits import SPLITS, find_listed, read_list, split_ids
+from ssimbad.faces.splits import SPLITS, find_listed, offered_ids, read_list, split_ids
+from ssimbad.pairing.references import require_apart
 from ssimbad.params.view import View
 from ssimbad.runtime.job import Job
 from ssimbad.runtime.pool import ordered_map
@@ -101,17 +102,21 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
         pictures, quarantine = source.listing.pictures, dict(source.listing.unused)
         if reader.half:
             pictures = [replace(picture, sketch=picture.name) for picture in pictures]
+        if data.identity == "none":
+            pictures = [replace(picture, identity="") for picture in pictures]
         examined = _examine_all(reader, pictures, job)
         listed = _listed(data.test_list, pictures)
         faults = {picture.name: examined[picture.id].fault for picture in pictures if examined[picture.id].fault}
         faults |= _drawings(source, [p for p in pictures if p.name not in faults], examined, data.drawings, job)
-        faults |= _duplicates([p for p in pictures if p.name not in faults], examined, set(listed or ()))
+        first = {p.id for p in pictures if p.split == "test"} if data.splits == "path" else set()
+        faults |= _duplicates([p for p in pictures if p.name not in faults], examined, first | set(listed or ()))
         quarantine |= faults
         usable = {picture.id: picture for picture in pictures if picture.name not in faults}
         if not usable:
             raise UserError(_nothing_usable(source, quarantine))
         _check_listed(data.test_list, listed, pictures, faults)
-        splits = split_ids(usable, data.train, data.val, data.test, data.seed, listed)
+        splits = _splits(data, usable, listed)
+        require_apart(usable[id_].identity for id_ in splits["test"])
         for split in SPLITS:
             chosen = [usable[id_] for id_ in splits[split]]
             _store(outputs[split], chosen, reader, examined, job)
@@ -120,6 +125,16 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     _write_manifest(outputs["manifest"], [(split, usable[id_]) for split in SPLITS for id_ in splits[split]], examined)
     artifacts.write_csv(outputs["quarantine"], ("source", "reason"), sorted(quarantine.items()))
     _report(job, outputs, splits, usable, quarantine)
+
+
+def _splits(data: View, usable: dict[str, Picture], listed: list[str] | None) -> dict[str, list[str]]:
+    asked = (data.train, data.val, data.test, data.seed, listed)
+    if data.splits == "drawn":
+        return split_ids(usable, *asked)
+    offered = {id_: picture.split for id_, picture in usable.items()}
+    if not any(offered.values()):
+        raise UserError("data.splits: path, but no folder of the source is called train, val or test; set it to drawn")
+    return offered_ids(offered, *asked)
 
 
 def _half(reader: _Reader, job: Job) -> str:

@@ -54,6 +54,15 @@ class Data(Strict):
         description="what is done about faces that look like line drawings; refuse: from one in twenty on, stop",
     )
 
+    splits: Literal["drawn", "path"] = Field(
+        default="drawn",
+        description="drawn: a hash of seed and id decides; path: folders train, val and test of the source do",
+    )
+    identity: Literal["auto", "none"] = Field(
+        default="auto",
+        description="auto: where folders are characters, cross pairs never share one; none: they may",
+    )
+
     @model_validator(mode="after")
     def _possible(self) -> Data:
         answers = sources.of(self.source).answers
@@ -99,6 +108,10 @@ class References(Strict):
     decimals: Annotated[int, Field(ge=0, le=9)] = Field(description="points and shifts are rounded to this")
     rotation: Annotated[float, Field(ge=0, le=180)] = Field(
         description="largest turn about the centre, degrees; 0 as in the public code, though the study speaks of turns"
+    )
+    pairs: OwnPath | None = Field(
+        default=None,
+        description="CSV with the columns sketch and reference, test images by name: the cross pairing; null: drawn",
     )
 
     @model_validator(mode="after")
@@ -294,6 +307,8 @@ class Params(Strict):
             raise ValueError("seeds: each seed once")
         if self.schedule.images > (self.data.train or self.schedule.images):
             raise ValueError("schedule.images: more than data.train")
+        if self.references.pairs and sources.of(self.data.source).answers:
+            raise ValueError("references.pairs belongs to your own faces; set it to null for embedded")
         if self.data.native_size % self.schedule.size:
             raise ValueError(f"schedule.size: {self.schedule.size} does not divide data.native_size")
         shared = {"network": self.network, "noise": self.noise, "schedule.saturation": self.schedule.saturation}

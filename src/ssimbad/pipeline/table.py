@@ -135,7 +135,8 @@ STAGES: tuple[Stage, ...] = (
         },
         params=lambda p, w: (
             "data.source", "data.path", "data.test_list", "data.native_size", "data.train", "data.val", "data.test",
-            "data.seed", "data.max_pixels", "data.drawings",
+            "data.seed", "data.max_pixels", "data.drawings", "data.splits",
+            "data.identity",
         ),
     ),
     Stage(
@@ -156,6 +157,7 @@ STAGES: tuple[Stage, ...] = (
             "test": "data/faces/test.npy",
             "manifest": paths.MANIFEST,
             **inputs.embedded(p, {"answers": paths.ANSWERS}),
+            **({"pairs": p.references.pairs} if p.references.pairs else {}),
         },
         outputs=lambda p, w: {
             "same": "data/references/same.npy",
