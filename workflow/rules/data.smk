@@ -139,6 +139,39 @@ rule references:
         "ssimbad stage references 2>&1 | tee {log}"
 
 
+rule data_sheet:
+    input:
+        upstream("data_sheet"),
+        ancient("data/faces/train.npy"),
+        ancient("data/faces/test.npy"),
+        ancient("data/sketches/train.npy"),
+        ancient("data/sketches/test.npy"),
+        ancient("data/references/same.npy"),
+        ancient("data/references/cross.npy"),
+        ancient("data/faces/manifest.csv"),
+        ancient("data/references/pairing.csv"),
+    output:
+        report(
+            "reports/figures/data_sheet.png",
+            category="Data",
+            caption="../report/data_sheet.rst",
+        ),
+        "records/data_sheet.json",
+        touch(".state/data_sheet.ok"),
+    log:
+        "logs/data_sheet.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "data_sheet: the first faces with their sketches and references"
+    shell:
+        "ssimbad stage data_sheet 2>&1 | tee {log}"
+
+
 if rows.masked(P):
 
     rule masks:

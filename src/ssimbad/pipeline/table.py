@@ -169,6 +169,22 @@ STAGES: tuple[Stage, ...] = (
         params=lambda p, w: ("references", "data.native_size", "data.source", "data.max_pixels"),
     ),
     Stage(
+        name="data_sheet",
+        run="ssimbad.reporting.data_sheet:run",
+        inputs=lambda p, w: {
+            "train": "data/faces/train.npy",
+            "test": "data/faces/test.npy",
+            "train_sketches": "data/sketches/train.npy",
+            "test_sketches": "data/sketches/test.npy",
+            "same": "data/references/same.npy",
+            "cross": "data/references/cross.npy",
+            "manifest": paths.MANIFEST,
+            "pairing": "data/references/pairing.csv",
+        },
+        outputs=lambda p, w: {"sheet": "reports/figures/data_sheet.png"},
+        params=lambda p, w: ("report.grid_images", "data.size"),
+    ),
+    Stage(
         name="masks",
         run="ssimbad.pairing.stage_masks:run",
         each=lambda p: [{}] if rows.masked(p) else [],
