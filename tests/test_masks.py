@@ -40,7 +40,8 @@ FACES = embedded.draw_faces(embedded.face_ids(8), "adventurer", 3)
 def _view(source: str = "embedded") -> View:
     data = DEMO.data.model_copy(update={"native_size": SIDE, "source": source})
     tree = DEMO.model_copy(update={"data": data, "embedded": DEMO.embedded.model_copy(update={"size": 128})})
-    declared = ("references", "embedded.style", "embedded.size", "data.native_size", "data.source", "data.max_pixels")
+    data_keys = ("data.native_size", "data.source", "data.max_pixels", "data.crop")
+    declared = ("references", "embedded.style", "embedded.size", *data_keys)
     return View(tree, declared)
 
 

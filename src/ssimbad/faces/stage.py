@@ -10,8 +10,8 @@ from PIL import Image
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.faces import halves
-from ssimbad.faces.reading import Unreadable, centred, opaque, resized
+from ssimbad.faces import framing, halves
+from ssimbad.faces.reading import Unreadable, opaque, resized
 from ssimbad.faces.sources import registry
 from ssimbad.faces.sources.contract import Picture, Source
 from ssimbad.faces.splits import SPLITS, find_listed, offered_ids, read_list, split_ids
@@ -21,7 +21,7 @@ from ssimbad.runtime.job import Job
 from ssimbad.runtime.pool import ordered_map
 
 COLUMNS = ("id", "split", "source", "sha256", "width", "height", "sketch")
-FURTHER = ("mask", "identity")
+FURTHER = ("mask", "identity", "box")
 """Columns that are there only where a face has such a thing."""
 
 # A given sketch may be scaled, but not cut differently from its face: the share by which its proportions
@@ -56,6 +56,8 @@ class _Reader:
     source: Source
     size: int
     max_pixels: int
+    crop: str
+    asked: framing.Faces
     half: str = ""
     """Which half of every picture is the face; "" where each is one whole picture."""
 
@@ -71,8 +73,9 @@ class _Reader:
         image = opaque(content, self.max_pixels)
         return halves.part(image, self.half) if self.half else image
 
-    def square(self, image: Image.Image) -> np.ndarray:
-        return resized(centred(image), self.size)
+    def square(self, image: Image.Image, picture: Picture, of: tuple[int, int] | None = None) -> np.ndarray:
+        """Of a face, or of its sketch where `of` is the size of the face."""
+        return resized(framing.square(image, self.crop, picture.box, of), self.size)
 
 
 def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
@@ -86,7 +89,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     inputs: `raw` (folder or archive). outputs: `train`, `val`, `test` ((N, S, S, 3) uint8 .npy in manifest
     order), of sources that may have sketches `given_train`, `given_val`, `given_test` ((M, S, S) uint8 .npy, those of
     the rows that have one, in their order), `manifest` (CSV: id, split, source, sha256 of the file, width, height
-    upright, sketch, and mask and identity where there are any) and `quarantine` (CSV: source, reason).
+    upright, sketch, and mask, identity and box where there are any) and `quarantine` (CSV: source, reason).
 
     Raises:
         UserError: no usable image, too few for the splits, the test list does not fit, or the source is not what it
@@ -97,14 +100,15 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     with registry.of(config).opened(config, Path(inputs["raw"]), data.max_pixels) as source:
         for line in source.listing.said:
             job.say(f"faces: {source.where}: {line}")
-        reader = _Reader(source, data.native_size, data.max_pixels)
+        asked = framing.Faces(data.crop_factor, data.crop_least or -(-data.native_size // _ENLARGED), data.crop_most)
+        reader = _Reader(source, data.native_size, data.max_pixels, data.crop, asked)
         reader = replace(reader, half=_half(reader, job))
         pictures, quarantine = source.listing.pictures, dict(source.listing.unused)
         if reader.half:
             pictures = [replace(picture, sketch=picture.name) for picture in pictures]
         if data.identity == "none":
             pictures = [replace(picture, identity="") for picture in pictures]
-        examined = _examine_all(reader, pictures, job)
+        pictures, examined = _examine_all(reader, pictures, job)
         listed = _listed(data.test_list, pictures)
         faults = {picture.name: examined[picture.id].fault for picture in pictures if examined[picture.id].fault}
         faults |= _drawings(source, [p for p in pictures if p.name not in faults], examined, data.drawings, job)
@@ -121,7 +125,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
             chosen = [usable[id_] for id_ in splits[split]]
             _store(outputs[split], chosen, reader, examined, job)
             if f"given_{split}" in outputs:
-                _store_given(outputs[f"given_{split}"], [p for p in chosen if p.sketch], reader, job)
+                _store_given(outputs[f"given_{split}"], [p for p in chosen if p.sketch], reader, examined, job)
     _write_manifest(outputs["manifest"], [(split, usable[id_]) for split in SPLITS for id_ in splits[split]], examined)
     artifacts.write_csv(outputs["quarantine"], ("source", "reason"), sorted(quarantine.items()))
     _report(job, outputs, splits, usable, quarantine)
@@ -166,25 +170,57 @@ def _half(reader: _Reader, job: Job) -> str:
     return ""
 
 
-def _examine_all(reader: _Reader, pictures: list[Picture], job: Job) -> dict[str, _Examined]:
-    found = _parallel(lambda p: _examine(reader, p), pictures, job, "faces read")
-    return {picture.id: result for picture, result in zip(pictures, found, strict=True)}
+def _examine_all(reader: _Reader, pictures: list[Picture], job: Job) -> tuple[list[Picture], dict[str, _Examined]]:
+    """Every face of every picture, and what is to be said of it by its id."""
+    found = _parallel(lambda p: _examine(reader, p), pictures, job, "pictures read")
+    taken = {picture.id.casefold() for picture in pictures}
+    faces, examined = [], {}
+    for picture, (boxes, seen) in zip(pictures, found, strict=True):
+        for number, (box, one) in enumerate(zip(boxes, seen, strict=True), 1):
+            face = replace(picture, box=box)
+            if number > 1:
+                id_, name = _further_id(picture.id, number, taken), f"{picture.name} (face {number})"
+                face = replace(face, id=id_, name=name, file=picture.name)
+            faces.append(face)
+            examined[face.id] = one
+    return faces, examined
 
 
-def _examine(reader: _Reader, picture: Picture) -> _Examined:
+def _further_id(id_: str, number: int, taken: set[str]) -> str:
+    """Of the second and further faces of a picture: `id-2`, or what is like it and not `taken`; it is added there."""
+    found = f"{id_}-{number}"
+    while found.casefold() in taken:
+        found = f"{found}-{number}"
+    taken.add(found.casefold())
+    return found
+
+
+def _examine(reader: _Reader, picture: Picture) -> tuple[list[framing.Box | None], list[_Examined]]:
+    """Where its faces are, None for a picture that is not searched, and what is to be said of each."""
     try:
-        content = reader.source.read(picture.name)
+        content = reader.source.read(picture.content)
         whole = opaque(content, reader.max_pixels)
     except Unreadable as error:
-        return _Examined(fault=error.reason)
+        return [None], [_Examined(fault=error.reason)]
     face = halves.part(whole, reader.half) if reader.half else whole
     fault = _half_fault(reader, whole) or _shape_fault(face, reader.size)
     if not fault and picture.sketch:
         fault = _sketch_fault(reader, picture, face)
     if fault:
-        return _Examined(fault=fault)
-    image = reader.square(face)
+        return [None], [_Examined(fault=fault)]
+    boxes: list[framing.Box | None] = [None]
+    if reader.crop == "face":
+        boxes = list(framing.found(face, reader.asked))
+        if not boxes:
+            return [None], [_Examined(fault=f"no face of {reader.asked.least} pixels or more was found (data.crop)")]
     digest = hashlib.sha256(content).hexdigest()
+    return boxes, [_face(reader, replace(picture, box=box), face, digest) for box in boxes]
+
+
+def _face(reader: _Reader, picture: Picture, face: Image.Image, digest: str) -> _Examined:
+    image = reader.square(face, picture)
+    if picture.box and _flat(Image.fromarray(image)):
+        return _Examined(fault="one flat colour")
     return _Examined(digest, _digest(image), *face.size, drawing=halves.look(image).drawing)
 
 
@@ -290,17 +326,18 @@ def _store(path: Path, chosen: list[Picture], reader: _Reader, examined: dict[st
     """(N, S, S, 3) uint8, written row by row into a memory map under a temporary name."""
 
     def draw(picture: Picture) -> np.ndarray | None:
-        image = reader.square(reader.face(reader.source.read(picture.name)))
+        image = reader.square(reader.face(reader.source.read(picture.content)), picture)
         return image if _digest(image) == examined[picture.id].pixels else None
 
     _stored(path, (reader.size, reader.size, 3), chosen, draw, reader.source.where, job, "faces")
 
 
-def _store_given(path: Path, chosen: list[Picture], reader: _Reader, job: Job) -> None:
+def _store_given(path: Path, chosen: list[Picture], reader: _Reader, examined: dict[str, _Examined], job: Job) -> None:
     """(M, S, S) uint8: the sketches of those that have one."""
 
     def draw(picture: Picture) -> np.ndarray:
-        return reader.square(reader.sketch(picture))
+        seen = examined[picture.id]
+        return reader.square(reader.sketch(picture), picture, (seen.width, seen.height))
 
     _stored(path, (reader.size, reader.size), chosen, draw, reader.source.where, job, "sketches")
 
@@ -351,7 +388,8 @@ def _write_manifest(path: Path, chosen: list[tuple[str, Picture]], examined: dic
     for split, picture in chosen:
         seen = examined[picture.id]
         values = (picture.id, split, picture.name, seen.sha256, seen.width, seen.height, picture.sketch)
-        rows.append(dict(zip(COLUMNS, values, strict=True)) | {name: getattr(picture, name) for name in FURTHER})
+        rows.append(dict(zip(COLUMNS, values, strict=True)) | {"mask": picture.mask, "identity": picture.identity})
+        rows[-1]["box"] = framing.written(picture.box)
     further = [name for name in FURTHER if any(row[name] for row in rows)]
     artifacts.write_csv(path, [*COLUMNS, *further], rows)
 

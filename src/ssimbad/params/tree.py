@@ -54,6 +54,18 @@ class Data(Strict):
         description="what is done about faces that look like line drawings; refuse: from one in twenty on, stop",
     )
 
+    crop: Literal["none", "centre", "face"] = Field(
+        default="centre",
+        description="square that is kept of a picture: none, the whole on white; centre, the middle; face, each anime "
+        "face that is found in a whole illustration",
+    )
+    crop_factor: Annotated[float, Field(ge=1, le=4)] = Field(
+        default=1.5, description="crop face: side of the square, in sides of the found face"
+    )
+    crop_least: Positive | None = Field(
+        default=None, description="crop face: side of the smallest face, pixels; null: a quarter of native_size"
+    )
+    crop_most: Positive = Field(default=1, description="crop face: faces kept of one picture, the largest first")
     splits: Literal["drawn", "path"] = Field(
         default="drawn",
         description="drawn: a hash of seed and id decides; path: folders train, val and test of the source do",

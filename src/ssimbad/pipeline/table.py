@@ -135,7 +135,8 @@ STAGES: tuple[Stage, ...] = (
         },
         params=lambda p, w: (
             "data.source", "data.path", "data.test_list", "data.native_size", "data.train", "data.val", "data.test",
-            "data.seed", "data.max_pixels", "data.drawings", "data.splits",
+            "data.seed", "data.max_pixels", "data.drawings", "data.splits", "data.crop", "data.crop_factor",
+            "data.crop_least", "data.crop_most",
             "data.identity",
         ),
     ),
@@ -199,6 +200,7 @@ STAGES: tuple[Stage, ...] = (
         },
         params=lambda p, w: (
             "references", "embedded.style", "embedded.size", "data.native_size", "data.source", "data.max_pixels",
+            "data.crop",
         ),
     ),
     Stage(

@@ -24,6 +24,15 @@ class Picture:
     """Of its character, "" where nobody says; cross pairs never share one."""
     split: str = ""
     """`train`, `val` or `test` where its path says so."""
+    box: tuple[int, int, int, int] | None = None
+    """Of a face that was found in a whole picture; `framing.Box`."""
+    file: str = ""
+    """The file that holds it, where `name` is not that: of the second face of a picture, say."""
+
+    @property
+    def content(self) -> str:
+        """By which `Source.read` knows it."""
+        return self.file or self.name
 
 
 @dataclass(frozen=True)
