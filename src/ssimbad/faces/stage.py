@@ -11,7 +11,7 @@ from PIL import Image
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import framing, halves
-from ssimbad.faces.reading import Unreadable, opaque, resized
+from ssimbad.faces.reading import FORMATS, Unreadable, opaque, resized
 from ssimbad.faces.sources import registry
 from ssimbad.faces.sources.contract import Picture, Source
 from ssimbad.faces.splits import SPLITS, find_listed, offered_ids, read_list, split_ids
@@ -396,7 +396,7 @@ def _write_manifest(path: Path, chosen: list[tuple[str, Picture]], examined: dic
 
 def _nothing_usable(source: Source, quarantine: dict[str, str]) -> str:
     if not quarantine:
-        return f"{source.where}: holds no image; put PNG, JPEG, WebP, BMP or GIF files there or change data.path"
+        return f"{source.where}: holds no image; put {', '.join(FORMATS)} files there or change data.path"
     first = "; ".join(f"{name}: {reason}" for name, reason in sorted(quarantine.items())[:3])
     return f"{source.where}: none of {len(quarantine)} files is a usable image ({first}); check data.path"
 
