@@ -1,4 +1,4 @@
-"""Fifty inputs that are wrong in fifty ways: each ends in one of the two lists, and none in a traceback."""
+"""Fifty inputs and more, wrong in as many ways: each ends in one of the two lists, and none in a traceback."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ssimbad.faces.reading import FORMATS
+
 from .pictures import face, fill, png
 from .test_faces_stage import run, table
-
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 
 
 def _encoded(kind: str, number: int) -> bytes:
@@ -24,7 +24,7 @@ def _encoded(kind: str, number: int) -> bytes:
 def _headers() -> dict[str, bytes]:
     """Random bytes in the first hundred of every format."""
     found = {}
-    for kind in _FORMATS:
+    for kind in FORMATS:
         for number in range(4):
             random, data = np.random.default_rng([number, len(kind)]), bytearray(_encoded(kind, number))
             for place in random.integers(4, 100, 6):
@@ -34,7 +34,7 @@ def _headers() -> dict[str, bytes]:
 
 
 def _cut() -> dict[str, bytes]:
-    return {f"cut {kind} {share}": (data := _encoded(kind, 9))[: int(share * len(data))] for kind in _FORMATS
+    return {f"cut {kind} {share}": (data := _encoded(kind, 9))[: int(share * len(data))] for kind in FORMATS
             for share in (0.1, 0.7)}  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def _bombs() -> dict[str, bytes]:
         "no data at all": header(64, 64) + _chunk(b"IEND", b""),
         "a gif of a huge frame": b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0)
         + b"," + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0) + b"\x02\x00;",
-        "a bmp of negative width": b"BM" + struct.pack("<IHHIIiiHHII", 100, 0, 0, 54, 40, -8, 8, 1, 24, 0, 0) + bytes(16),
+        "a bmp of negative width": b"BM" + struct.pack("<IHHIIiiHHI", 100, 0, 0, 54, 40, -8, 8, 1, 24, 0) + bytes(20),
         "a tiff that points at itself": b"II*\0\x08\0\0\0\0\0\x08\0\0\0",
     }  # fmt: skip
 
@@ -81,7 +81,7 @@ def _beside() -> dict[str, bytes]:
 def test_nothing_malformed_is_lost(tmp_path: Path):
     used = _beside()
     files = _headers() | _cut() | _bombs() | used
-    assert len(files) == 50
+    assert len(files) >= 50
     sound = {f"sound {n}": png(face(n)[0]) for n in range(30, 36)}
     outputs = run(fill(tmp_path / "raw", files | sound), tmp_path / "out", val=0, max_pixels=10**5)
     faces = {row["source"] for row in table(outputs["manifest"])}

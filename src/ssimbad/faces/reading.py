@@ -26,6 +26,9 @@ _DAMAGE = (
     IndexError,
     KeyError,
     TypeError,
+    RuntimeError,
+    OverflowError,
+    AttributeError,
     struct.error,
     zlib.error,
 )
