@@ -34,8 +34,13 @@ def _headers() -> dict[str, bytes]:
 
 
 def _cut() -> dict[str, bytes]:
-    return {f"cut {kind} {share}": (data := _encoded(kind, 9))[: int(share * len(data))] for kind in FORMATS
-            for share in (0.1, 0.7)}  # fmt: skip
+    """Without their ends, or with other ones."""
+    found = {}
+    for kind in FORMATS:
+        data = _encoded(kind, 9)
+        found |= {f"cut {kind} {share}": data[: int(share * len(data))] for share in (0.1, 0.7)}
+        found[f"other end {kind}"] = data[:-200] + b"\xff" * 200
+    return found
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
