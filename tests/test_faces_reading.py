@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssimbad.faces.reading import Unreadable, normalise, normalise_grey
+from ssimbad.faces.reading import FORMATS, Unreadable, normalise, normalise_grey, transparency
 
 SIZE = 32
 LIMIT = 10**6
@@ -54,6 +54,8 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: by
         ("WEBP", {"quality": 90}, 6),
         ("JPEG", {"quality": 95, "subsampling": 0}, 4),
         ("JPEG", {"quality": 95, "progressive": True}, 4),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        pytest.param("AVIF", {"quality": 95}, 6, marks=pytest.mark.skipif("AVIF" not in FORMATS, reason="no AVIF")),
     ],
 )
 def test_formats(kind, options, tolerance):
@@ -141,6 +143,16 @@ def test_exif_rotation(orientation, corner):
     assert np.unravel_index(quarters.argmin(), (2, 2)) == corner
 
 
+def test_a_tiff_is_turned_once():
+    image = Image.new("RGB", (48, 32), "white")
+    image.paste((0, 0, 0), (8, 0, 24, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    result, size = normalise(encode(image, "TIFF", exif=exif), SIZE, LIMIT)
+    assert size == (32, 48)
+    assert np.unravel_index(result.reshape(2, 16, 2, 16, 3).mean((1, 3, 4)).argmin(), (2, 2)) == (0, 1)
+
+
 def test_central_square_of_an_oblong():
     for shape in ((100, 40), (40, 100)):
         image = Image.new("RGB", shape, "black")
@@ -211,7 +223,58 @@ def test_not_an_image(data):
 
 def test_other_formats_are_refused():
     with pytest.raises(Unreadable, match="not an image"):
-        normalise(encode(Image.new("RGB", (8, 8)), "TIFF"), SIZE, LIMIT)
+        normalise(encode(Image.new("RGB", (8, 8)), "PPM"), SIZE, LIMIT)
+
+
+def with_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
+    """A PNG with one more chunk behind its header."""
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return data[:33] + chunk + data[33:]
+
+
+FAR = zlib.compress(bytes(2_000_000))
+BESIDE = {
+    "text": (b"zTXt", b"workflow\0\0" + FAR),
+    "international text": (b"iTXt", b"workflow\0\1\0\0\0" + FAR),
+    "profile": (b"iCCP", b"sRGB\0\0" + FAR),
+    "damaged profile": (b"iCCP", b"sRGB\0\0no zlib"),
+    "broken EXIF": (b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"),
+    "EXIF of nothing": (b"eXIf", b"no TIFF header"),
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_what_lies_beside_the_pixels_never_condemns_them(what):
+    data = with_chunk(encode(Image.new("RGB", (40, 40), ORANGE), "PNG"), *BESIDE[what])
+    assert (read(data) == ORANGE).all()
+
+
+def test_broken_exif_of_a_jpeg():
+    data = encode(Image.new("RGB", (40, 40), ORANGE), "JPEG", quality=95, exif=b"Exif\0\0MM\0*\xff\xff")
+    assert np.abs(read(data).astype(int) - ORANGE).max() <= 4
+
+
+def bmp(alpha: np.ndarray) -> bytes:
+    """Orange under this alpha, with the masks of its four channels in the header, as Pillow does not write it."""
+    height, width = alpha.shape
+    pixels = np.dstack([np.full((height, width, 3), ORANGE[::-1], np.uint8), alpha]).tobytes()
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, width, -height, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks + bytes(52)
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(pixels), 0, 0, 14 + len(header)) + header + pixels
+
+
+def test_alpha_of_a_bmp_that_nobody_has_filled_in():
+    nothing = np.zeros((40, 40), np.uint8)
+    assert (read(bmp(nothing)) == ORANGE).all()
+    assert transparency(bmp(nothing)) is None
+    nothing[20, 20] = 255
+    assert (read(bmp(nothing), 40) == 255).all(-1).sum() == 40 * 40 - 1
+
+
+def test_the_limit_decides_alone():
+    """Pillow has one of its own, which would speak first where somebody allows more."""
+    with pytest.raises(Unreadable, match=r"damaged or truncated"):
+        normalise(png(20_000, 20_000, 8, 2, b""), SIZE, 10**9)
 
 
 def test_no_pixels():

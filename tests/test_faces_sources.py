@@ -8,7 +8,9 @@ import pytest
 
 from ssimbad.errors import UserError
 from ssimbad.faces.reading import Unreadable
-from ssimbad.faces.sources import make_ids, open_source
+from ssimbad.faces.sources import registry, store
+from ssimbad.faces.sources.contract import Listing, Picture
+from ssimbad.faces.sources.names import make_ids
 
 LIMIT = 10**4
 
@@ -28,9 +30,16 @@ def pack(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLAT
     return path
 
 
-def pictures(path: Path) -> tuple[list, dict]:
-    with open_source(path, LIMIT) as source:
-        return source.pictures()
+def listing(path: Path, **block) -> Listing:
+    """Of a source of kind folder."""
+    config = registry.get("folder").Config.model_validate({"kind": "folder", "path": str(path)} | block)
+    with registry.of(config).opened(config, path, LIMIT) as source:
+        return source.listing
+
+
+def pictures(path: Path, **block) -> tuple[list[Picture], dict[str, str]]:
+    found = listing(path, **block)
+    return found.pictures, found.unused
 
 
 NAMES = ["b.png", "a.JPG", "deep/er/c.webp", "no_ending", "日本語 1.png"]
@@ -45,7 +54,7 @@ def test_folder_and_zip_alike(tmp_path):
     assert [p.name for p in found] == sorted(NAMES) and unused == {}
     assert {p.id for p in found} == {"b", "a", "deep_er_c", "no_ending", "日本語_1"}
     for path in (folder, archive):
-        with open_source(path, LIMIT) as source:
+        with store.opened(path, LIMIT) as source:
             assert all(source.read(name) == name.encode() for name in NAMES)
 
 
@@ -54,8 +63,8 @@ def test_backslashes_of_windows_archives(tmp_path):
     info.filename = "sub\\a.png"
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(info, b"data")
-    with open_source(tmp_path / "a.zip", LIMIT) as source:
-        assert [p.id for p in source.pictures()[0]] == ["sub_a"]
+    assert [p.id for p in pictures(tmp_path / "a.zip")[0]] == ["sub_a"]
+    with store.opened(tmp_path / "a.zip", LIMIT) as source:
         assert source.read("sub/a.png") == b"data"
 
 
@@ -78,7 +87,7 @@ def test_encrypted_archive(tmp_path):
 def test_zip_bomb_is_not_unpacked(tmp_path):
     path = pack(tmp_path / "a.zip", {"bomb.png": bytes(8 * LIMIT + 2**20 + 1), "fine.png": bytes(8 * LIMIT)})
     assert path.stat().st_size < 10_000
-    with open_source(path, LIMIT) as source:
+    with store.opened(path, LIMIT) as source:
         assert len(source.read("fine.png")) == 8 * LIMIT
         with pytest.raises(Unreadable, match="too large"):
             source.read("bomb.png")
@@ -88,14 +97,14 @@ def test_member_that_unpacks_to_more_than_it_declares(tmp_path):
     path = pack(tmp_path / "a.zip", {"a.png": bytes(10**6)})
     data = path.read_bytes().replace((10**6).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     path.write_bytes(data)
-    with open_source(path, LIMIT) as source, pytest.raises(Unreadable, match="CRC"):
+    with store.opened(path, LIMIT) as source, pytest.raises(Unreadable, match="CRC"):
         source.read("a.png")
 
 
 def test_damaged_member(tmp_path):
     path = pack(tmp_path / "a.zip", {"a.png": b"0123456789" * 10}, zipfile.ZIP_STORED)
     path.write_bytes(path.read_bytes().replace(b"0123456789", b"0123456780", 1))
-    with open_source(path, LIMIT) as source, pytest.raises(Unreadable):
+    with store.opened(path, LIMIT) as source, pytest.raises(Unreadable):
         source.read("a.png")
 
 
@@ -121,25 +130,15 @@ def test_broken_links_and_pipes_are_not_opened(tmp_path):
     folder = fill(tmp_path / "folder", ["a.png"])
     (folder / "broken.png").symlink_to("nowhere.png")
     os.mkfifo(folder / "pipe.png")
-    with open_source(folder, LIMIT) as source:
+    with store.opened(folder, LIMIT) as source:
         for name in ("broken.png", "pipe.png", "unheard-of.png"):
             with pytest.raises(Unreadable, match="no plain file"):
                 source.read(name)
 
 
 def test_layout_of_references_and_sketches(tmp_path):
-    folder = fill(
-        tmp_path / "folder",
-        [
-            "reference/1.png",
-            "sketch/1.jpg",
-            "reference/2.png",
-            "sketch/3.png",
-            "reference/s/4.png",
-            "sketch/s/4.png",
-            "other/5.png",
-        ],
-    )
+    names = ["reference/1.png", "sketch/1.jpg", "reference/2.png", "sketch/3.png", "reference/s/4.png"]
+    folder = fill(tmp_path / "folder", [*names, "sketch/s/4.png", "other/5.png"])
     found, unused = pictures(folder)
     assert [(p.id, p.name, p.sketch) for p in found] == [
         ("1", "reference/1.png", "sketch/1.jpg"),
@@ -147,20 +146,96 @@ def test_layout_of_references_and_sketches(tmp_path):
         ("s_4", "reference/s/4.png", "sketch/s/4.png"),
     ]
     assert set(unused) == {"sketch/3.png", "other/5.png"}
-
-
-def test_layout_below_other_folders(tmp_path):
-    names = [f"{part}/{side}/1.png" for part in ("train", "test") for side in ("reference", "sketch")]
-    found, _ = pictures(pack(tmp_path / "a.zip", {name: b"" for name in names}))
-    assert [(p.id, p.sketch) for p in found] == [
-        ("test_1", "test/sketch/1.png"),
-        ("train_1", "train/sketch/1.png"),
+    assert listing(folder).said == [
+        "2 pairs of face and sketch, the first reference/1.png with sketch/1.jpg, 1 without a sketch"
     ]
 
 
-def test_folders_that_only_sound_like_the_layout(tmp_path):
-    found, unused = pictures(fill(tmp_path / "folder", ["sketch/1.png", "a/reference/2.png"]))
-    assert len(found) == 2 and unused == {} and not any(p.sketch for p in found)
+PAIRS = {  # two pairs each: {face: sketch}
+    "the AnimeDiffusion release": {
+        "train/reference/1.png": "train/condition/1.png",
+        "test/reconstruction/reference/1.png": "test/reconstruction/condition/1.png",
+    },
+    "the authors' copy": {"reference/1.jpg": "sketch/1.jpg", "shuffled/reference/1.jpg": "shuffled/sketch/1.jpg"},
+    "a folder per character": {"reference/mei/1.png": "sketch/mei/1.png", "reference/rin/1.png": "sketch/rin/1.png"},
+    "the word outside": {"color/train/1.png": "line/train/1.png", "color/val/1.png": "line/val/1.png"},
+    "plural and capitals": {"Images/1.webp": "Edges/1.PNG", "Images/2.webp": "Edges/2.PNG"},
+    "a word in the path above": {"image/gt/1.png": "image/lines/1.png", "image/gt/2.png": "image/lines/2.png"},
+    "endings of names": {"a/1_color.png": "a/1_sketch.png", "a/2_color.png": "a/2_sketch.png"},
+    "beginnings of names": {"gt-1.png": "line-1.png", "gt-2.png": "line-2.png"},
+    "only sketches are marked": {"1.png": "1_lineart.png", "b/2.png": "b/2_lineart.png"},
+    "sketches in a folder inside": {"a/1.png": "a/sketch/1.png", "a/2.png": "a/sketch/2.png"},
+    "two ways to spell a letter": {"reference/e\u0301.png": "sketch/\u00e9.png", "reference/2.png": "sketch/2.png"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", PAIRS)
+def test_pairs_are_known_by_their_names(tmp_path, layout):
+    found, unused = pictures(fill(tmp_path, [*PAIRS[layout], *PAIRS[layout].values()]))
+    assert {p.name: p.sketch for p in found} == PAIRS[layout] and unused == {}
+    assert not any(word in p.id.lower() for p in found for word in ("reference", "color", "gt"))
+
+
+def test_what_paths_say_besides(tmp_path):
+    names = [f"{s}/{side}/{who}/{n}.png" for s in ("train", "valid", "testing") for side in ("color", "sketch")
+             for who in "abcd" for n in range(2)]  # fmt: skip
+    found = listing(fill(tmp_path / "a", names))
+    assert {p.name: (p.split, p.identity) for p in found.pictures} == {
+        f"{folder}/color/{who}/{n}.png": (split, who)
+        for folder, split in (("train", "train"), ("valid", "val"), ("testing", "test"))
+        for who in "abcd" for n in range(2)
+    }  # fmt: skip
+    assert found.said[0].startswith("24 pairs of face and sketch, the first testing/color/a/0.png with testing/sk")
+    assert "folders name splits (8 train, 8 val, 8 test): data.splits: path" in found.said[1]
+    assert "4 folders are taken for characters" in found.said[2]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a/1.png", "a/2.png", "b/3.png", "b/4.png"],  # too few folders
+        ["a/1.png", "b/2.png", "c/3.png", "4.png"],  # not all lie in one
+        [*(f"a/{n}.png" for n in range(9)), "b/1.png", "c/1.png", "d/1.png"],  # one holds most
+        [f"data/data/{n}.png" for n in range(9)],
+    ],
+)
+def test_folders_that_are_no_characters(tmp_path, names):
+    assert {p.identity for p in pictures(fill(tmp_path, names))[0]} == {""}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["sketch/1.png", "a/reference/2.png"], r"1 of 2 files are named like sketches, such as sketch/1\.png"),
+        (["faces/1.png", "faces/2.png", "line/1.png", "line/2.png"], r"such as line/1\.png.*colour: …"),
+        ([*(f"{n}.png" for n in range(10)), "a_sketch.png"], "named like sketches"),
+        (["reference/1.png", "sketch/1.png", "sketch/2.png", "sketch/3.png"], r"2 of 3 sketches belong to no face"),
+        (["gt/1.png", "color/1.png", "line/1.png"], r"color/1\.png and gt/1\.png could both.*colour: color"),
+        (["gt/1.png", "sketch/1.png", "line/1.png"], r"could both be the sketch.*sketch: line"),
+    ],
+)
+def test_what_looks_like_pairs_and_does_not_fit(tmp_path, names, said):
+    folder = fill(tmp_path, names)
+    with pytest.raises(UserError, match=said):
+        pictures(folder)
+    found, unused = pictures(folder, layout="plain")
+    assert len(found) == len(names) and unused == {} and not any(p.sketch for p in found)
+
+
+def test_words_of_ones_own(tmp_path):
+    folder = fill(tmp_path, ["faces/1.png", "ink/1.png", "gt/1.png"])
+    found, unused = pictures(folder, colour="faces", sketch="ink")
+    assert [(p.name, p.sketch) for p in found] == [("faces/1.png", "ink/1.png")] and list(unused) == ["gt/1.png"]
+    with pytest.raises(UserError, match="named like sketches"):
+        pictures(folder, colour="faces", sketch="lines")
+
+
+@pytest.mark.parametrize(("inner", "kind"), [("00000.tar", "webdataset"), ("color/0001.zip", "parallel")])
+def test_archives_in_a_folder_are_another_kind(tmp_path, inner, kind):
+    with pytest.raises(UserError, match=rf"such as {inner}.*kind: {kind}"):
+        pictures(fill(tmp_path, [inner]))
+    with pytest.raises(UserError, match=r"2 tables \.parquet and no image.*kind: huggingface"):
+        pictures(fill(tmp_path / "b", ["0000.parquet", "0001.parquet"]))
 
 
 def test_ids_are_unique_safe_and_independent_of_order():
@@ -181,10 +256,71 @@ def test_ids_are_unique_safe_and_independent_of_order():
     assert all(len(id_) <= 60 and not set(id_) & set("/\\?* ") and id_[0] not in ".-" for id_ in ids.values())
 
 
-def test_names_that_are_no_utf8(tmp_path):
-    folder = fill(tmp_path / "folder", ["a.png"])
-    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.png")).write_bytes(b"data")
+def test_names_of_any_bytes(tmp_path):
+    """None is lost, also where one is spelled as another is read."""
+    folder = fill(
+        tmp_path / "folder", ["a.png", "\\xff.png", "line\rbreak.png", "x" * 250 + ".png", "e\u0301.png", "\u00e9.png"]
+    )
+    raw = [b"\xff.png", "ソ.png".encode("cp932")]
+    for name in raw:
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(name)
     found, _ = pictures(folder)
+    assert len({p.name for p in found}) == len({p.id.casefold() for p in found}) == 8
     assert all(p.name.encode() and p.id.encode() for p in found)
-    with open_source(folder, LIMIT) as source:
-        assert source.read(found[0].name) == b"data"
+    with store.opened(folder, LIMIT) as source:
+        assert {source.read(p.name) for p in found} >= set(raw)
+
+
+def zipped(path: Path, names: list[bytes]) -> Path:
+    """Members without the flag of UTF-8, each holding its name."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for i, name in enumerate(names):
+            archive.writestr(f"{i}".rjust(len(name), "A"), name)
+    data = path.read_bytes()
+    for i, name in enumerate(names):
+        data = data.replace(f"{i}".rjust(len(name), "A").encode(), name)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "encoding"),
+    [
+        (["ソ.png", "表/予.png"], "cp932"),
+        (["ソ.png", "é.png"], "utf-8"),
+        (["café.png", "a\\b.png"], "cp437"),
+        (["a\\b.png"], "ascii"),
+    ],
+)
+def test_names_of_old_archives(tmp_path, names, encoding):
+    path = zipped(tmp_path / "a.zip", [name.encode(encoding) for name in names])
+    with store.opened(path, LIMIT) as source:
+        assert set(source.sizes) == {name.replace("\\", "/") for name in names}
+        assert {source.read(name).decode(encoding).replace("\\", "/") for name in source.sizes} == set(source.sizes)
+
+
+def test_members_of_equal_names_are_both_there(tmp_path):
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        pack_twice(tmp_path / "a.zip")
+    with store.opened(tmp_path / "a.zip", LIMIT) as source:
+        assert {name: source.read(name) for name in source.sizes} == {"a.png": b"1", "a.png (2)": b"2"}
+
+
+def pack_twice(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", b"1")
+        archive.writestr("a.png", b"2")
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "folder", ["a.png", "shut/b.png"])
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"shut: this folder cannot be read \(Permission denied\)"):
+        pictures(folder)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from PIL import Image
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import stage
-from ssimbad.faces.reading import normalise
+from ssimbad.faces.reading import normalise, normalise_grey
+from ssimbad.faces.sources import registry
 from ssimbad.params.tree import Data
 from ssimbad.params.view import View
 from ssimbad.runtime.job import Job
+
+from .pictures import beside, face, fill, png
 
 SIDE = 32
 DECLARED = tuple(f"data.{key}" for key in Data.model_fields if key != "size")
@@ -29,23 +33,22 @@ def image_bytes(number: int, kind: str = "PNG", shape: tuple[int, int] = (40, 36
     return buffer.getvalue()
 
 
-def fill(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    return folder
-
-
 def run(raw: Path, out: Path, threads: int = 1, **data) -> dict[str, Path]:
+    """The stage's outputs; `source` may be a block without its path."""
+
     class Node:
         pass
 
     values = dict(train=None, val=1, test=2, seed=0, test_list=None, max_pixels=10**5) | data
     node = Node()
     # Unvalidated: the stage itself does with two test faces, the pipeline wants three.
-    node.data = Data.model_construct(source="folder", path=str(raw), native_size=SIDE, size=16, **values)
-    outputs = {split: out / f"{split}.npy" for split in ("train", "val", "test")}
+    if "source" in values:
+        kind = registry.get(values["source"]["kind"])
+        values |= {"path": None, "source": kind.Config.model_validate(values["source"] | {"path": str(raw)})}
+    values = {"source": "folder", "path": str(raw)} | values
+    node.data = Data.model_construct(native_size=SIDE, size=16, **values)
+    names = [f"{kind}{split}" for kind in ("", "given_") for split in ("train", "val", "test")]
+    outputs = {name: out / f"{name}.npy" for name in names}
     outputs |= {name: out / f"{name}.csv" for name in ("manifest", "quarantine")}
     stage.run(View(node, DECLARED), {"raw": raw}, outputs, Job("faces", out, threads))
     return outputs
@@ -123,6 +126,12 @@ def test_given_sketches(tmp_path):
     files["sketch/1.png"] = image_bytes(101, shape=(80, 40))
     files["sketch/2.png"] = image_bytes(102, shape=(80, 72))
     outputs = run(fill(tmp_path / "raw", files), tmp_path / "out")
+    for split in ("train", "val", "test"):
+        given = [row["sketch"] for row in table(outputs["manifest"]) if row["split"] == split and row["sketch"]]
+        stored = artifacts.read_array(outputs[f"given_{split}"])
+        assert len(stored) == len(given) and stored.dtype == np.uint8
+        for sketch, name in zip(stored, given, strict=True):
+            assert (sketch == normalise_grey(files[name], SIDE, 10**5)[0]).all()
     assert {row["id"]: row["sketch"] for row in table(outputs["manifest"])} == {
         "2": "sketch/2.png",
         "3": "sketch/3.png",
@@ -185,3 +194,135 @@ def test_an_image_that_changes_between_the_readings(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="changed while it was being read"):
         run(raw, tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == []
+
+
+def grey(image: Image.Image) -> np.ndarray:
+    return normalise_grey(png(image), SIDE, 10**5)[0]
+
+
+@pytest.mark.parametrize("half", ["left", "right", "top", "bottom"])
+@pytest.mark.parametrize("said", [False, True])
+def test_faces_and_sketches_side_by_side(tmp_path, capsys, half, said):
+    faces = {f"data/train/{n:02}.png": face(n) for n in range(12)}
+    first = half in ("left", "top")
+    files = {n: beside(*(f if first else f[::-1]), half in ("left", "right")) for n, f in faces.items()}
+    source = {"source": {"kind": "pairs", "colour": half if said else "auto"}} if half == "top" or said else {}
+    outputs = run(fill(tmp_path / "raw", files), tmp_path / "out", **source)
+    rows = table(outputs["manifest"])
+    assert len(rows) == 12 and {(row["width"], row["height"]) for row in rows} == {("64", "64")}
+    train = [row["source"] for row in rows if row["split"] == "train"]
+    for i, name in enumerate(train):
+        assert (artifacts.read_array(outputs["train"])[i] == normalise(png(faces[name][0]), SIDE, 10**5)[0]).all()
+        assert (artifacts.read_array(outputs["given_train"])[i] == grey(faces[name][1])).all()
+    words = f"side by side (12 of 12 looked at, the first data/train/00.png): the face is {half}"
+    assert (words in capsys.readouterr().out) is not said
+
+
+def test_side_by_side_in_part(tmp_path):
+    """What is no pair among pairs, and a pair among others, is quarantined; a mixture is asked about."""
+    faces = [face(n) for n in range(60)]
+    pairs = {f"{n:02}.png": beside(*f) for n, f in enumerate(faces)}
+    single = {f"{n:02}.png": png(f[0]) for n, f in enumerate(faces)}
+    for name, mine, other in (("a", pairs, single), ("b", single, pairs)):
+        outputs = run(fill(tmp_path / name, mine | {"07.png": other["07.png"]}), tmp_path / "out")
+        reasons = table(outputs["quarantine"])
+        assert [row["source"] for row in reasons] == ["07.png"] and "side by side" in reasons[0]["reason"]
+        assert len(table(outputs["manifest"])) == 59
+    half = {n: (pairs if int(n[:2]) % 2 else single)[n] for n in pairs}
+    with pytest.raises(UserError, match=r"30 of 60 pictures.*kind: pairs.*layout: plain"):
+        run(fill(tmp_path / "c", half), tmp_path / "out")
+
+
+def test_halves_that_are_not_clear(tmp_path):
+    painted = {f"{n}.png": beside(f[0], f[0].convert("L").convert("RGB")) for n, f in enumerate(map(face, range(8)))}
+    raw = fill(tmp_path / "raw", painted)
+    for source in ({}, {"source": {"kind": "pairs"}}):
+        with pytest.raises(UserError, match=r"8 of 8 pictures.*not clear which half.*colour: left"):
+            run(raw, tmp_path / "out", **source)
+    assert len(table(run(raw, tmp_path / "out", source={"kind": "pairs", "colour": "left"})["manifest"])) == 8
+    assert len(table(run(raw, tmp_path / "out", source={"kind": "folder", "layout": "plain"})["manifest"])) == 8
+    wide = {f"{n}.png": beside(face(n)[0], face(n + 20)[0]) for n in range(8)}
+    rows = table(run(fill(tmp_path / "wide", wide), tmp_path / "out")["manifest"])
+    assert {(row["width"], row["height"], row["sketch"]) for row in rows} == {("128", "64", "")}
+
+
+@pytest.mark.parametrize(("drawings", "kept"), [("quarantine", 12), ("keep", 24)])
+def test_drawings_among_faces(tmp_path, capsys, drawings, kept):
+    files = {f"{side}/{n}.png": png(face(n)[i]) for n in range(12) for i, side in enumerate(("trainA", "trainB"))}
+    raw = fill(tmp_path / "raw", files)
+    with pytest.raises(UserError, match=r"12 of 24 faces look like line drawings.*trainB/0\.png.*data\.drawings"):
+        run(raw, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    outputs = run(raw, tmp_path / "out", drawings=drawings)
+    assert len(table(outputs["manifest"])) == kept
+    few = {f"{n}.png": png(face(n)[0]) for n in range(30)} | {"line drawing.png": png(face(1)[1])}
+    assert len(table(run(fill(tmp_path / "few", few), tmp_path / "out")["manifest"])) == 31
+    assert (
+        "1 of 31 faces look like line drawings (hardly any colour, much white), such as line dr"
+        in capsys.readouterr().out
+    )
+
+
+def test_too_small_too_long_and_blank(tmp_path):
+    bad = {
+        "a/1x1.png": image_bytes(1, shape=(1, 1)),
+        "a/long.png": image_bytes(2, shape=(300, 60)),
+        "a/thin.png": image_bytes(3, shape=(2000, 3)),
+        "a/flat.jpg": beside(Image.new("RGB", (40, 40), "red"), Image.new("RGB", (40, 40), "red")),
+        "a/nothing.png": png(Image.new("RGBA", (40, 40), (9, 9, 9, 0))),
+    }
+    fine = {"b/small.png": image_bytes(4, shape=(8, 8)), "b/4 to 1.png": image_bytes(5, shape=(160, 40))}
+    outputs = run(fill(tmp_path / "raw", FILES | bad | fine), tmp_path / "out")
+    reasons = {row["source"]: row["reason"] for row in table(outputs["quarantine"])}
+    assert set(reasons) == set(bad)
+    assert reasons["a/1x1.png"] == "too small (1 × 1; data.native_size 32 asks for 8 or more)"
+    assert "too small" in reasons["a/thin.png"] and "too long (300 × 60" in reasons["a/long.png"]
+    assert reasons["a/flat.jpg"] == reasons["a/nothing.png"] == "one flat colour"
+    pairs = {f"{side}/{n}.png": png(face(n)[i]) for n in range(5) for i, side in enumerate(("gt", "line"))}
+    pairs["line/3.png"] = png(Image.new("L", (64, 64), 255))
+    outputs = run(fill(tmp_path / "pairs", pairs), tmp_path / "out")
+    assert table(outputs["quarantine"]) == [{"source": "gt/3.png", "reason": "its sketch line/3.png: blank"}]
+
+
+def test_no_name_is_lost_from_both_lists(tmp_path):
+    names = ["a\rb.png", 'quote",.png', "new\nline.png", "\u00e9.png", "e\u0301.png", "n" * 240 + ".png", "\\xff.png"]
+    files = {name: png(face(n)[0]) for n, name in enumerate(names)}
+    raw = fill(tmp_path / "raw", files | {"bad\r.png": b"x"})
+    (tmp_path / "raw" / os.fsdecode(b"\xff.png")).write_bytes(png(face(30)[0]))
+    outputs = run(raw, tmp_path / "out")
+    rows = table(outputs["manifest"])
+    assert {row["source"] for row in rows} == {*names, "\\xff.png (2)"} and len({row["id"] for row in rows}) == 8
+    assert [row["source"] for row in table(outputs["quarantine"])] == ["bad\r.png"]
+
+
+def test_splits_of_the_source(tmp_path):
+    names = ("train", "val", "test")
+    files = {f"{split}/{n}.png": png(face(10 * i + n)[0]) for i, split in enumerate(names) for n in range(6)}
+    files |= {"train/9.png": files["test/0.png"]}
+    raw = fill(tmp_path / "raw", files)
+    rows = table(run(raw, tmp_path / "out", splits="path", val=2, test=6)["manifest"])
+    assert {(row["split"], row["source"].partition("/")[0]) for row in rows} == {(s, s) for s in names}
+    assert [sum(row["split"] == s for row in rows) for s in names] == [6, 2, 6]
+    assert table(tmp_path / "out/quarantine.csv") == [{"source": "train/9.png", "reason": "duplicate of test/0.png"}]
+    with pytest.raises(UserError, match=r"data\.test: 7 asked, but 6 usable faces are in a folder test"):
+        run(raw, tmp_path / "out", splits="path", test=7)
+    two = fill(tmp_path / "two", {name: data for name, data in files.items() if not name.startswith("test")})
+    rows = table(run(two, tmp_path / "out", splits="path", val=2, test=4, train=3)["manifest"])
+    assert {(row["split"], row["source"].partition("/")[0]) for row in rows} == {
+        ("train", "train"), ("val", "val"), ("test", "val"),
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"data\.splits: path, but no folder"):
+        run(fill(tmp_path / "flat", FILES), tmp_path / "out", splits="path")
+
+
+def test_characters(tmp_path):
+    files = {f"{who}/{n}.png": png(face(10 * i + n)[0]) for i, who in enumerate("abcde") for n in range(4)}
+    raw = fill(tmp_path / "raw", files)
+    rows = table(run(raw, tmp_path / "out", test=8)["manifest"])
+    assert all(row["identity"] == row["source"][0] for row in rows)
+    assert "identity" not in table(run(raw, tmp_path / "out", test=8, identity="none")["manifest"])[0]
+    names = tmp_path / "test.txt"
+    names.write_text("a/0.png\na/1.png\nb/0.png\n")
+    with pytest.raises(UserError, match=r"data\.identity: 2 of 3 test faces are of 'a'.*set it to none"):
+        run(raw, tmp_path / "none", test_list=str(names))
+    assert not (tmp_path / "none").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssimbad import files
-from ssimbad.faces.sources import open_source
+from ssimbad.faces.sources import store
 from ssimbad.files import Seen, below, linked
 from ssimbad.pipeline import records
 
@@ -34,7 +34,7 @@ def md5(folder: Path) -> str:
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    with open_source(folder, 10**4) as source:
+    with store.opened(folder, 10**4) as source:
         return {name: source.read(name) if size is not None else b"-" for name, size in source.sizes.items()}
 
 

@@ -16,8 +16,9 @@ from torch import nn
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load, user
 from ssimbad.errors import ParameterError, UserError
-from ssimbad.faces import embedded, sources
+from ssimbad.faces import embedded, manifest
 from ssimbad.faces.reading import normalise
+from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.methods.contract import Losses, Method, Setup
 from ssimbad.metrics import registry as metrics
@@ -40,7 +41,8 @@ FACES = embedded.draw_faces(embedded.face_ids(8), "adventurer", 3)
 def _view(source: str = "embedded") -> View:
     data = DEMO.data.model_copy(update={"native_size": SIDE, "source": source})
     tree = DEMO.model_copy(update={"data": data, "embedded": DEMO.embedded.model_copy(update={"size": 128})})
-    declared = ("references", "embedded.style", "embedded.size", "data.native_size", "data.source", "data.max_pixels")
+    data_keys = ("data.native_size", "data.source", "data.max_pixels", "data.crop")
+    declared = ("references", "embedded.style", "embedded.size", *data_keys)
     return View(tree, declared)
 
 
@@ -98,9 +100,8 @@ def stored(tmp_path) -> dict[str, Path]:
     splits = {"train": 3, "val": 1, "test": 4}
     names = iter(FACES)
     chosen = {split: [next(names) for _ in range(n)] for split, n in splits.items()}
-    lines = [f"{i},{split},reference/{i}.png,0,9,9," for split, ids in chosen.items() for i in ids]
-    text = "\n".join(["id,split,source,sha256,width,height,sketch", *lines]) + "\n"
-    (tmp_path / "manifest.csv").write_text(text, encoding="utf-8")
+    rows = [(split, i) for split, ids in chosen.items() for i in ids]
+    _manifest(tmp_path / "manifest.csv", rows)
     for split, ids in chosen.items():
         faces = [normalise(embedded.render("adventurer", *FACES[i], 128), SIDE, 10**6)[0] for i in ids]
         artifacts.write_array(tmp_path / f"{split}.npy", np.stack(faces))
@@ -112,6 +113,13 @@ def stored(tmp_path) -> dict[str, Path]:
     return {split: tmp_path / f"{split}.npy" for split in splits} | {
         "manifest": tmp_path / "manifest.csv", "pairing": tmp_path / "pairing.csv", "shapes": tmp_path / "shapes.json",
     }  # fmt: skip
+
+
+def _manifest(path: Path, rows: list[tuple[str, str]], masks: dict[str, str] | None = None) -> None:
+    """With a column of masks where there are any."""
+    columns = ("id", "split", "source", "sha256", "width", "height", "sketch", *(("mask",) if masks else ()))
+    lines = [dict.fromkeys(columns, 9) | {"id": i, "split": split, "mask": (masks or {}).get(i)} for split, i in rows]
+    artifacts.write_csv(path, columns, lines)
 
 
 def _run(inputs: dict[str, Path], folder: Path, source: str = "embedded", threads: int = 1) -> dict[str, np.ndarray]:
@@ -276,6 +284,8 @@ def test_given_masks_are_used_as_they_are_and_a_rule_or_a_network_serves_the_oth
     (folder / "mask" / f"{first}.png").write_bytes(artifacts.png_bytes(given))
     for name in FACES:
         (folder / "reference" / f"{name}.png").write_bytes(embedded.render("adventurer", *FACES[name], 128))
+    rows = [(split, i) for split in ("train", "val", "test") for i in manifest.ids(stored["manifest"], split)]
+    _manifest(stored["manifest"], rows, {first: f"mask/{first}.png"})
     inputs = {name: path for name, path in stored.items() if name != "shapes"} | {"raw": folder}
     found = _run(inputs, tmp_path, "folder")
     faces = artifacts.read_array(stored["train"])
@@ -286,10 +296,11 @@ def test_given_masks_are_used_as_they_are_and_a_rule_or_a_network_serves_the_oth
         assert np.array_equal(found["train"][0], given)
         assert np.array_equal(found["train"][1:], faces[1:, ..., 0])
         assert np.array_equal(found["test"], artifacts.read_array(stored["test"])[..., 0])
-    with sources.open_source(folder, 10**6) as source:
-        pictures, unused = source.pictures()
-        assert [p.id for p in pictures] == list(FACES) and not unused
-        assert source.masks() == {f"reference/{first}.png": f"mask/{first}.png"}
+    config = sources.config("folder", str(folder))
+    with sources.of(config).opened(config, folder, 10**6) as source:
+        listing = source.listing
+        assert [p.id for p in listing.pictures] == list(FACES) and not listing.unused
+        assert {p.id: p.mask for p in listing.pictures if p.mask} == {first: f"mask/{first}.png"}
 
 
 class _Config(Strict):

@@ -81,20 +81,18 @@ def test_sketches_are_the_xdog_of_the_faces_whatever_the_threads(view, inputs, t
 
 
 def test_given_sketches_are_used_as_they_are(view, inputs, tmp_path):
-    lines = np.full((SIDE, SIDE), 255, np.uint8)
-    lines[3:9, 5] = 40
-    folder = tmp_path / "mine"
-    (folder / "sketch").mkdir(parents=True)
-    (folder / "sketch" / "a.png").write_bytes(artifacts.png_bytes(lines))
+    lines = np.full((1, SIDE, SIDE), 255, np.uint8)
+    lines[0, 3:9, 5] = 40
     _manifest(inputs["manifest"], {"test-2": "sketch/a.png"})
+    artifacts.write_array(tmp_path / "given.npy", lines)
     outputs = _outputs(tmp_path, *COUNTS)
-    stage_sketches.run(view, {**inputs, "raw": folder}, outputs, _job(tmp_path))
+    stage_sketches.run(view, {**inputs, "given_test": tmp_path / "given.npy"}, outputs, _job(tmp_path))
     drawn = artifacts.read_array(outputs["test"])
-    np.testing.assert_array_equal(drawn[2], lines)
-    assert (drawn[3] != lines).any()
-    (folder / "sketch" / "a.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"sketch/a\.png.*run stage faces again"):
-        stage_sketches.run(view, {**inputs, "raw": folder}, outputs, _job(tmp_path))
+    np.testing.assert_array_equal(drawn[2], lines[0])
+    assert (drawn[3] != lines[0]).any()
+    artifacts.write_array(tmp_path / "given.npy", np.concatenate([lines, lines]))
+    with pytest.raises(UserError, match=r"given\.npy: 2 images for 1 ids.*run stage faces again"):
+        stage_sketches.run(view, {**inputs, "given_test": tmp_path / "given.npy"}, outputs, _job(tmp_path))
     assert not list(tmp_path.glob(".*tmp"))
 
 

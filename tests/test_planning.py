@@ -186,6 +186,27 @@ def test_arrays_take_the_bytes_that_are_foreseen(tree):
     assert found["data/faces"].bytes is None
 
 
+def test_images_of_a_source_are_counted(tmp_path, tree):
+    """Where all that are left are asked for; with what cannot be had the answer is unknown, as before."""
+    names = [f"{side}/{n}.png" for side in ("gt", "line") for n in range(7)]
+    for name in [*names, "notes.txt"]:
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).touch()
+    tree["data"] |= {"source": "folder", "path": str(tmp_path / "mine"), "train": None}
+
+    def line(data: dict) -> disk.Line:
+        found = disk.lines(Params.model_validate({**tree, "data": tree["data"] | data}), {})
+        return next(one for one in found if one.what == "data/faces")
+
+    side = tree["data"]["native_size"]
+    assert line({}).bytes == 7 * 3 * side**2 and line({}).most and "all 7 images" in line({}).note
+    assert line({"crop": "face", "crop_most": 3}).bytes == 21 * 3 * side**2
+    assert line({"path": str(tmp_path / "none")}).bytes is None
+    (tmp_path / "mine/line/0.png").rename(tmp_path / "mine/line/x.png")
+    assert line({}).bytes == 7 * 3 * side**2
+    assert not line({"train": 5}).most
+
+
 def test_no_png_is_larger_than_the_bound(tree):
     import numpy as np
 

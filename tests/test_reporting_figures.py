@@ -1,6 +1,7 @@
 """Figures: the right pictures in the right cells, complete files, the same bytes again."""
 
 import io
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.reporting import figures
+from ssimbad.reporting import data_sheet, figures
 from ssimbad.reporting.curves import training_curves
 from ssimbad.reporting.grids import picture_grid
 from ssimbad.runtime.job import Job
@@ -129,6 +130,43 @@ def test_a_grid_shows_every_picture_with_its_own_pixels():
     shown = np.asarray(Image.open(buffer).convert("RGB")).reshape(-1, 3)
     counts = [(shown == color).all(axis=1).sum() for color in colors]
     assert min(counts) > 100 * 100 and max(counts) < 1.1 * min(counts)
+
+
+@pytest.mark.parametrize("arrow", ["", " ← "])
+def test_long_names_do_not_run_into_each_other(arrow):
+    ids = [f"train_reference_some_long_character_name_{i}_and_a_picture-0123456{i}" for i in range(4)]
+    columns = [f"{id_}{arrow}{id_}" if arrow else id_ for id_ in ids]
+    fig = picture_grid("t", [("a", np.zeros((4, 64, 64, 3), np.uint8))], columns)
+    renderer = fig.canvas.get_renderer()
+    *names, title = [text.get_window_extent(renderer) for text in fig.axes[0].texts[1:]]
+    assert len(names) == 4 and all(a.x1 < b.x0 for a, b in itertools.pairwise(names))
+    assert max(name.y1 for name in names) < title.y0
+    assert len({text.get_text() for text in fig.axes[0].texts}) == 6, "their ends tell them apart"
+    plt.close(fig)
+
+
+def test_the_sheet_of_the_data(inputs, tmp_path):
+    rows = [{"id": i, "split": "test", "sketch": "x"} for i in IDS]
+    rows += [{"id": f"t{n}", "split": "train", "sketch": "x" * (n < 1)} for n in range(3)]
+    artifacts.write_csv(tmp_path / "manifest.csv", ("id", "split", "sketch"), rows)
+    given = {name: inputs[name] for name in ("test", "same", "cross", "pairing")}
+    given |= {"manifest": tmp_path / "manifest.csv", "test_sketches": inputs["sketches"]}
+    for name, stored in (("train", faces()[:3]), ("train_sketches", faces()[:3, ..., 0])):
+        artifacts.write_array(given.setdefault(name, tmp_path / f"{name}.npy"), stored)
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_sheet, "picture_grid", lambda *args: drawn.append(args) or picture_grid(*args))
+        data_sheet.run(PARAMS, given, {"sheet": tmp_path / "a.png"}, Job("data_sheet", tmp_path))
+    title, grid, columns = drawn[0]
+    assert "5 test and 3 training faces" in title and columns[0] == "0000 ← 0001" and len(columns) == 3
+    assert [label for label, _ in grid] == [
+        "Test face", "Its sketch, given", "Its own reference", "Cross reference",
+        "Training face", "Its sketch, 1 of 3 given",
+    ]  # fmt: skip
+    assert all(len(images) == 3 for _, images in grid)
+    first = (tmp_path / "a.png").read_bytes()
+    data_sheet.run(PARAMS, given, {"sheet": tmp_path / "a.png"}, Job("data_sheet", tmp_path))
+    assert (tmp_path / "a.png").read_bytes() == first
 
 
 def test_an_archive_named_otherwise_is_an_error(inputs):

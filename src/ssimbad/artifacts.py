@@ -119,10 +119,13 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     """A header and a line per row; None and NaN are empty fields, and so is what a mapping lacks of the columns."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    # A carriage return alone is no reason for quotes to the writer, and the end of a line to readers.
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(columns)
     for row in rows:
         values = map(row.get, columns) if isinstance(row, Mapping) else row
-        writer.writerow(["" if value is None or value != value else value for value in values])
+        fields = ["" if value is None or value != value else value for value in values]
+        (quoting if any("\r" in str(field) for field in fields) else writer).writerow(fields)
     write_text(path, text.getvalue())
 
 

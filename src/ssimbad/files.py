@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
+
+from ssimbad.errors import UserError
 
 State = tuple[int, ...]
 
@@ -13,14 +16,25 @@ def below(root: Path) -> dict[str, Path]:
     """{name: file} of everything below `root` that is no folder, sorted by name; names are relative, with `/`.
 
     Links are followed (data sets are often made of them), each folder once. Pipes, devices and broken links are listed
-    as well. A name that is no UTF-8 is spelled with backslashes.
+    as well. A name that is no UTF-8 is spelled with backslashes, and differs from one that is spelled so in truth.
+
+    Raises:
+        UserError: a folder cannot be read.
     """
-    found = {}
-    for folder, names in _folders(root):
-        for file in (folder / name for name in names):
-            relative = file.relative_to(root).as_posix()
-            found[os.fsencode(relative).decode("utf-8", "backslashreplace")] = file
+    files = [folder / name for folder, names in _folders(root) for name in names]
+    found: dict[str, Path] = {}
+    for raw, file in sorted((os.fsencode(file.relative_to(root)), file) for file in files):
+        found[unlike(raw.decode("utf-8", "backslashreplace"), found)] = file
     return dict(sorted(found.items()))
+
+
+def unlike(name: str, taken: Container[str]) -> str:
+    """The name, or where it is taken the first of `name (2)`, `name (3)` … that is not."""
+    number, other = 1, name
+    while other in taken:
+        number += 1
+        other = f"{name} ({number})"
+    return other
 
 
 def linked(root: Path) -> list[Path]:
@@ -30,7 +44,7 @@ def linked(root: Path) -> list[Path]:
 
 def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     seen: set[tuple[int, int]] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
         info = Path(folder).stat()
         if (info.st_dev, info.st_ino) in seen:
             subfolders.clear()
@@ -38,6 +52,11 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
         seen.add((info.st_dev, info.st_ino))
         subfolders.sort()
         yield Path(folder), names
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """What cannot be listed would be missing without a word."""
+    raise UserError(f"{error.filename}: this folder cannot be read ({error.strerror}); open it to yourself, or move it")
 
 
 def state(path: Path) -> State:

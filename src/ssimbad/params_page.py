@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from tabulate import tabulate
 
+from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.params.base import SLOTS
 from ssimbad.params.methods import Method
@@ -25,8 +26,12 @@ Every key of `params.yaml`. Made by `ssimbad parameters`; a test holds it equal 
 
 def page() -> str:
     """The page as Markdown."""
-    shown: set[type[BaseModel]] = set()
+    kinds = {name: sources.get(name).Config for name in sources.names()}
+    shown: set[type[BaseModel]] = set(kinds.values())
     sections = list(_sections("", Params, shown))
+    for name, config in kinds.items():
+        shown.remove(config)
+        sections += _sections(f"data.source (kind {name})", config, shown)
     for name in registry.kinds():
         method = registry.get(name)
         sections += _sections(f"methods.<method>.config (kind {name})", method.Config, shown)

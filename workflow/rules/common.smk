@@ -27,7 +27,7 @@ except UserError as error:
 
 # One unit is all cards of this machine: a stage uses every card that it sees. On SLURM the profile asks for cards.
 GPU = 1 if system.cards() else 0
-EMBEDDED = P.data.source == "embedded"
+EMBEDDED = rows.has_answers(P)
 METHODS = list(P.methods)
 INSTANCES = {
     (i.stage.name, *map(str, i.wildcards.values())): i for i in table.instances(P)

@@ -1,5 +1,9 @@
 # From raw images to faces, sketches and references.
 RAW = paths.source(P)
+# Sketches that came with the faces.
+GIVEN = (
+    [] if EMBEDDED else [f"data/faces/given_{s}.npy" for s in ("train", "val", "test")]
+)
 
 if EMBEDDED:
 
@@ -25,15 +29,44 @@ if EMBEDDED:
             "ssimbad stage raw 2>&1 | tee {log}"
 
 
+if rows.fetched(P):
+
+    # On the head node: compute nodes often have no network.
+    localrules:
+        fetch,
+
+    rule fetch:
+        input:
+            rest("fetch"),
+        output:
+            "data/raw/fetched.zip",
+            "records/fetch.json",
+            touch(".state/fetch.ok"),
+        log:
+            "logs/fetch.log",
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=600,
+        message:
+            "fetch: the source, once"
+        shell:
+            "ssimbad stage fetch 2>&1 | tee {log}"
+
+
 rule faces:
     input:
         upstream("faces"),
         ancient(RAW),
+        of("faces", "beside"),
         only(P.data.test_list, P.data.test_list),
     output:
         "data/faces/train.npy",
         "data/faces/val.npy",
         "data/faces/test.npy",
+        GIVEN,
         "data/faces/manifest.csv",
         "data/faces/quarantine.csv",
         "records/faces.json",
@@ -59,7 +92,7 @@ rule sketches:
         ancient("data/faces/val.npy"),
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
-        only(not EMBEDDED, RAW),
+        only(not EMBEDDED, *GIVEN),
     output:
         "data/sketches/train.npy",
         "data/sketches/val.npy",
@@ -87,6 +120,7 @@ rule references:
         ancient("data/faces/manifest.csv"),
         only(EMBEDDED, "data/raw/cross_true.zip"),
         only(rows.scenes(P), paths.LANDSCAPES),
+        of("references", "pairs"),
     output:
         "data/references/same.npy",
         "data/references/cross.npy",
@@ -110,6 +144,39 @@ rule references:
         "ssimbad stage references 2>&1 | tee {log}"
 
 
+rule data_sheet:
+    input:
+        upstream("data_sheet"),
+        ancient("data/faces/train.npy"),
+        ancient("data/faces/test.npy"),
+        ancient("data/sketches/train.npy"),
+        ancient("data/sketches/test.npy"),
+        ancient("data/references/same.npy"),
+        ancient("data/references/cross.npy"),
+        ancient("data/faces/manifest.csv"),
+        ancient("data/references/pairing.csv"),
+    output:
+        report(
+            "reports/figures/data_sheet.png",
+            category="Data",
+            caption="../report/data_sheet.rst",
+        ),
+        "records/data_sheet.json",
+        touch(".state/data_sheet.ok"),
+    log:
+        "logs/data_sheet.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "data_sheet: the first faces with their sketches and references"
+    shell:
+        "ssimbad stage data_sheet 2>&1 | tee {log}"
+
+
 if rows.masked(P):
 
     rule masks:
@@ -122,6 +189,7 @@ if rows.masked(P):
             ancient("data/references/pairing.csv"),
             ancient(paths.SHAPES if EMBEDDED else RAW),
             only(P.masks.network, P.masks.network),
+            of("masks", "beside"),
         output:
             "data/masks/train.npy",
             "data/masks/val.npy",

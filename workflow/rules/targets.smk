@@ -9,7 +9,7 @@ localrules:
 
 rule all_data:
     input:
-        markers("faces", "sketches", "references"),
+        markers("faces", "sketches", "references", "data_sheet"),
 
 
 rule all_schedule:

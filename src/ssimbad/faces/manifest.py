@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +45,8 @@ def ids(manifest: Path, split: str) -> list[str]:
     return found
 
 
-def images(path: Path, of: list[str]) -> np.ndarray:
-    """A stored array, memory-mapped, that holds one image for each of the ids `of`.
+def images(path: Path, of: Sequence) -> np.ndarray:
+    """A stored array, memory-mapped, that holds one image for each of the ids or rows `of`.
 
     Raises:
         UserError: it is missing, or it holds another number of images.

@@ -3,11 +3,15 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, features
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *(["AVIF"] if features.check("avif") else []))
+
+# `max_pixels` is asked before anything is decoded; a second limit, of Pillow's, would only speak in its place.
+Image.MAX_IMAGE_PIXELS = None
 
 # Bicubic, widened by Pillow when it reduces (antialiased). Lanczos is a little sharper, but its longer
 # kernel rings twice beside a black outline, and XDoG would draw the second ring as a line.
@@ -22,6 +26,9 @@ _DAMAGE = (
     IndexError,
     KeyError,
     TypeError,
+    RuntimeError,
+    OverflowError,
+    AttributeError,
     struct.error,
     zlib.error,
 )
@@ -43,51 +50,112 @@ def normalise(data: bytes, size: int, max_pixels: int) -> tuple[np.ndarray, tupl
     they are decoded.
 
     Raises:
-        Unreadable: truncated, not PNG, JPEG, WebP, BMP or GIF, no pixels, or more than `max_pixels`.
+        Unreadable: truncated, of none of `FORMATS`, no pixels, or more than `max_pixels`.
     """
     image = opaque(data, max_pixels)
-    return np.asarray(_square(image, size)), image.size
+    return resized(centred(image), size), image.size
 
 
 def normalise_grey(data: bytes, size: int, max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
     """As `normalise`, for a sketch: (size, size) uint8, luma of ITU-R BT.601, 255 = white."""
     image = opaque(data, max_pixels)
-    return np.asarray(_square(image.convert("L"), size)), image.size
+    return resized(centred(image.convert("L")), size), image.size
 
 
 def opaque(data: bytes, max_pixels: int) -> Image.Image:
-    """A file's bytes → the whole picture, upright, 8-bit RGB on white. Raises `Unreadable` as `normalise` does."""
-    if not data:
-        raise Unreadable("empty file")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise Unreadable(f"too many pixels ({width} × {height}, the limit is {max_pixels})")
-            if not width * height:
-                raise Unreadable(f"no pixels ({width} × {height})")
-            image.load()
-            return _on_white(ImageOps.exif_transpose(image))
-    except Image.UnidentifiedImageError:
-        raise Unreadable(f"not an image ({', '.join(FORMATS)})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise Unreadable("too many pixels") from None
-    except _DAMAGE as error:
-        raise Unreadable(f"damaged or truncated: {error}") from None
+    """A file's bytes → the whole picture, upright, 8-bit RGB on white. Raises `Unreadable` as `normalise` does.
+
+    What is wrong with texts, colour profiles or EXIF data beside the pixels is no reason: they are passed over.
+    """
+    return _on_white(_upright(_decoded(data, max_pixels)))
 
 
 def transparency(data: bytes) -> np.ndarray | None:
     """(H, W) uint8 alpha of an image that `opaque` has read, upright; None where it has none."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if not image.has_transparency_data:
-            return None
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))[..., 3]
+    image = _decoded(data, None)
+    return np.asarray(_upright(image).convert("RGBA"))[..., 3] if _transparent(image) else None
+
+
+def _decoded(data: bytes, max_pixels: int | None) -> Image.Image:
+    if not data:
+        raise Unreadable("empty file")
+    try:
+        return _loaded(data, max_pixels)
+    except Image.UnidentifiedImageError:
+        fault = f"not an image ({', '.join(FORMATS)})"
+    except _DAMAGE as error:
+        fault = f"damaged or truncated: {error}"
+    bare = _without_texts(data)
+    if bare == data:
+        raise Unreadable(fault)
+    try:
+        return _loaded(bare, max_pixels)
+    except _DAMAGE as error:
+        raise Unreadable(f"damaged or truncated: {error}") from None
+
+
+def _loaded(data: bytes, max_pixels: int | None) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if max_pixels is not None and width * height > max_pixels:
+        raise Unreadable(f"too many pixels ({width} × {height}, the limit is {max_pixels})")
+    if not width * height:
+        raise Unreadable(f"no pixels ({width} × {height})")
+    image.load()
+    return image
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without what it says beside its pixels; anything else as it is."""
+    if not data.startswith(_PNG):
+        return data
+    return _PNG + b"".join(chunk for kind, chunk in _chunks(data) if kind not in _TEXTS)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = len(_PNG)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], data[at:end]
+        at = end
+
+
+# What each value of EXIF's orientation asks for.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data ask, where they are legible."""
+    try:
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # whatever a decoder makes of bytes that are not pixels
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _transparent(image: Image.Image) -> bool:
+    """Whether alpha means something: of a BMP that is 0 everywhere it is a byte that nobody has filled in."""
+    if not image.has_transparency_data:
+        return False
+    return not (image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_16_bit(image)
-    if image.has_transparency_data:
+    if _transparent(image):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
@@ -102,7 +170,13 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
+def centred(image: Image.Image) -> Image.Image:
+    """The central square."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side)).resize((size, size), _FILTER)
+    return image.crop((left, top, left + side, top + side))
+
+
+def resized(image: Image.Image, size: int) -> np.ndarray:
+    """A square picture → (size, size[, 3]) uint8."""
+    return np.asarray(image.resize((size, size), _FILTER))

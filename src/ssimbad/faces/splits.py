@@ -1,6 +1,6 @@
 """Which image belongs to which split: a hash of (seed, id) decides, neither file order nor machine."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 from ssimbad.errors import UserError
@@ -32,6 +32,44 @@ def split_ids(
     return {"train": sorted(trains), "val": sorted(rest[:val]), "test": sorted(tests)}
 
 
+def offered_ids(
+    offered: Mapping[str, str], train: int | None, val: int, test: int, seed: int, listed: Iterable[str] | None = None
+) -> dict[str, list[str]]:
+    """As `split_ids`, of faces that each belong to a split: so many of each, ranked by a hash of (seed, id).
+
+    Args:
+        offered: {id: `train`, `val` or `test`; "" counts as train}. Where none is of test the validation faces serve,
+            and where none of these is left the training faces.
+
+    Raises:
+        UserError: there are too few of a split.
+    """
+    given = set(listed or ())
+    ranked = sorted(set(offered) - given, key=lambda id_: (derive(seed, "split", id_), id_))
+    pools = {split: [id_ for id_ in ranked if (offered[id_] or "train") == split] for split in SPLITS}
+    here = {split: _first(split, pools) for split in ("test", "val")}
+    found = {"test": list(given)}
+    for split, wanted in (("test", 0 if listed is not None else test), ("val", val)):
+        pool = pools[here[split]]
+        if wanted > len(pool):
+            raise UserError(f"data.{split}: {wanted} asked, but {len(pool)} usable faces are in a folder {here[split]}")
+        found.setdefault(split, []).extend(pool[:wanted])
+        pools[here[split]] = pool[wanted:]
+    wanted = len(pools["train"]) if train is None else train
+    if not pools["train"] or wanted > len(pools["train"]):
+        raise UserError(
+            f"data.train: {wanted or 1} asked, but {len(pools['train'])} usable faces are in a folder train"
+        )
+    found["train"] = pools["train"][:wanted]
+    return {split: sorted(found[split]) for split in SPLITS}
+
+
+def _first(split: str, pools: Mapping[str, list[str]]) -> str:
+    """Where the faces of a split come from."""
+    order = {"test": ("test", "val", "train"), "val": ("val", "train")}[split]
+    return next((name for name in order if pools[name]), "train")
+
+
 def read_list(text: str) -> list[str]:
     """The names of a test list: one a line; empty lines and lines that begin with # do not count."""
     lines = (line.strip() for line in text.lstrip("\ufeff").splitlines())
@@ -49,22 +87,31 @@ def find_listed(lines: Iterable[str], names: dict[str, str], where: str) -> list
     Raises:
         UserError: a line names no image, or more than one; or the list is empty.
     """
+    known = by_name(names)
+    found = dict.fromkeys(meant(known, line, where) for line in lines)
+    if not found:
+        raise UserError(f"{where}: names no image; write one file name a line, or set data.test_list to null")
+    return list(found)
+
+
+def by_name(names: Mapping[str, str]) -> dict[str, set[str]]:
+    """{what somebody may call an image: ids}, of {id: path inside the source}."""
     known: dict[str, set[str]] = {}
     for id_, name in names.items():
         path = PurePosixPath(name)
         for key in {id_, name, path.name, path.stem, str(path.with_suffix(""))}:
             known.setdefault(key, set()).add(id_)
-    found: dict[str, None] = {}
-    for line in lines:
-        matches = known.get(line.removeprefix("./"), set())
-        if not matches:
-            raise UserError(f"{where}: {line!r} is no image of the source; correct the line or take it out")
-        if len(matches) > 1:
-            raise UserError(f"{where}: {line!r} fits {len(matches)} images; write the path inside the source")
-        found[next(iter(matches))] = None
-    if not found:
-        raise UserError(f"{where}: names no image; write one file name a line, or set data.test_list to null")
-    return list(found)
+    return known
+
+
+def meant(known: Mapping[str, set[str]], line: str, where: str) -> str:
+    """The id that a line of a list means. Raises UserError where it is none, or several."""
+    matches = known.get(line.removeprefix("./"), set())
+    if not matches:
+        raise UserError(f"{where}: {line!r} is no image of the source; correct the line or take it out")
+    if len(matches) > 1:
+        raise UserError(f"{where}: {line!r} fits {len(matches)} images; write the path inside the source")
+    return next(iter(matches))
 
 
 def _too_few(left: int, wanted: dict[str, int], all_left: bool, given: set[str] | None) -> str:

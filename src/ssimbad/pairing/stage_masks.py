@@ -12,9 +12,10 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.faces import embedded, manifest
-from ssimbad.faces.reading import Unreadable, normalise_grey
-from ssimbad.faces.sources import Source, open_source
+from ssimbad.faces import embedded, framing, manifest
+from ssimbad.faces.reading import Unreadable, normalise_grey, opaque, resized
+from ssimbad.faces.sources import registry
+from ssimbad.faces.sources.contract import Source
 from ssimbad.pairing import masks, resize, tps
 from ssimbad.params.view import View
 from ssimbad.runtime import pool
@@ -84,9 +85,9 @@ def _known(params: View, inputs: dict[str, Path]) -> Iterator[_Known]:
         shapes = artifacts.read_json(inputs["shapes"])
         yield lambda row: _true(shapes[row["id"]], params)
         return
-    with open_source(inputs["raw"], params.data.max_pixels) as source:
-        given = source.masks()
-        yield lambda row: _given(source, name, params) if (name := given.get(row["source"])) else None
+    config = registry.config(params.data.source, str(inputs["raw"]))
+    with registry.of(config).opened(config, inputs["raw"], params.data.max_pixels) as source:
+        yield lambda row: _given(source, row, params) if row.get("mask") else None
 
 
 def _true(drawn: dict[str, Any], params: View) -> np.ndarray:
@@ -94,8 +95,12 @@ def _true(drawn: dict[str, Any], params: View) -> np.ndarray:
     return normalise_grey(png, params.data.native_size, params.data.max_pixels)[0]
 
 
-def _given(source: Source, name: str, params: View) -> np.ndarray:
+def _given(source: Source, row: dict[str, str], params: View) -> np.ndarray:
+    """Cut as the face is."""
     try:
-        return normalise_grey(source.read(name), params.data.native_size, params.data.max_pixels)[0]
+        mask = opaque(source.read(row["mask"]), params.data.max_pixels).convert("L")
+        of = (int(row["width"]), int(row["height"]))
+        square = framing.square(mask, params.data.crop, framing.read(row.get("box")), of, paper="black")
+        return resized(square, params.data.native_size)
     except Unreadable as error:
-        raise UserError(f"{source.where}: {name}: {error.reason}; mend it and run stage masks again") from None
+        raise UserError(f"{source.where}: {row['mask']}: {error.reason}; mend it and run stage masks again") from None

@@ -11,7 +11,7 @@ from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import manifest
 from ssimbad.faces.reading import Unreadable, normalise
-from ssimbad.pairing import references, resize, tps
+from ssimbad.pairing import protocol, resize, tps
 from ssimbad.params.view import View
 from ssimbad.runtime import pool
 from ssimbad.runtime.job import Job
@@ -22,7 +22,7 @@ _CHUNK = 64  # faces warped between two updates of the progress bar
 def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """The warped references of the test set and the cross pairing.
 
-    inputs: `test` ((N, S, S, 3) uint8 .npy), `manifest`, for embedded faces `answers` (zip of
+    inputs: `test` ((N, S, S, 3) uint8 .npy), `manifest`, `pairs` where a cross pairing is given, for embedded faces `answers` (zip of
     `<sketch id>__<reference id>.png`), and of those before scenes `landscapes` (zip of `<id>.png`).
     outputs: `same`, `cross`, `other` ((N, S, S, 3) uint8 .npy: the warped face itself, its cross partner's
     and somebody else's), `pairing` (CSV: id, cross, other), for embedded faces `true` ((N, S, S, 3) uint8
@@ -36,8 +36,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     seed = params.references.seed
     ids = manifest.ids(inputs["manifest"], "test")
     faces = manifest.images(inputs["test"], ids)
-    cross = references.derangement(ids, seed)
-    other = references.second(ids, seed, cross)
+    rows = manifest.rows(inputs["manifest"], "test")
+    cross, other = protocol.partners(rows, seed, inputs.get("pairs"))
     warps = tps.draw(seed, ids, params.references)
     same = _warped(faces, warps, job)
     place = {id_: i for i, id_ in enumerate(ids)}

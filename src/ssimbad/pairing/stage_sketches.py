@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError
 from ssimbad.faces import manifest
 from ssimbad.pairing import xdog
 from ssimbad.params.view import View
@@ -20,23 +19,24 @@ _CHUNK = 64  # faces drawn between two updates of the progress bar
 def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """A sketch for every face: XDoG of the stored face, or the given one where the source has it.
 
-    inputs: `train`, `val`, `test` ((N, S, S, 3) uint8 .npy), `manifest`, and `raw` where the source is a
-    folder (for given sketches, which are read the way faces are and otherwise used as they are).
+    inputs: `train`, `val`, `test` ((N, S, S, 3) uint8 .npy), `manifest`, and of sources that may have sketches
+    `given_train`, `given_val`, `given_test` ((M, S, S) uint8 .npy of the rows that have one), which are used as they
+    are.
     outputs: `train`, `val`, `test` ((N, S, S) uint8 .npy, 255 = white paper, in manifest order).
 
     Raises:
-        UserError: the manifest does not belong to the arrays, or a given sketch cannot be read.
+        UserError: the manifest does not belong to the arrays.
     """
     for split in SPLITS:
         mine = manifest.rows(inputs["manifest"], split)
         ids = [row["id"] for row in mine]
         faces = manifest.images(inputs[split], ids)
-        given = {i: row["sketch"] for i, row in enumerate(mine) if row["sketch"]}
+        given = [i for i, row in enumerate(mine) if row["sketch"]]
         with artifacts.replacing(outputs[split]) as temporary:
             sheet = np.lib.format.open_memmap(temporary, "w+", np.uint8, faces.shape[:3])
             _draw(faces, ids, params.sketches, sheet, job, split)
             if given:
-                _put_given(given, inputs["raw"], sheet, params.data.max_pixels, job)
+                sheet[given] = manifest.images(inputs[f"given_{split}"], given)
             sheet.flush()
         job.say(f"sketches: {len(mine)} of {split} ({len(given)} given) -> {outputs[split]}")
 
@@ -48,17 +48,3 @@ def _draw(faces: np.ndarray, ids: list[str], sketches: View, sheet: np.ndarray, 
             part = slice(start, start + _CHUNK)
             sheet[part] = xdog.sketch(faces[part], sigmas[part], sketches, job.threads)
             bar.update(len(sigmas[part]))
-
-
-def _put_given(names: dict[int, str], raw: Path, sheet: np.ndarray, max_pixels: int, job: Job) -> None:
-    """Given sketches in place of drawn ones; `names` is {row: name inside the source}."""
-    from ssimbad.faces.reading import Unreadable, normalise_grey
-    from ssimbad.faces.sources import open_source
-
-    with open_source(raw, max_pixels) as source, job.progress(len(names), "given sketches") as bar:
-        for row, name in names.items():
-            try:
-                sheet[row] = normalise_grey(source.read(name), sheet.shape[1], max_pixels)[0]
-            except Unreadable as error:
-                raise UserError(f"{raw}: {name}: {error.reason}; mend it and run stage faces again") from None
-            bar.update(1)

@@ -46,7 +46,19 @@ SLOTS = ("encoder", "pretrain", "finetune")
 
 TAKEN = (
     *["kind", "label", "config", "weights", "colour", "start", "phi", "all"],
-    *["raw", "faces", "sketches", "references", "masks", "ssim_curves", "select_phi", "colorize", "evaluate"],
+    *[
+        "raw",
+        "fetch",
+        "faces",
+        "sketches",
+        "references",
+        "data_sheet",
+        "masks",
+        "ssim_curves",
+        "select_phi",
+        "colorize",
+        "evaluate",
+    ],
     *["baselines", "tables", "measures", "figures", "ladder", "compute", "chain_steps", "nfe", "nfe_figure", "spread"],
     *["spread_table", "reverse", "reverse_figures", "modes", "sweep"],
 )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ssimbad import strict_yaml
 from ssimbad.errors import ParameterError
+from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.params import overlay
 from ssimbad.params.base import (
@@ -34,8 +35,10 @@ from ssimbad.params.methods import Method, Train, TrainingName, needs, training
 class Data(Strict):
     """Where faces come from and how they are cut."""
 
-    source: Literal["embedded", "folder"] = Field(description="embedded: rendered here; folder: your own images")
-    path: OwnPath | None = Field(description="folder or .zip of your own images; only for source folder")
+    source: sources.Block = Field(
+        description="embedded: rendered here; folder: your own images; or a block with a kind: docs/data.md"
+    )
+    path: OwnPath | None = Field(description="folder or .zip of your own images; only for the short form folder")
     test_list: OwnPath | None = Field(description="text file, one file name a line, of the given test set; or null")
     native_size: Annotated[int, Field(ge=32, le=2048)] = Field(description="side of the stored square faces, pixels")
     size: Size = Field(description="side the networks see, pixels; native_size divides")
@@ -46,14 +49,42 @@ class Data(Strict):
     )
     seed: int = Field(description="of the split")
     max_pixels: Positive = Field(description="a larger image is quarantined as a decompression bomb, pixels")
+    drawings: Literal["refuse", "quarantine", "keep"] = Field(
+        default="refuse",
+        description="what is done about faces that look like line drawings; refuse: from one in twenty on, stop",
+    )
+
+    crop: Literal["none", "centre", "face"] = Field(
+        default="centre",
+        description="square that is kept of a picture: none, the whole on white; centre, the middle; face, each anime "
+        "face that is found in a whole illustration",
+    )
+    crop_factor: Annotated[float, Field(ge=1, le=4)] = Field(
+        default=1.5, description="crop face: side of the square, in sides of the found face"
+    )
+    crop_least: Positive | None = Field(
+        default=None, description="crop face: side of the smallest face, pixels; null: a quarter of native_size"
+    )
+    crop_most: Positive = Field(default=1, description="crop face: faces kept of one picture, the largest first")
+    splits: Literal["drawn", "path"] = Field(
+        default="drawn",
+        description="drawn: a hash of seed and id decides; path: folders train, val and test of the source do",
+    )
+    identity: Literal["auto", "none"] = Field(
+        default="auto",
+        description="auto: where folders are characters, cross pairs never share one; none: they may",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Data:
+        answers = sources.of(self.source).answers
         if self.source == "folder" and not self.path:
             raise ValueError("data.path: missing; source folder needs the folder or .zip of your images")
-        if self.source == "embedded" and (self.path or self.test_list):
+        if answers and (self.path or self.test_list):
             raise ValueError("data.path and data.test_list belong to source folder; set them to null for embedded")
-        if self.source == "embedded" and self.train is None:
+        if not isinstance(self.source, str) and self.path:
+            raise ValueError("data.path belongs to the short form of source; set it to null, the block has its own")
+        if answers and self.train is None:
             raise ValueError("data.train: embedded faces are as many as you say; give a number")
         if self.native_size % self.size:
             raise ValueError(f"data.size: {self.size} does not divide data.native_size {self.native_size}")
@@ -92,6 +123,10 @@ class References(Strict):
     decimals: Annotated[int, Field(ge=0, le=9)] = Field(description="points and shifts are rounded to this")
     rotation: Annotated[float, Field(ge=0, le=180)] = Field(
         description="largest turn about the centre, degrees; 0 as in the public code, though the study speaks of turns"
+    )
+    pairs: OwnPath | None = Field(
+        default=None,
+        description="CSV with the columns sketch and reference, test images by name: the cross pairing; null: drawn",
     )
 
     @model_validator(mode="after")
@@ -307,10 +342,12 @@ class Params(Strict):
     def _consistent(self) -> Params:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: each seed once")
-        if self.masks.network and self.data.source == "embedded":
+        if self.masks.network and sources.of(self.data.source).answers:
             raise ValueError("masks.network belongs to source folder: rendered faces have true masks; set it to null")
         if self.schedule.images > (self.data.train or self.schedule.images):
             raise ValueError("schedule.images: more than data.train")
+        if self.references.pairs and sources.of(self.data.source).answers:
+            raise ValueError("references.pairs belongs to your own faces; set it to null for embedded")
         if self.data.native_size % self.schedule.size:
             raise ValueError(f"schedule.size: {self.schedule.size} does not divide data.native_size")
         shared = {"network": self.network, "noise": self.noise, "schedule.saturation": self.schedule.saturation}
@@ -467,6 +504,9 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
     """Names of the keys allowed where `location` stands in the tree."""
     model: Any = Params
     for part in location[:-1]:
+        if kind := sources.tagged(part):
+            model = kind.Config
+            continue
         field = getattr(model, "model_fields", {}).get(part)
         annotation = field.annotation if field else Train if model is Method and part in registry.slots() else model
         candidates = [annotation, *getattr(annotation, "__args__", ())]
@@ -477,7 +517,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
 def _one_line(source: str, error: ValidationError) -> str:
     # A misspelt key is missing and unknown at once; the unknown one tells more.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    where = ".".join([*map(str, first["loc"]), *filter(None, [first.get("ctx", {}).get("below")])])
+    where = ".".join([*map(str, sources.untagged(first["loc"])), *filter(None, [first.get("ctx", {}).get("below")])])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{source}: unknown key {where}; {nearest(str(first['loc'][-1]), _known_keys(first['loc']))}{more}"

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from ssimbad.errors import UserError
+from ssimbad.faces.sources import registry as sources
 from ssimbad.features import registry as features
 from ssimbad.files import Seen
 from ssimbad.methods import registry
@@ -67,6 +68,7 @@ def _names(file: Path) -> frozenset[str]:
 _REGISTRY = PACKAGE / "methods/registry.py"
 # Registries load files of their folder by name, which no import tells.
 _BY_NAME = {
+    PACKAGE / "faces/sources/registry.py": sources.names,
     PACKAGE / "features/registry.py": features.names,
     PACKAGE / "metrics/registry.py": metrics.names,
 }

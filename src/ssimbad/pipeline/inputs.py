@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.methods.contract import MASKS, PHI
 from ssimbad.pairing import settings
@@ -14,7 +15,19 @@ Files = dict[str, str | list[str]]
 
 
 def embedded(p: Params, files: Files) -> Files:
-    return files if p.data.source == "embedded" else {}
+    return files if rows.has_answers(p) else {}
+
+
+def given(p: Params) -> dict[str, str]:
+    """Sketches that came with the faces; rendered ones bring none."""
+    return {} if rows.has_answers(p) else {f"given_{s}": f"data/faces/given_{s}.npy" for s in ("train", "val", "test")}
+
+
+def source(p: Params) -> Files:
+    """Of the faces: one folder or archive, and what else it reads."""
+    config = sources.config(p.data.source, p.data.path)
+    beside = sources.of(config).beside(config)
+    return {"raw": paths.source(p), **({"beside": beside} if beside else {})}
 
 
 def scenes(p: Params, files: Files) -> Files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssimbad.faces.sources import registry as sources
 from ssimbad.pairing import settings
 from ssimbad.params.tree import Params
 
@@ -11,6 +12,7 @@ Wildcards = dict[str, Any]
 """Of one stage instance: method, stage, seed, setting, as far as it has them."""
 
 EMBEDDED = "data/raw/embedded.zip"
+FETCHED = "data/raw/fetched.zip"
 ANSWERS = "data/raw/cross_true.zip"
 MANIFEST = "data/faces/manifest.csv"
 TRUE = "data/references/cross_true.npy"
@@ -21,7 +23,10 @@ PHI_STAR = "reports/schedule/phi_star.json"
 
 def source(p: Params) -> str:
     """Where the raw faces lie."""
-    return EMBEDDED if p.data.source == "embedded" else str(p.data.path)
+    if sources.of(p.data.source).answers:
+        return EMBEDDED
+    config = sources.config(p.data.source, p.data.path)
+    return FETCHED if sources.of(config).fetched(config) else config.path
 
 
 def model(training: str, seed: int, ending: str = "safetensors") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.methods.contract import MASKS, PHI, Method
 from ssimbad.metrics import registry as metrics
@@ -56,15 +57,25 @@ def masked(p: Params) -> bool:
     return any(MASKS.keys() & set(registry.get(method.kind).inputs) for method in p.methods.values())
 
 
-def has(p: Params) -> set[str]:
-    """What the data have besides faces: see `Setting.asks`."""
-    embedded = p.data.source == "embedded"
-    return {what for what, there in (("answers", embedded), ("scenes", scenes(p))) if there}
+def has_answers(p: Params) -> bool:
+    """Whether the true answer to a cross reference is known, as of rendered faces."""
+    return sources.of(p.data.source).answers
 
 
 def scenes(p: Params) -> bool:
     """Whether faces stand before scenes, which are references too."""
-    return p.data.source == "embedded" and p.embedded.background == "scene"
+    return has_answers(p) and p.embedded.background == "scene"
+
+
+def has(p: Params) -> set[str]:
+    """What the data have besides faces: see `Setting.asks`."""
+    return {what for what, there in (("answers", has_answers(p)), ("scenes", scenes(p))) if there}
+
+
+def fetched(p: Params) -> bool:
+    """Whether the source comes from elsewhere."""
+    config = sources.config(p.data.source, p.data.path)
+    return sources.of(config).fetched(config)
 
 
 def coloured_rows(p: Params) -> list[Wildcards]:

@@ -98,13 +98,22 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="raw",
         run="ssimbad.faces.raw:run",
-        each=lambda p: [{}] if p.data.source == "embedded" else [],
+        each=lambda p: [{}] if rows.has_answers(p) else [],
         inputs=lambda p, w: {},
         outputs=lambda p, w: {
             "zip": paths.EMBEDDED, "shapes": paths.SHAPES, "answers": paths.ANSWERS,
             **inputs.scenes(p, {"landscapes": paths.LANDSCAPES}),
         },
         params=lambda p, w: ("embedded", "data.train", "data.val", "data.test", "data.seed", "references.seed"),
+    ),
+    Stage(
+        name="fetch",
+        run="ssimbad.faces.fetch:run",
+        each=lambda p: [{}] if rows.fetched(p) else [],
+        inputs=lambda p, w: {"copy": p.data.source.path} if getattr(p.data.source, "path", None) else {},
+        outputs=lambda p, w: {"zip": paths.FETCHED},
+        params=lambda p, w: ("data.source", "data.max_pixels"),
+        fetched=True,
     ),
     Stage(
         name="weights",
@@ -118,15 +127,20 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="faces",
         run="ssimbad.faces.stage:run",
-        inputs=lambda p, w: {"raw": paths.source(p), **({"test_list": p.data.test_list} if p.data.test_list else {})},
+        inputs=lambda p, w: {
+            **inputs.source(p), **({"test_list": p.data.test_list} if p.data.test_list else {}),
+        },
         outputs=lambda p, w: {
             **paths.splits("faces"),
+            **inputs.given(p),
             "manifest": paths.MANIFEST,
             "quarantine": "data/faces/quarantine.csv",
         },
         params=lambda p, w: (
             "data.source", "data.path", "data.test_list", "data.native_size", "data.train", "data.val", "data.test",
-            "data.seed", "data.max_pixels",
+            "data.seed", "data.max_pixels", "data.drawings", "data.splits", "data.crop", "data.crop_factor",
+            "data.crop_least", "data.crop_most",
+            "data.identity",
         ),
     ),
     Stage(
@@ -135,10 +149,10 @@ STAGES: tuple[Stage, ...] = (
         inputs=lambda p, w: {
             **paths.splits("faces"),
             "manifest": paths.MANIFEST,
-            **({"raw": paths.source(p)} if p.data.source == "folder" else {}),
+            **inputs.given(p),
         },
         outputs=lambda p, w: paths.splits("sketches"),
-        params=lambda p, w: ("sketches", "data.native_size", "data.source", "data.max_pixels"),
+        params=lambda p, w: ("sketches",),
     ),
     Stage(
         name="references",
@@ -148,6 +162,7 @@ STAGES: tuple[Stage, ...] = (
             "manifest": paths.MANIFEST,
             **inputs.embedded(p, {"answers": paths.ANSWERS}),
             **inputs.scenes(p, {"landscapes": paths.LANDSCAPES}),
+            **({"pairs": p.references.pairs} if p.references.pairs else {}),
         },
         outputs=lambda p, w: {
             "same": "data/references/same.npy",
@@ -162,6 +177,22 @@ STAGES: tuple[Stage, ...] = (
         ),
     ),
     Stage(
+        name="data_sheet",
+        run="ssimbad.reporting.data_sheet:run",
+        inputs=lambda p, w: {
+            "train": "data/faces/train.npy",
+            "test": "data/faces/test.npy",
+            "train_sketches": "data/sketches/train.npy",
+            "test_sketches": "data/sketches/test.npy",
+            "same": "data/references/same.npy",
+            "cross": "data/references/cross.npy",
+            "manifest": paths.MANIFEST,
+            "pairing": "data/references/pairing.csv",
+        },
+        outputs=lambda p, w: {"sheet": "reports/figures/data_sheet.png"},
+        params=lambda p, w: ("report.grid_images", "data.size"),
+    ),
+    Stage(
         name="masks",
         run="ssimbad.pairing.stage_masks:run",
         each=lambda p: [{}] if rows.masked(p) else [],
@@ -169,7 +200,7 @@ STAGES: tuple[Stage, ...] = (
             **paths.splits("faces"),
             "manifest": paths.MANIFEST,
             "pairing": "data/references/pairing.csv",
-            **({"shapes": paths.SHAPES} if p.data.source == "embedded" else {"raw": paths.source(p)}),
+            **({"shapes": paths.SHAPES} if rows.has_answers(p) else inputs.source(p)),
             **({"network": p.masks.network} if p.masks.network else {}),
         },
         outputs=lambda p, w: {
@@ -178,7 +209,7 @@ STAGES: tuple[Stage, ...] = (
         },
         params=lambda p, w: (
             "references", "embedded.style", "embedded.size", "embedded.background", "data.native_size", "data.source",
-            "data.max_pixels",
+            "data.max_pixels", "data.crop",
         ),
     ),
     Stage(

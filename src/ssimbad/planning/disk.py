@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssimbad.errors import UserError
+from ssimbad.faces.sources import registry as sources
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import paths, rows
 from ssimbad.planning.flops import Work
@@ -41,19 +43,22 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
     data, seeds = p.data, len(p.seeds)
     pixels = data.native_size**2
     counts = (data.train, data.val, data.test)
-    faces = None if data.train is None else sum(c or 0 for c in counts)
-    note = "" if faces else "data.train: null takes all images that are left"
+    whole = data.train is None
+    faces = count_images(p) if whole else sum(c or 0 for c in counts)
+    note = "" if not whole else "data.train: null takes all images that are left"
+    if whole and faces is not None:
+        note = f"all {faces:,} images of the source, those in quarantine included"
     archives = len(rows.coloured_rows(p))
     weights = sum(w.parameters for w in work.values()) * FLOAT * seeds
     images = round(archives * data.test * _PNG_ROW * data.size * (3 * data.size + 1))
-    references = (3 + (data.source == "embedded")) * data.test * 3 * pixels
+    references = (3 + rows.has_answers(p)) * data.test * 3 * pixels
     further = weights * (p.training.keep - 1)
     states = {key: STATES * _state(p, key, w) for key, w in work.items()}
     return [
         _raw(p),
         Line("data/weights", downloads(p)[0], "feature networks") if p.weights.enabled else Line("data/weights", 0),
-        Line("data/faces", faces and 3 * pixels * faces, note),
-        Line("data/sketches", faces and pixels * faces, note),
+        Line("data/faces", faces and 3 * pixels * faces, note, most=whole and faces is not None),
+        Line("data/sketches", faces and pixels * faces, note, most=whole and faces is not None),
         Line("data/references", references),
         *([Line("data/masks", faces and pixels * (faces + 3 * data.test), note)] if rows.masked(p) else []),
         Line("models", weights, f"{len(work)} trainings × {seeds} seeds"),
@@ -75,9 +80,23 @@ def _state(p: Params, key: tuple[str, str], work: Work) -> int:
     return FLOAT * (3 * work.trained + (1 + chosen) * work.parameters)
 
 
+def count_images(p: Params) -> int | None:
+    """How many images the source has, by their names; None where it is not there yet, or not as it should be."""
+    config, path = sources.config(p.data.source, p.data.path), Path(paths.source(p))
+    try:
+        with sources.of(config).opened(config, path, p.data.max_pixels) as source:
+            found = len(source.listing.pictures)
+    except UserError:
+        return None
+    return found * p.data.crop_most if p.data.crop == "face" else found
+
+
 def _raw(p: Params) -> Line:
     path = Path(paths.source(p))
-    if p.data.source == "folder":
+    if rows.fetched(p):
+        there = path.stat().st_size if path.is_file() else None
+        return Line("data/raw", there, "as fetched" if there else "known when it is fetched")
+    if not rows.has_answers(p):
         return Line("your own images", None, f"{path}: yours, read and never written")
     if path.is_file():
         return Line("data/raw", path.stat().st_size, "as rendered")

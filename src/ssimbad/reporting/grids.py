@@ -16,13 +16,29 @@ LABEL_WIDTH = 18
 """Characters after which a row's label breaks."""
 
 
+NAME_WIDTH = 23
+"""Characters of a column's name that fit above a picture."""
+
+
+def caption(name: str) -> str:
+    """A column's name that does not run into the next: two names below each other, a long one without its middle."""
+    if len(name) <= NAME_WIDTH:
+        return name
+    return "\n← ".join(_short(part, NAME_WIDTH - 3) for part in name.split(" ← "))
+
+
+def _short(name: str, width: int) -> str:
+    # Its end stays: it is what tells ids apart that begin alike.
+    return name if len(name) <= width else f"{name[: width // 2 - 1]}…{name[-(width // 2) :]}"
+
+
 def picture_grid(title: str, rows: list[tuple[str, np.ndarray]], columns: list[str]) -> Figure:
     """One figure.
 
     Args:
         title: above the grid.
         rows: (label, (K, S, S, 3) or (K, S, S) uint8), every row with the same K and S.
-        columns: K names, printed small above the first row.
+        columns: K names, printed small above the first row, as `caption` has them.
 
     Returns:
         The figure, for `style.save`.
@@ -41,7 +57,9 @@ def picture_grid(title: str, rows: list[tuple[str, np.ndarray]], columns: list[s
         for i, (label, _) in enumerate(rows):
             text = "\n".join(textwrap.wrap(label, LABEL_WIDTH))
             axes.text(-0.08 * side, i * step + side / 2, text, ha="right", va="center", fontsize=8)
-        for j, name in enumerate(columns):
+        names = [caption(name) for name in columns]
+        for j, name in enumerate(names):
             axes.text(j * step + side / 2, -0.04 * side, name, ha="center", va="bottom", fontsize=5, color="0.4")
-        axes.text(0, -0.22 * side, title, ha="left", va="bottom", fontsize=10)
+        further = 0.1 if any("\n" in name for name in names) else 0
+        axes.text(0, -(0.22 + further) * side, title, ha="left", va="bottom", fontsize=10)
     return fig

@@ -41,8 +41,8 @@ def styled() -> Iterator[None]:
         yield
 
 
-def save(fig: Figure, png: Path, pdf: Path) -> None:
-    """Write both files (PNG at 150 dpi, PDF) without dates, each complete or absent, and close the figure."""
+def save(fig: Figure, png: Path, pdf: Path | None = None) -> None:
+    """Write the PNG (150 dpi), and the PDF if asked, without dates, each complete or absent, and close the figure."""
     with styled():
         # Laid out and measured once for both files; savefig would do each again, twice a file.
         fig.draw_without_rendering()
@@ -50,7 +50,8 @@ def save(fig: Figure, png: Path, pdf: Path) -> None:
         tight = fig.get_tightbbox().padded(_MARGIN)
         with replacing(png) as temporary:
             fig.savefig(temporary, format="png", dpi=150, bbox_inches=tight, metadata={"Software": None})
-        with replacing(pdf) as temporary:
-            no_dates = {"CreationDate": None, "Producer": None, "Creator": None}
-            fig.savefig(temporary, format="pdf", bbox_inches=tight, metadata=no_dates)
+        if pdf is not None:
+            with replacing(pdf) as temporary:
+                no_dates = {"CreationDate": None, "Producer": None, "Creator": None}
+                fig.savefig(temporary, format="pdf", bbox_inches=tight, metadata=no_dates)
     plt.close(fig)

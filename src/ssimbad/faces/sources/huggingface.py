@@ -1,0 +1,299 @@
+"""A data set of the Hugging Face hub, or a copy of one: parquet tables of pictures, or an ImageFolder with metadata.
+
+It is fetched once, at one commit, into an archive with the layout that the kind folder reads: `<split>/reference/…` and
+`<split>/sketch/…` of equal names where there are sketches.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ssimbad.errors import UserError
+from ssimbad.faces.sources import folder, layout, names, store
+from ssimbad.faces.sources.contract import Kind, Source
+from ssimbad.files import below
+from ssimbad.params.base import OwnPath, Strict
+
+_BATCH = 64
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_NAME = "file_name"
+
+
+class Config(Strict):
+    """A data set with columns of pictures."""
+
+    kind: Literal["huggingface"] = Field(description="this kind of source")
+    repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = Field(
+        default=None, description="owner/name of the data set on the hub"
+    )
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = Field(
+        default=None, description="commit, 40 hex digits: that of a branch would change"
+    )
+    path: OwnPath | None = Field(default=None, description="folder with a copy of its files, instead of repository")
+    endpoint: str | None = Field(default=None, description="address of another hub; null: the usual one")
+    folder: str | None = Field(default=None, description="only files below this folder of it, as a config's; null: all")
+    face: str | None = Field(
+        default=None, description="column of the faces; null: the only one, or one of a usual name"
+    )
+    sketch: str | None = Field(default=None, description="column of their sketches; null: one of a usual name")
+    character: str | None = Field(default=None, description="column of the characters' names; null: none")
+
+    @model_validator(mode="after")
+    def _one(self) -> Config:
+        if bool(self.path) == bool(self.repository):
+            raise ValueError("repository or path: say one of the two")
+        if self.repository and not self.revision:
+            raise ValueError("revision: missing; give the commit of the data set, 40 hex digits")
+        return self
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns hold what; "" where there is none."""
+
+    face: str
+    sketch: str = ""
+    character: str = ""
+
+
+@contextmanager
+def opened(config: Config, root: Path, max_pixels: int) -> Iterator[Source]:
+    with store.opened(root, max_pixels) as files:
+        yield folder.listed(folder.Config(kind="folder", path=str(root)), files)
+
+
+def fetch(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterator[tuple[str, bytes]]:
+    """Every picture of the data set, by the layout above."""
+    with _files(config, say) as there:
+        tables = [name for name in there if name.endswith(".parquet") and _is_table(name)]
+        metadata = [name for name in there if PurePosixPath(name).name in _METADATA]
+        if tables:
+            for name in tables:
+                yield from _of_table(config, name, there[name])
+        elif metadata:
+            for name in metadata:
+                yield from _of_metadata(config, name, there)
+        else:
+            for name, read in there.items():
+                if store.wanted(name):
+                    yield name, read()
+
+
+def _is_table(name: str) -> bool:
+    return PurePosixPath(name).name not in _METADATA
+
+
+_Read = Callable[[], bytes]
+
+
+@contextmanager
+def _files(config: Config, say: Callable[[str], None]) -> Iterator[dict[str, _Read]]:
+    """{name: what reads it} of the data set's files, those in zips among them."""
+    found = _local(Path(config.path)) if config.path else _remote(config, say)
+    if config.folder:
+        found = {name: read for name, read in found.items() if name.startswith(f"{config.folder.rstrip('/')}/")}
+    files: dict[str, _Read] = {}
+    for name, read in sorted(found.items()):
+        if name.lower().endswith(".zip"):
+            files |= _zipped(name[: -len(".zip")], read())
+        else:
+            files[name] = read
+    if not files:
+        raise UserError(f"{_where(config)}: no file there; check data.source")
+    yield files
+
+
+def _where(config: Config) -> str:
+    return config.path or f"{config.repository} at {config.revision}"
+
+
+def _local(root: Path) -> dict[str, _Read]:
+    if not root.is_dir():
+        raise UserError(f"{root}: no folder there; check data.source.path")
+    return {name: file.read_bytes for name, file in below(root).items() if not name.startswith(".")}
+
+
+def _zipped(folder: str, data: bytes) -> dict[str, _Read]:
+    """Members of an archive, which is kept in memory meanwhile."""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{folder}.zip: no readable .zip ({error}); fetch it again") from None
+
+    def reader(member: zipfile.ZipInfo) -> _Read:
+        return lambda: archive.read(member)
+
+    return {f"{folder}/{m.filename}": reader(m) for m in archive.infolist() if not m.is_dir()}
+
+
+def _remote(config: Config, say: Callable[[str], None]) -> dict[str, _Read]:
+    from huggingface_hub import HfApi
+
+    # To another hub than the usual one nobody's token is shown.
+    api = HfApi(endpoint=config.endpoint, token=False if config.endpoint else None)
+    where = {"repo_id": config.repository, "repo_type": "dataset", "revision": config.revision}
+
+    def had(call: Callable[..., Any], **more: Any) -> Any:
+        try:
+            return call(**where, **more)
+        except Exception as error:  # the library's own, and those of whatever client it uses
+            text = (str(error).splitlines() or [""])[0] or type(error).__name__
+            raise UserError(
+                f"data.source.repository: {_where(config)} cannot be had ({text}); check it and the network, or set "
+                "data.source.path to a copy"
+            ) from None
+
+    def reader(name: str) -> _Read:
+        def read() -> bytes:
+            say(f"{config.repository}: {name} …")
+            # Not into the library's cache: a data set would lie on this disk twice.
+            with tempfile.TemporaryDirectory() as place:
+                return Path(had(api.hf_hub_download, filename=name, local_dir=place)).read_bytes()
+
+        return read
+
+    return {name: reader(name) for name in had(api.list_repo_files) if not name.startswith(".")}
+
+
+def _of_table(config: Config, name: str, read: _Read) -> Iterator[tuple[str, bytes]]:
+    """The rows of a parquet file, a batch at a time."""
+    table = _opened(name, read())
+    columns = _columns(config, name, _picture_columns(table.schema_arrow), table.schema_arrow.names)
+    asked = [column for column in (columns.face, columns.sketch, columns.character) if column]
+    number = 0
+    for batch in table.iter_batches(batch_size=_BATCH, columns=asked):
+        for row in batch.to_pylist():
+            face, sketch = _cell(row[columns.face]), _cell(row.get(columns.sketch))
+            who = _plain(row.get(columns.character)) if columns.character else ""
+            yield from _sample(
+                _split(name), who, f"{_stem(name)}-{number:08d}", face, sketch if columns.sketch else None
+            )
+            number += 1
+
+
+def _opened(name: str, data: bytes) -> Any:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{name}: no readable parquet ({error}); fetch it again") from None
+
+
+def _picture_columns(schema: Any) -> list[str]:
+    """Columns of the form in which pictures are kept: bytes, or bytes with a path."""
+    import pyarrow as pa
+
+    def is_bytes(kind: Any) -> bool:
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    return [
+        field.name
+        for field in schema
+        if is_bytes(field.type)
+        or (pa.types.is_struct(field.type) and any(f.name == "bytes" and is_bytes(f.type) for f in field.type))
+    ]
+
+
+def _columns(config: Config, name: str, pictures: list[str], known: list[str]) -> _Columns:
+    sides = layout.words()
+    by_side = {side: [c for c in pictures if sides.get(c.casefold()) == side] for side in ("colour", "sketch")}
+    face = config.face or (pictures[0] if len(pictures) == 1 else _single(by_side["colour"]))
+    sketch = config.sketch or _single(by_side["sketch"])
+    unclear = not face or (len(pictures) > 1 and not sketch and not config.face)
+    lacking = [c for c in (face, sketch, config.character) if c and c not in known]
+    if unclear or lacking:
+        what = f"no column {lacking[0]!r}" if lacking else "it is not clear which column is what"
+        raise UserError(
+            f"{name}: {what}; columns: {', '.join(known)}, of pictures: {', '.join(pictures) or 'none'}; set "
+            "data.source.face, and sketch where there is one"
+        )
+    return _Columns(face, sketch, config.character or "")
+
+
+def _single(found: list[str]) -> str:
+    return found[0] if len(found) == 1 else ""
+
+
+def _cell(value: Any) -> tuple[bytes, str]:
+    """(bytes, what it was called) of a picture; one of which there is only the name has no bytes."""
+    if isinstance(value, Mapping):
+        return value.get("bytes") or b"", value.get("path") or ""
+    return value or b"", ""
+
+
+def _plain(value: Any) -> str:
+    return str("" if value is None else value).replace("/", "_").strip(". ") or "unknown"
+
+
+def _stem(name: str) -> str:
+    return "_".join(PurePosixPath(name).with_suffix("").parts)
+
+
+def _split(name: str) -> str:
+    """Of a file such as `default/train/0000.parquet` or `data/train-00000-of-00001.parquet`."""
+    words = [word for part in PurePosixPath(name).parts for word in part.split("-")]
+    return next(filter(None, (names.split(f"{word}/x") for word in words)), "")
+
+
+def _sample(
+    split: str, who: str, key: str, face: tuple[bytes, str], sketch: tuple[bytes, str] | None
+) -> Iterator[tuple[str, bytes]]:
+    """The one or two files of a row, by names that the kind folder understands."""
+    for side, found in (("reference", face), ("sketch", sketch)):
+        if found is not None:
+            data, called = found
+            ending = PurePosixPath(called).suffix
+            marked = side if sketch is not None else ""
+            yield (
+                "/".join(filter(None, [split, marked, who, f"{key}{ending if store.wanted(f'x{ending}') else ''}"])),
+                data,
+            )
+
+
+def _of_metadata(config: Config, name: str, there: Mapping[str, _Read]) -> Iterator[tuple[str, bytes]]:
+    """The pictures that a file of metadata names, relative to its folder."""
+    rows = _rows(name, there[name]())
+    known = list(dict.fromkeys(key for row in rows for key in row))
+    if lists := [key for key in known if key.endswith("file_names")]:
+        raise UserError(
+            f"{name}: {lists[0]} names lists of pictures, of which none is the face; give one column a face"
+        )
+    pictures = {key.removesuffix(f"_{_NAME}"): key for key in known if key == _NAME or key.endswith(f"_{_NAME}")}
+    columns = _columns(config, name, list(pictures), [*known, *pictures])
+    parent = PurePosixPath(name).parent
+
+    def had(row: Mapping[str, Any], column: str) -> tuple[bytes, str]:
+        named = str(parent / str(row.get(pictures.get(column, column)) or ""))
+        return there[named]() if named in there else b"", named
+
+    for number, row in enumerate(rows):
+        face, sketch = had(row, columns.face), had(row, columns.sketch) if columns.sketch else None
+        who = _plain(row.get(columns.character)) if columns.character else ""
+        yield from _sample(_split(face[1]), who, f"{_stem(name)}-{number:08d}", face, sketch)
+
+
+def _rows(name: str, data: bytes) -> list[dict[str, Any]]:
+    try:
+        if name.endswith(".csv"):
+            return list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+        if name.endswith(".jsonl"):
+            return [dict(json.loads(line)) for line in data.decode("utf-8").splitlines() if line.strip()]
+    except (ValueError, TypeError, csv.Error, RecursionError) as error:
+        raise UserError(f"{name}: cannot be read ({error}); mend it") from None
+    return _opened(name, data).read().to_pylist()
+
+
+KIND = Kind(Config=Config, opened=opened, fetch=fetch, fetched=lambda config: True)
