@@ -22,8 +22,9 @@ _CHUNK = 64  # faces warped between two updates of the progress bar
 def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """The warped references of the test set and the cross pairing.
 
-    inputs: `test` ((N, S, S, 3) uint8 .npy), `manifest`, `pairs` where a cross pairing is given, for embedded faces `answers` (zip of
-    `<sketch id>__<reference id>.png`), and of those before scenes `landscapes` (zip of `<id>.png`).
+    inputs: `test` ((N, S, S, 3) uint8 .npy), `manifest`, `pairs` (CSV) where a cross pairing is given, for embedded
+    faces `answers` (zip of `<sketch id>__<reference id>.png`), and of those before scenes `landscapes` (zip of
+    `<id>.png`).
     outputs: `same`, `cross`, `other` ((N, S, S, 3) uint8 .npy: the warped face itself, its cross partner's
     and somebody else's), `pairing` (CSV: id, cross, other), for embedded faces `true` ((N, S, S, 3) uint8
     .npy: the sketch's shape in the cross partner's colours) and before scenes `scene` (the cross partner's landscape
