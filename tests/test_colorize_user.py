@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from ssimbad.colorize import user
+from ssimbad.colorize import folders, user
 from ssimbad.errors import ParameterError, UserError
 
 
@@ -79,9 +79,11 @@ def test_a_sketch_never_has_two_references(weights, pictures, tmp_path):
     for sketch in [p for p in folder.iterdir() if p.stem != "grey"]:
         sketch.unlink()
     user.run(folder, references, weights, tmp_path / "out")  # two for a sketch that is not there are nobody's business
-    Image.open(reference).save(references / "grey.png")
-    both = f"{references / 'grey.jpg'} and {references / 'grey.png'} are both named like {folder / 'grey.png'};"
-    refused(tmp_path, both, folder, references, weights, tmp_path / "out")
+    Image.open(reference).save(references / "grey.bmp")
+    both = f"{references / 'grey.bmp'} and {references / 'grey.jpg'} are both named like {folder / 'grey.png'};"
+    refused(tmp_path, both, folder, references, weights, tmp_path / "more")
+    Image.open(reference).save(references / "grey.png")  # of the very same name
+    user.run(folder, references, weights, tmp_path / "more")
 
 
 def refused(where, named, *arguments, **options):
@@ -144,29 +146,40 @@ def copies(picture: Path, folder: Path, names: tuple[str, ...]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("a.b.png", "a.b.webp"), ("a.png", "b.png", "a.GIF")])
-def test_two_sketches_never_share_an_answer(weights, pictures, tmp_path, names):
+NAMES = [
+    (("a.png", "a.jpg"), {"a.png.png", "a.jpg.png"}),
+    (("a.b.png", "a.b.webp"), {"a.b.png.png", "a.b.webp.png"}),
+    (("a.png", "a.jpg", "a.png.webp"), {"a.jpg.png", "a.png.png", "a.png-2.png"}),
+    (("a.png", "b.png", "a.GIF"), {"a.png.png", "a.GIF.png", "b.png"}),
+    (("\u00c4.png", "a\u0308.jpg"), {"\u00c4.png.png", "a\u0308.jpg.png"}),
+]
+
+
+@pytest.mark.parametrize(("names", "answered"), NAMES)
+def test_each_sketch_has_an_answer_of_its_own(weights, pictures, tmp_path, names, answered):
     folder, reference = pictures
     sketches = copies(folder / "grey.png", tmp_path / "pairs", names)
-    refused(tmp_path, "would both be answered in", sketches, reference, weights, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    user.run(sketches, reference, weights, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == answered
 
 
-@pytest.mark.parametrize("names", [("a.png", "A.png"), ("\u00e4.png", "a\u0308.png"), ("\u00c4.png", "a\u0308.jpg")])
-def test_two_answers_never_have_names_that_some_disk_takes_for_one(weights, pictures, tmp_path, names):
-    folder, reference = pictures
-    sketches = copies(folder / "grey.png", tmp_path / "pairs", names)
-    if len(list(sketches.iterdir())) < len(names):
-        pytest.skip("this disk takes them for one")
-    refused(tmp_path, "on some disks the same as", sketches, reference, weights, tmp_path / "out")
+@pytest.mark.parametrize(
+    "names", [("a.png", "A.png"), ("\u00e4.png", "a\u0308.png"), ("ss.png", "\u00df.png", "SS.PNG")]
+)
+def test_answers_have_names_that_no_disk_takes_for_one(names):
+    sketches = [Path(name) for name in names]
+    found = folders.answers(sketches)
+    assert set(found) == set(sketches)
+    assert len({folders.one_name(name) for name in found.values()}) == len(names)
 
 
-def test_an_earlier_answer_is_replaced_and_no_other_file(weights, pictures, tmp_path):
+def test_an_earlier_answer_may_be_replaced_and_no_other_file(weights, pictures, tmp_path):
     folder, reference = pictures
     arguments, out = (folder / "grey.png", reference, weights), tmp_path / "c.png"
     user.run(*arguments, out)
     first = out.read_bytes()
-    user.run(*arguments, out, fit="sketch")
+    refused(tmp_path, "c.png is there; name another place, or let --overwrite", *arguments, out)
+    user.run(*arguments, out, fit="sketch", overwrite=True)
     assert out.read_bytes() != first
     retouched = np.array(Image.open(out))
     retouched[0, 0] ^= 1
@@ -174,10 +187,10 @@ def test_an_earlier_answer_is_replaced_and_no_other_file(weights, pictures, tmp_
     for key, value in Image.open(out).info.items():
         kept.add_text(key, value)
     Image.fromarray(retouched).save(out, pnginfo=kept)
-    refused(tmp_path, "c.png is there", *arguments, out)
+    refused(tmp_path, "c.png is there, and not as", *arguments, out, overwrite=True)
     for foreign in (b"", b"no picture", first[:-40], (folder / "pencil.png").read_bytes()):
         out.write_bytes(foreign)
-        refused(tmp_path, "c.png is there", *arguments, out)
+        refused(tmp_path, "c.png is there, and not as", *arguments, out, overwrite=True)
     refused(tmp_path, "grey.png is there", folder, reference, weights, as_folder(tmp_path, "grey.png"))
 
 

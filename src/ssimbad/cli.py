@@ -198,12 +198,26 @@ def results() -> None:
 @app.command()
 def colorize(
     sketch: Annotated[Path, typer.Option(help="a picture, or a folder of pictures")],
-    reference: Annotated[Path, typer.Option(help="a picture for all sketches, or a folder with equal names")],
+    reference: Annotated[
+        list[Path],
+        typer.Option(
+            help="a picture for all sketches, or a folder with equal names; repeatable: the answers are averaged"
+        ),
+    ],
     weights: Annotated[Path, typer.Option(help="NAME.safetensors, with NAME.json beside it")],
-    out: Annotated[Path, typer.Option(help="a .png, or a folder; an earlier answer there is replaced, no other file")],
+    out: Annotated[Path, typer.Option(help="a .png, or a folder; never onto a file of yours")],
     fit: Annotated[
         str, typer.Option(help="model: the model's size; sketch: the sketch's own, lines laid over")
     ] = "model",
+    lines: Annotated[
+        str,
+        typer.Option(
+            help="auto: found in any drawing; clean: darker than the paper; invert: lighter; as-is: grey as it is"
+        ),
+    ] = "auto",
+    show_lines: Annotated[
+        Path | None, typer.Option(help="write the drawing as the network sees it: a .png, or a folder")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="sampling steps; default: as the weights were made for")] = None,
     sampler: Annotated[
         str | None, typer.Option(help="one of those that the weights' method has; default as above")
@@ -218,11 +232,17 @@ def colorize(
         list[str] | None,
         typer.Option(help="key=value of the method's colour options, such as mode=fig2fig; repeatable"),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace earlier answers; no other file ever is")
+    ] = False,
 ) -> None:
-    """Colour your own sketches after a reference."""
+    """Colour your own sketches after a reference. Exit code 3: some of a folder cannot be read; the others are done."""
     from ssimbad.colorize import user
 
-    user.run(sketch, reference, weights, out, fit, steps, sampler, seed, mask, reference_mask, _pairs(option or []))
+    user.run(
+        sketch, reference, weights, out, mask=mask, reference_mask=reference_mask, options=_pairs(option or []),
+        show_lines=show_lines, overwrite=overwrite, lines=lines, fit=fit, steps=steps, sampler=sampler, seed=seed,
+    )  # fmt: skip
 
 
 @app.command()

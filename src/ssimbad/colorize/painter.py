@@ -100,6 +100,7 @@ class Painter:
         sampler: str | None = None,
         steps: int | None = None,
         seed: int = 0,
+        lines: str = "auto",
         fit: str = "model",
         options: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
@@ -113,6 +114,7 @@ class Painter:
                 rules (pairing/masks.py) where left out.
             sampler, steps: as the weights were made for, where None.
             seed: of the noise, which is the same for all sketches.
+            lines: of `ink.LINES`: how they are found.
             fit: "model" answers at the network's size; "sketch" at the sketch's own, its lines laid over.
             options: of the weights' colour options, those that are to be otherwise.
             progress: told after each network call that can be watched, and at the end.
@@ -120,8 +122,9 @@ class Painter:
         Raises:
             Wrong: naming the argument.
         """
-        if fit not in FITS:
-            raise Wrong("fit", f"expected {' or '.join(FITS)}", fit)
+        for name, value, known in (("fit", fit, FITS), ("lines", lines, ink.LINES)):
+            if value not in known:
+                raise Wrong(name, f"expected {', '.join(known[:-1])} or {known[-1]}", value)
         how = with_options(self._loaded, with_sampler(self._loaded, sampler, steps), options or {})
         takes, size = self._loaded.method.takes(how.options), self._loaded.setup.size
         for name, given in (("mask", mask), ("reference_mask", reference_mask)):
@@ -134,15 +137,16 @@ class Painter:
         if len(figures) != len(references):
             raise Wrong("reference_mask", f"{len(figures)} for {len(references)} references; give one for each")
 
-        lines = ink.dark_on_white(*read("sketch", sketch))
-        given = {"sketch": to_model(lines, size)}
+        drawing = _drawing(sketch, lines)
+        seen = drawing.seen(to_square(drawing.lines, size), size)
+        given = {"sketch": resize.to_unit(seen[None])}
         if "mask" in takes:
-            given["mask"] = to_share(_figure("mask", mask, lines), size)
+            given["mask"] = to_share(_figure("mask", mask, drawing.lines), size)
         told = _Told(progress, self._calls(how) * (len(references) if "reference" in takes else 1))
         found = []
-        for picture, figure in zip(references, figures, strict=True):
+        for i, (picture, figure) in enumerate(zip(references, figures, strict=True)):
             if "reference" in takes:
-                colours, _ = read("reference", picture)
+                colours, _ = read("reference", picture, i)
                 given["reference"] = to_model(colours, size)
                 if "reference_mask" in takes:
                     given["reference_mask"] = to_share(_figure("reference_mask", figure, colours), size)
@@ -151,8 +155,8 @@ class Painter:
                 break
         small = chunks.mean_image(found)
         told.end(small[0])
-        image = laid_over(small[0], lines) if fit == "sketch" else small[0]
-        return Answer(image, small[0], to_square(lines, size))
+        image = laid_over(small[0], drawing.lines) if fit == "sketch" else small[0]
+        return Answer(image, small[0], seen)
 
     def _answer(self, given: Mapping[str, Tensor], how: Colour, seed: int, told: _Told) -> np.ndarray:
         """(1, S, S, 3) uint8."""
@@ -227,6 +231,16 @@ def with_options(loaded: load.Trained, how: Colour, options: Mapping[str, Any]) 
         key, _, reason = str(error).removeprefix("colour.options.").partition(": ")
         raise Wrong("options", reason, key) from None
     return changed
+
+
+def _drawing(sketch: Picture, lines: str) -> ink.Drawing:
+    try:
+        return ink.read(*read("sketch", sketch), lines)
+    except ink.Blank:
+        found = "one grey everywhere" if lines == "as-is" else f"no lines found (lines: {lines})"
+        raise Wrong(
+            "sketch", f"{found}; give a drawing, or say what lines are: {', '.join(ink.LINES)}", code=1
+        ) from None
 
 
 def _figure(argument: str, given: Picture | None, picture: np.ndarray) -> np.ndarray:

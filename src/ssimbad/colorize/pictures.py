@@ -22,11 +22,11 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 class Wrong(UserError):  # noqa: N818 - says which argument, as UserError says whose mistake
     """An argument that cannot be used: its name, its value where that fits a line, what is wrong and what to do.
 
-    `code` is 1 for a picture, 2 for anything else.
+    `code` is 1 for a picture, 2 for anything else; `number` says which of several pictures it is.
     """
 
-    def __init__(self, argument: str, reason: str, value: object = None, code: int = 2) -> None:
-        self.argument, self.value, self.reason = argument, value, reason
+    def __init__(self, argument: str, reason: str, value: object = None, code: int = 2, number: int = 0) -> None:
+        self.argument, self.value, self.reason, self.number = argument, value, reason, number
         super().__init__(self.named(argument), code)
 
     def named(self, name: str) -> str:
@@ -34,21 +34,22 @@ class Wrong(UserError):  # noqa: N818 - says which argument, as UserError says w
         return f"{name}{'' if self.value is None else f' {self.value}'}: {self.reason}"
 
 
-def read(argument: str, picture: Picture) -> tuple[np.ndarray, np.ndarray | None]:
+def read(argument: str, picture: Picture, number: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
     """(H, W, 3) uint8 on white paper, upright, and (H, W) uint8 alpha, None where all is opaque.
 
     Raises:
         Wrong: of `argument`, when it is no picture.
     """
     if not isinstance(picture, np.ndarray):
-        return _of_bytes(argument, picture)
+        return _of_bytes(argument, picture, number)
     channels = picture.shape[2] if picture.ndim == 3 else 1
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or channels not in (1, 3, 4) or not picture.size:
         raise Wrong(
-            argument, f"(H, W), (H, W, 3) or (H, W, 4) uint8 expected, not {picture.shape} {picture.dtype}", code=1
-        )
+            argument, f"(H, W), (H, W, 3) or (H, W, 4) uint8 expected, not {picture.shape} {picture.dtype}",
+            code=1, number=number,
+        )  # fmt: skip
     if picture.shape[0] * picture.shape[1] > MAX_PIXELS:
-        raise Wrong(argument, f"too many pixels ({picture.shape[1]} × {picture.shape[0]})", code=1)
+        raise Wrong(argument, f"too many pixels ({picture.shape[1]} × {picture.shape[0]})", code=1, number=number)
     if channels == 1:
         return np.repeat(picture.reshape(*picture.shape[:2], 1), 3, axis=2), None
     if channels == 3:
@@ -59,14 +60,14 @@ def read(argument: str, picture: Picture) -> tuple[np.ndarray, np.ndarray | None
     return np.asarray(on_white), _varied(alpha)
 
 
-def _of_bytes(argument: str, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+def _of_bytes(argument: str, data: bytes, number: int) -> tuple[np.ndarray, np.ndarray | None]:
     data = without_text(data)
     try:
         colours = np.asarray(reading.opaque(data, MAX_PIXELS))
         return colours, _varied(reading.transparency(data))
     except reading.Unreadable as error:
         known = ", ".join(reading.FORMATS)
-        raise Wrong(argument, f"{error.reason}; give a picture in one of {known}", code=1) from None
+        raise Wrong(argument, f"{error.reason}; give a picture in one of {known}", code=1, number=number) from None
 
 
 def without_text(data: bytes) -> bytes:

@@ -2,120 +2,185 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
+from tqdm import tqdm
 
-from ssimbad.colorize import answers
-from ssimbad.colorize.painter import Painter
+from ssimbad.colorize import answers, folders
+from ssimbad.colorize.painter import Answer, Painter
 from ssimbad.colorize.pictures import Wrong
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.runtime import cores, devices, pool
 
-_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+SOME_FAILED = 3
+"""Exit status where some sketches of a folder could not be coloured."""
+_WRITTEN = {"out": "image", "show_lines": "seen"}
+"""By the option that names the place: what of an answer goes there."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The files of one sketch."""
+
+    sketch: Path
+    references: Sequence[Path]
+    mask: Path | None
+    reference_masks: Sequence[Path] | None
+    places: Mapping[str, Path]
+    """By the keys of `_WRITTEN`."""
+
+    @property
+    def inputs(self) -> Mapping[str, Sequence[Path]]:
+        """By the painter's arguments."""
+        found = {"sketch": [self.sketch], "reference": self.references, "reference_mask": self.reference_masks}
+        return {name: paths for name, paths in (found | {"mask": self.mask and [self.mask]}).items() if paths}
 
 
 def run(
     sketch: Path,
-    reference: Path,
+    reference: Path | Sequence[Path],
     weights: Path,
     out: Path,
-    fit: str = "model",
-    steps: int | None = None,
-    sampler: str | None = None,
-    seed: int = 0,
+    *,
     mask: Path | None = None,
     reference_mask: Path | None = None,
     options: Mapping[str, str] | None = None,
+    show_lines: Path | None = None,
+    overwrite: bool = False,
+    **how: Any,
 ) -> None:
     """Colour one sketch or a folder of them; one reference serves all, a folder of references goes by equal names.
 
     Args:
-        fit: "model" answers at the model's size; "sketch" at the sketch's own size, its lines laid over.
+        reference: one, or several whose answers are averaged.
         mask, reference_mask: of the figures (white) in the sketch and in the reference, for weights that take them, or
             folders with equal names; without, they are found by rules (pairing/masks.py).
         options: of the weights' colour options, as text, those that are to be otherwise.
+        show_lines: where the drawing is written as the network sees it; a folder where `out` is one.
+        overwrite: earlier answers may be replaced, and nothing else.
+        how: other arguments of `Painter.colour`.
 
     Raises:
-        UserError: an input is missing or no picture; ParameterError: the options do not fit each other, or an answer
-            would replace an input, another answer or a file of another origin.
+        UserError: an input is missing or no picture, of status 3 where others of the folder were coloured;
+            ParameterError: the options do not fit each other, or an answer would replace a file.
     """
-    jobs = _pair(sketch, reference, out)
-    answers.check(jobs, weights)
+    references = [reference] if isinstance(reference, Path) else list(reference)
+    places = {name: path for name, path in (("out", out), ("show_lines", show_lines)) if path}
+    jobs = _jobs(sketch, references, mask, reference_mask, places)
+    read = [path for job in jobs for paths in job.inputs.values() for path in paths]
+    answers.check(
+        [weights, weights.with_suffix(".json"), *read], [p for job in jobs for p in job.places.values()], overwrite
+    )
     painter = Painter(weights)
-    figures, of_references = _beside(mask, [s for s, _, _ in jobs]), _beside(reference_mask, [r for _, r, _ in jobs])
-    chosen = {key: _value(text) for key, text in (options or {}).items()}
+    how["options"] = {key: _value(text) for key, text in (options or {}).items()}
+    failed = []
+    with tqdm(total=len(jobs), unit="sketch", disable=None) as bar:
+        for job, answer in _coloured(painter, jobs, how):
+            if isinstance(answer, Wrong):
+                if not sketch.is_dir() or answer.code != 1 or _shared(job, jobs, answer):
+                    raise _told(answer, job)
+                failed.append(_told(answer, job))
+            else:
+                tqdm.write(_shown(job.places["out"]))
+            bar.update()
+    for error in failed:
+        print(f"ssimbad: {error}", file=sys.stderr)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(jobs)} sketches were not coloured; they are named above", SOME_FAILED)
 
-    def colour(painter: Painter, i: int) -> None:
-        files = {"sketch": jobs[i][0], "reference": jobs[i][1], "mask": figures[i], "reference_mask": of_references[i]}
+
+def _coloured(painter: Painter, jobs: Sequence[Job], how: Mapping[str, Any]) -> Iterator[tuple[Job, Answer | Wrong]]:
+    """In order, each written before it is told of."""
+
+    def colour(painter: Painter, job: Job) -> tuple[Job, Answer | Wrong]:
         try:
-            answer = painter.colour(
-                **{name: path and _read(path) for name, path in files.items()},
-                fit=fit, steps=steps, sampler=sampler, seed=seed, options=chosen,
-            )  # fmt: skip
+            given = {name: [_read(name, path, i) for i, path in enumerate(paths)] for name, paths in job.inputs.items()}
+            one = {name: pictures[0] for name, pictures in given.items() if name in ("sketch", "mask")}
+            answer = painter.colour(**(given | one), **how)
         except Wrong as wrong:
-            picture = wrong.code == 1 and files.get(wrong.argument)
-            if picture:
-                raise UserError(wrong.named(str(picture))) from None
-            raise ParameterError(wrong.named(flag(wrong.argument))) from None
-        answers.write(jobs[i][2], answer.image)
+            return job, wrong
+        for name, path in job.places.items():
+            answers.write(path, getattr(answer, _WRITTEN[name]))
+        return job, answer
 
-    artists = [painter] * len(devices.workers([painter.device], cores.granted()))
-    for (_, _, target), _ in zip(jobs, pool.ordered_map(colour, range(len(jobs)), artists), strict=True):
-        print(f"{target}", flush=True)
+    return pool.ordered_map(colour, jobs, [painter] * len(devices.workers([painter.device], cores.granted())))
 
 
-def _pair(sketch: Path, reference: Path, out: Path) -> list[tuple[Path, Path, Path]]:
-    """(sketch, reference, answer) of each picture to colour."""
+def _told(wrong: Wrong, job: Job) -> UserError:
+    """As the command line calls what is wrong: a file, or an option."""
+    if wrong.code == 1:
+        paths = job.inputs[wrong.argument]
+        return UserError(wrong.named(_shown(paths[wrong.number])))
+    return ParameterError(wrong.named(f"--{'option' if wrong.argument == 'options' else _flag(wrong.argument)}"))
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _shared(job: Job, jobs: Sequence[Job], wrong: Wrong) -> bool:
+    """Whether what is wrong is not this sketch's own, but everybody's."""
+    return (
+        len(jobs) > 1
+        and wrong.argument != "sketch"
+        and all(other.inputs[wrong.argument] == job.inputs[wrong.argument] for other in jobs)
+    )
+
+
+def _jobs(
+    sketch: Path, references: Sequence[Path], mask: Path | None, reference_mask: Path | None, places: Mapping[str, Path]
+) -> list[Job]:
+    """One for each picture to colour."""
     if not sketch.is_dir():
-        if out.is_dir():
-            out = out / f"{sketch.stem}.png"
-        if reference.is_dir():
-            raise ParameterError(f"--reference {reference}: a folder, but the sketch is one file; name one picture")
-        if out.suffix.lower() != ".png":
-            raise ParameterError(f"--out {out}: the answer is a PNG; give it the ending .png")
-        return [(sketch, reference, out)]
-    sketches = sorted(p for p in sketch.iterdir() if p.suffix.lower() in _ENDINGS)
+        named = [*(("reference", path) for path in references), ("mask", mask), ("reference-mask", reference_mask)]
+        for name, path in named:
+            if path and path.is_dir():
+                raise ParameterError(f"--{name} {path}: a folder, but the sketch is one file; name one picture")
+        written = {name: _place(name, path, sketch) for name, path in places.items()}
+        return [Job(sketch, references, mask, reference_mask and [reference_mask], written)]
+    sketches, others = folders.pictures(sketch)
     if not sketches:
-        raise UserError(f"{sketch}: no picture in this folder (looked for {', '.join(sorted(_ENDINGS))})")
-    if out.is_file() or out.suffix.lower() == ".png":
-        raise ParameterError(f"--out {out}: the sketches are a folder, so name a folder for the answers")
-    if not reference.is_dir():
-        return [(s, reference, out / f"{s.stem}.png") for s in sketches]
-    by_stem: dict[str, list[Path]] = {}
-    for path in sorted(p for p in reference.iterdir() if p.suffix.lower() in _ENDINGS):
-        by_stem.setdefault(path.stem, []).append(path)
-    lacking = [s.name for s in sketches if s.stem not in by_stem]
-    if lacking:
-        raise UserError(f"{reference}: no reference named like {lacking[0]} ({len(lacking)} lacking)")
-    for s in sketches:
-        if len(named := by_stem[s.stem]) > 1:
-            raise ParameterError(f"{named[0]} and {named[1]} are both named like {s}; take one of them away")
-    return [(s, by_stem[s.stem][0], out / f"{s.stem}.png") for s in sketches]
+        raise UserError(f"{sketch}: no picture in this folder; name one that has some")
+    if others:
+        print(f"ssimbad: passed over, no pictures: {', '.join(path.name for path in others)}", file=sys.stderr)
+    for name, path in places.items():
+        if path.is_file() or path.suffix.lower() == ".png":
+            raise ParameterError(f"--{_flag(name)} {path}: the sketches are a folder, so name a folder for the answers")
+    given = list(zip(*(folders.beside("reference", path, sketches) for path in references), strict=True))
+    masks = folders.beside("mask", _by_name("mask", mask, sketches), sketches) if mask else [None] * len(sketches)
+    figures: list[Sequence[Path] | None] = [None] * len(sketches)
+    if reference_mask:
+        own = [row[0] for row in given]
+        figures = [[path] for path in folders.beside("mask", _by_name("reference_mask", reference_mask, own), own)]
+    names = folders.answers(sketches)
+    return [
+        Job(one, row, of_sketch, of_reference, {name: path / f"{names[one]}.png" for name, path in places.items()})
+        for one, row, of_sketch, of_reference in zip(sketches, given, masks, figures, strict=True)
+    ]
 
 
-def _beside(masks: Path | None, pictures: list[Path]) -> list[Path | None]:
-    """The mask of each picture: the one file, or that of equal name in the folder; None where none is given.
-
-    Raises:
-        UserError: the folder lacks one; ParameterError: one file for several pictures.
-    """
-    if masks is None:
-        return [None] * len(pictures)
-    if not masks.is_dir():
-        if len(set(pictures)) > 1:
-            raise ParameterError(f"{masks}: one mask for {len(set(pictures))} pictures; name a folder with equal names")
-        return [masks] * len(pictures)
-    by_stem = {p.stem: p for p in sorted(masks.iterdir(), reverse=True) if p.suffix.lower() in _ENDINGS}
-    if lacking := [p.name for p in pictures if p.stem not in by_stem]:
-        raise UserError(f"{masks}: no mask named like {lacking[0]} ({len(lacking)} lacking)")
-    return [by_stem[p.stem] for p in pictures]
+def _place(name: str, path: Path, sketch: Path) -> Path:
+    if path.is_dir():
+        path = path / f"{sketch.stem}.png"
+    if path.suffix.lower() != ".png":
+        raise ParameterError(f"--{_flag(name)} {path}: the answer is a PNG; give it the ending .png")
+    return path
 
 
-def flag(argument: str) -> str:
-    """By which the command line gives an argument of the painter."""
-    return f"--{'option' if argument == 'options' else argument.replace('_', '-')}"
+def _by_name(name: str, path: Path, pictures: Sequence[Path]) -> Path:
+    if not path.is_dir() and (several := len(set(pictures))) > 1:
+        raise ParameterError(f"--{_flag(name)} {path}: one mask for {several} pictures; name a folder with equal names")
+    return path
+
+
+def _shown(path: Path) -> str:
+    """A name that can be printed, whatever its bytes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _value(text: str) -> object:
@@ -126,8 +191,8 @@ def _value(text: str) -> object:
         return text
 
 
-def _read(path: Path) -> bytes:
+def _read(argument: str, path: Path, number: int) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise Wrong(argument, f"cannot be read ({error.strerror})", code=1, number=number) from None
