@@ -207,7 +207,7 @@ def colorize(
     weights: Annotated[Path, typer.Option(help="NAME.safetensors, with NAME.json beside it")],
     out: Annotated[Path, typer.Option(help="a .png, or a folder; never onto a file of yours")],
     fit: Annotated[
-        str, typer.Option(help="model: the model's size; sketch: the sketch's own, lines laid over")
+        str, typer.Option(help="model: the model's size; sketch: the sketch's own, under its lines")
     ] = "model",
     lines: Annotated[
         str,
@@ -215,6 +215,10 @@ def colorize(
             help="auto: found in any drawing; clean: darker than the paper; invert: lighter; as-is: grey as it is"
         ),
     ] = "auto",
+    layers: Annotated[
+        Path | None,
+        typer.Option(help="write the colours alone at the sketch's own size, to lie under its lines"),
+    ] = None,
     show_lines: Annotated[
         Path | None, typer.Option(help="write the drawing as the network sees it: a .png, or a folder")
     ] = None,
@@ -241,7 +245,8 @@ def colorize(
 
     user.run(
         sketch, reference, weights, out, mask=mask, reference_mask=reference_mask, options=_pairs(option or []),
-        show_lines=show_lines, overwrite=overwrite, lines=lines, fit=fit, steps=steps, sampler=sampler, seed=seed,
+        show_lines=show_lines, layers=layers, overwrite=overwrite, lines=lines, fit=fit, steps=steps,
+        sampler=sampler, seed=seed,
     )  # fmt: skip
 
 

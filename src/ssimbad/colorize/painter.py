@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from ssimbad.colorize import chunks, ink, load
+from ssimbad.colorize import chunks, ink, layers, load
 from ssimbad.colorize.pictures import Picture, Wrong, frame, read, to_model, to_share, to_square
 from ssimbad.errors import UserError
 from ssimbad.methods import registry
@@ -52,12 +53,29 @@ class Options:
 class Answer:
     """What came of one sketch."""
 
-    image: np.ndarray
-    """(H, W, 3) uint8: of the network's size, or of the sketch's own by `fit="sketch"`."""
     small: np.ndarray
     """(S, S, 3) uint8: as the network answered."""
     seen: np.ndarray
     """(S, S) uint8: the drawing as the network saw it."""
+    drawing: ink.Drawing
+    """The sketch at its own size."""
+    fit: str
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """(H, W, 3) uint8: of the network's size, or of the sketch's own by `fit="sketch"`."""
+        return layers.composed(self.colours, self.drawing) if self.fit == "sketch" else self.small
+
+    @cached_property
+    def colours(self) -> np.ndarray:
+        """(H, W, 3) uint8: the colours alone at the sketch's own size, without any line."""
+        inside = frame(*self.drawing.lines.shape, len(self.small))
+        return layers.colour_layer(self.small[inside], self.seen[inside], self.drawing)
+
+    @property
+    def layer(self) -> np.ndarray:
+        """(H, W, 4) uint8: the same as a layer that lies under the lines."""
+        return layers.transparent(self.colours)
 
 
 class Painter:
@@ -115,7 +133,7 @@ class Painter:
             sampler, steps: as the weights were made for, where None.
             seed: of the noise, which is the same for all sketches.
             lines: of `ink.LINES`: how they are found.
-            fit: "model" answers at the network's size; "sketch" at the sketch's own, its lines laid over.
+            fit: "model" answers at the network's size; "sketch" at the sketch's own, under its lines.
             options: of the weights' colour options, those that are to be otherwise.
             progress: told after each network call that can be watched, and at the end.
 
@@ -155,8 +173,7 @@ class Painter:
                 break
         small = chunks.mean_image(found)
         told.end(small[0])
-        image = laid_over(small[0], drawing.lines) if fit == "sketch" else small[0]
-        return Answer(image, small[0], seen)
+        return Answer(small[0], seen, drawing, fit)
 
     def _answer(self, given: Mapping[str, Tensor], how: Colour, seed: int, told: _Told) -> np.ndarray:
         """(1, S, S, 3) uint8."""
@@ -250,11 +267,3 @@ def _figure(argument: str, given: Picture | None, picture: np.ndarray) -> np.nda
     height, width = picture.shape[:2]
     grey = Image.fromarray(read(argument, given)[0]).convert("L")
     return np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def laid_over(answer: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """The answer (S, S, 3) at the sketch's own size (H, W), its lines multiplied over it."""
-    height, width = lines.shape
-    rows, columns = frame(height, width, len(answer))
-    large = Image.fromarray(answer[rows, columns]).resize((width, height), Image.Resampling.BICUBIC)
-    return np.rint(np.asarray(large).astype(np.float64) * (lines[..., None] / 255.0)).astype(np.uint8)

@@ -19,7 +19,7 @@ from ssimbad.runtime import cores, devices, pool
 
 SOME_FAILED = 3
 """Exit status where some sketches of a folder could not be coloured."""
-_WRITTEN = {"out": "image", "show_lines": "seen"}
+_WRITTEN = {"out": "image", "show_lines": "seen", "layers": "layer"}
 """By the option that names the place: what of an answer goes there."""
 
 
@@ -51,6 +51,7 @@ def run(
     reference_mask: Path | None = None,
     options: Mapping[str, str] | None = None,
     show_lines: Path | None = None,
+    layers: Path | None = None,
     overwrite: bool = False,
     **how: Any,
 ) -> None:
@@ -61,7 +62,8 @@ def run(
         mask, reference_mask: of the figures (white) in the sketch and in the reference, for weights that take them, or
             folders with equal names; without, they are found by rules (pairing/masks.py).
         options: of the weights' colour options, as text, those that are to be otherwise.
-        show_lines: where the drawing is written as the network sees it; a folder where `out` is one.
+        show_lines: where the drawing is written as the network sees it; a folder where the sketches are one.
+        layers: where the colours alone are written, at the sketch's own size, RGBA.
         overwrite: earlier answers may be replaced, and nothing else.
         how: other arguments of `Painter.colour`.
 
@@ -70,7 +72,7 @@ def run(
             ParameterError: the options do not fit each other, or an answer would replace a file.
     """
     references = [reference] if isinstance(reference, Path) else list(reference)
-    places = {name: path for name, path in (("out", out), ("show_lines", show_lines)) if path}
+    places = {name: path for name, path in (("out", out), ("show_lines", show_lines), ("layers", layers)) if path}
     jobs = _jobs(sketch, references, mask, reference_mask, places)
     read = [path for job in jobs for paths in job.inputs.values() for path in paths]
     answers.check(
