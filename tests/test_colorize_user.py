@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from ssimbad.colorize import folders, user
 from ssimbad.errors import ParameterError, UserError
@@ -200,3 +201,114 @@ def as_folder(where, name):
     folder.mkdir()
     Image.new("RGB", (8, 8)).save(folder / name)
     return folder
+
+
+def line_art(path: Path, row: int = 10, **options) -> Path:
+    """One line on white paper."""
+    lines = np.full((40, 40), 255, np.uint8)
+    lines[row : row + 3, 5:35] = 0
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(lines).save(path, **options)
+    return path
+
+
+def test_a_folder_is_read_by_content_and_its_bad_files_are_named_at_the_end(weights, tmp_path, capsys):
+    folder, out = tmp_path / "mixed", tmp_path / "out"
+    for name in ("a.png", "b.jfif", "c", "broken.png"):
+        line_art(folder / name, format="JPEG" if name == "b.jfif" else "PNG")
+    (folder / "broken.png").write_bytes((folder / "broken.png").read_bytes()[:80])
+    Image.new("L", (30, 30), 255).save(folder / "blank.png")
+    (folder / "._a.png").write_bytes(b"\0\5\x16\7")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "more").mkdir()
+    reference = line_art(tmp_path / "reference.png")
+    with pytest.raises(UserError, match="3 of 6 sketches were not coloured") as caught:
+        user.run(folder, reference, weights, out)
+    assert caught.value.code == 3
+    assert {path.name for path in out.iterdir()} == {"a.png", "b.png", "c.png"}
+    told = capsys.readouterr()
+    assert told.out.split() == [str(out / name) for name in ("a.png", "b.png", "c.png")]
+    first, *bad = told.err.splitlines()
+    assert first == "ssimbad: passed over, no pictures: more, notes.txt"
+    assert [re.search(r"mixed/(\S+): ", line)[1] for line in bad] == ["blank.png", "broken.png", "empty.jpg"]
+    assert "no lines found" in bad[0]
+
+
+def test_what_all_sketches_share_is_told_once_and_nothing_is_written(weights, pictures, tmp_path):
+    folder, _ = pictures
+    bad, out = tmp_path / "bad.png", tmp_path / "out"
+    bad.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"bad\.png: not an image") as caught:
+        user.run(folder, bad, weights, out)
+    assert caught.value.code == 1
+    with pytest.raises(ParameterError, match="--steps 0: expected"):
+        user.run(folder, folder / "grey.png", weights, out, steps=0)
+    with pytest.raises(UserError, match=r"more\.png: cannot be read"):
+        user.run(folder, [folder / "grey.png", tmp_path / "more.png"], weights, out)
+    assert not out.exists()
+
+
+def test_lines_and_layers_are_written_beside(weights, pictures, tmp_path):
+    folder, reference = pictures
+    places = {"show_lines": tmp_path / "lines", "layers": tmp_path / "layers"}
+    user.run(folder, reference, weights, tmp_path / "out", **places)
+    for place in places.values():
+        assert {path.name for path in place.iterdir()} == {path.name for path in folder.iterdir()}
+    assert np.asarray(Image.open(tmp_path / "lines/pencil.png")).shape == (16, 16)
+    assert np.asarray(Image.open(tmp_path / "layers/pencil.png")).shape == (40, 25, 4)
+    twice = {"show_lines": tmp_path / "x.png", "layers": tmp_path / "x.png"}
+    refused(tmp_path, "would be written twice", folder / "grey.png", reference, weights, tmp_path / "y.png", **twice)
+    sketch = {"layers": folder / "grey.png"}
+    refused(tmp_path, "is an input", folder / "grey.png", reference, weights, tmp_path / "y.png", **sketch)
+
+
+def test_references_go_by_equal_names_of_any_spelling(tmp_path):
+    bytes_ = os.fsdecode(b"x\xff.png")
+    sketches = [line_art(tmp_path / "s" / name) for name in ("a\u0308.png", "frame 2.png", bytes_)]
+    wanted = [line_art(tmp_path / "r" / name) for name in ("\u00e4.png", "frame 2.png", bytes_)]
+    line_art(tmp_path / "r" / "frame 2.webp")
+    assert folders.beside("reference", tmp_path / "r", sketches) == wanted
+    with pytest.raises(UserError, match=r"no reference named like b\.png \(1 lacking\)"):
+        folders.beside("reference", tmp_path / "r", [tmp_path / "s/b.png"])
+
+
+def test_several_references_are_averaged(weights, pictures, tmp_path):
+    folder, reference = pictures
+    other = tmp_path / "other.png"
+    Image.new("RGB", (9, 9), (10, 250, 40)).save(other)
+    for name, given in (("one", reference), ("two", other), ("both", [reference, other])):
+        user.run(folder / "grey.png", given, weights, tmp_path / f"{name}.png")
+    one, two, both = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(float) for name in ("one", "two", "both"))
+    assert np.array_equal(both, np.rint((one + two) / 2)) and not np.array_equal(one, two)
+
+
+def test_a_sequence_tells_its_flicker(weights, tmp_path, capsys):
+    rows = {"f1.png": 10, "f2.png": 10, "f10.png": 25}
+    for name, row in rows.items():
+        line_art(tmp_path / "frames" / name, row)
+    reference = line_art(tmp_path / "reference.png")
+    user.run(tmp_path / "frames", reference, weights, tmp_path / "out", sequence=True)
+    told = capsys.readouterr().out.splitlines()
+    assert [Path(line).name for line in told[:3]] == list(rows)
+    mean, most = (float(found) for found in re.findall(r"(\d+\.\d\d) (?:of|at)", told[3]))
+    assert most > 0 and abs(mean - most / 2) <= 0.01 and told[3].endswith("from f2.png to f10.png")
+    assert (tmp_path / "out/f1.png").read_bytes() == (tmp_path / "out/f2.png").read_bytes()
+    with pytest.raises(ParameterError, match="--sequence: wants a folder"):
+        user.run(tmp_path / "frames", tmp_path / "frames", weights, tmp_path / "more", sequence=True)
+
+
+def test_a_thin_drawing_on_a_large_canvas_is_answered_with_its_lines(weights, tmp_path):
+    thin = Image.new("L", (900, 900), 255)
+    ImageDraw.Draw(thin).ellipse((300, 300, 600, 600), outline=0, width=1)
+    thin.save(tmp_path / "thin.png")
+    Image.new("RGB", (9, 9), (200, 80, 40)).save(tmp_path / "reference.png")
+    user.run(
+        tmp_path / "thin.png", tmp_path / "reference.png", weights, tmp_path / "c.png",
+        fit="sketch", show_lines=tmp_path / "lines.png",
+    )  # fmt: skip
+    ink = np.asarray(thin) == 0
+    answer = np.asarray(Image.open(tmp_path / "c.png"))
+    assert 0 < ink.mean() < 0.005
+    assert (answer[ink] == 0).all() and (answer[~ink].max(axis=-1) > 0).mean() > 0.99
+    assert np.asarray(Image.open(tmp_path / "lines.png")).min() < 150

@@ -236,6 +236,9 @@ def colorize(
         list[str] | None,
         typer.Option(help="key=value of the method's colour options, such as mode=fig2fig; repeatable"),
     ] = None,
+    sequence: Annotated[
+        bool, typer.Option("--sequence", help="the folder is a sequence of frames: tell how much neighbours differ")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace earlier answers; no other file ever is")
     ] = False,
@@ -245,7 +248,7 @@ def colorize(
 
     user.run(
         sketch, reference, weights, out, mask=mask, reference_mask=reference_mask, options=_pairs(option or []),
-        show_lines=show_lines, layers=layers, overwrite=overwrite, lines=lines, fit=fit, steps=steps,
+        show_lines=show_lines, layers=layers, overwrite=overwrite, sequence=sequence, lines=lines, fit=fit, steps=steps,
         sampler=sampler, seed=seed,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from tqdm import tqdm
 
@@ -19,6 +20,7 @@ from ssimbad.runtime import cores, devices, pool
 
 SOME_FAILED = 3
 """Exit status where some sketches of a folder could not be coloured."""
+_PAPER = 250  # a level of the drawing as it is seen
 _WRITTEN = {"out": "image", "show_lines": "seen", "layers": "layer"}
 """By the option that names the place: what of an answer goes there."""
 
@@ -53,6 +55,7 @@ def run(
     show_lines: Path | None = None,
     layers: Path | None = None,
     overwrite: bool = False,
+    sequence: bool = False,
     **how: Any,
 ) -> None:
     """Colour one sketch or a folder of them; one reference serves all, a folder of references goes by equal names.
@@ -65,6 +68,7 @@ def run(
         show_lines: where the drawing is written as the network sees it; a folder where the sketches are one.
         layers: where the colours alone are written, at the sketch's own size, RGBA.
         overwrite: earlier answers may be replaced, and nothing else.
+        sequence: the sketches are the frames of one, and how much neighbouring answers differ is told.
         how: other arguments of `Painter.colour`.
 
     Raises:
@@ -73,6 +77,8 @@ def run(
     """
     references = [reference] if isinstance(reference, Path) else list(reference)
     places = {name: path for name, path in (("out", out), ("show_lines", show_lines), ("layers", layers)) if path}
+    if sequence and (not sketch.is_dir() or any(path.is_dir() for path in references)):
+        raise ParameterError("--sequence: wants a folder of sketches and the same references, files, for all")
     jobs = _jobs(sketch, references, mask, reference_mask, places)
     read = [path for job in jobs for paths in job.inputs.values() for path in paths]
     answers.check(
@@ -80,7 +86,7 @@ def run(
     )
     painter = Painter(weights)
     how["options"] = {key: _value(text) for key, text in (options or {}).items()}
-    failed = []
+    failed, frames = [], Flicker()
     with tqdm(total=len(jobs), unit="sketch", disable=None) as bar:
         for job, answer in _coloured(painter, jobs, how):
             if isinstance(answer, Wrong):
@@ -89,11 +95,43 @@ def run(
                 failed.append(_told(answer, job))
             else:
                 tqdm.write(_shown(job.places["out"]))
+                frames.add(job.sketch.name, answer)
             bar.update()
+    if sequence:
+        print(frames.told())
     for error in failed:
         print(f"ssimbad: {error}", file=sys.stderr)
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} sketches were not coloured; they are named above", SOME_FAILED)
+
+
+class Flicker:
+    """How much each answer differs from the one before it, where neither drawing has a line."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, Answer] | None = None
+        self.steps: list[tuple[float, str, str]] = []
+        """(mean absolute difference of levels of 255, and the two frames) of each pair of neighbours."""
+
+    def add(self, name: str, answer: Answer) -> None:
+        """The next frame."""
+        if self._last:
+            before, last = self._last
+            paper = (answer.seen > _PAPER) & (last.seen > _PAPER)
+            change = np.abs(answer.small[paper].astype(np.int16) - last.small[paper])
+            self.steps.append((float(change.mean()) if change.size else 0.0, before, name))
+        self._last = name, answer
+
+    def told(self) -> str:
+        """A line for people."""
+        if not self.steps:
+            return "flicker: fewer than two frames"
+        most, one, other = max(self.steps)
+        mean = sum(change for change, _, _ in self.steps) / len(self.steps)
+        return (
+            f"flicker between neighbouring frames, where neither has a line: {mean:.2f} of 255 on average,"
+            f" {most:.2f} at most, from {_shown(Path(one))} to {_shown(Path(other))}"
+        )
 
 
 def _coloured(painter: Painter, jobs: Sequence[Job], how: Mapping[str, Any]) -> Iterator[tuple[Job, Answer | Wrong]]:
