@@ -254,6 +254,21 @@ def colorize(
 
 
 @app.command()
+def page(
+    weights: Annotated[
+        list[Path] | None, typer.Option(help="NAME.safetensors, repeatable; default: all that are in models/")
+    ] = None,
+    study: Annotated[Path | None, typer.Option(help="a file of sets of pictures to be rated")] = None,
+    votes: Annotated[Path, typer.Option(help="where the study's votes are added")] = Path("reports/votes.csv"),
+    port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 7860,
+) -> None:
+    """Open the page for colouring and rating in a browser; it asks nothing of any other machine."""
+    from ssimbad.web import server
+
+    server.serve(weights or [], study, votes, port)
+
+
+@app.command()
 def evaluate(
     real: Annotated[Path, typer.Option(help="a folder with the right pictures")],
     generated: Annotated[Path, typer.Option(help="a folder with the pictures to judge, of the same names")],
