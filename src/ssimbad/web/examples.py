@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from functools import cache
 from types import SimpleNamespace
 
@@ -18,12 +19,14 @@ KINDS = ("sketch", "reference")
 STYLE = "adventurer"
 _SIDE = 256
 _SEED = 7
+_ONE = threading.Lock()
 _LINES = SimpleNamespace(sigmas=[0.8], k=3.5, p=10.0, epsilon=0.01, phi=1.0e9)
 
 
 def picture(number: int, kind: str) -> bytes:
     """A PNG of `_SIDE` pixels: the sketch, or the reference, of example `number`."""
-    face = _face(number if kind == "sketch" else number + COUNT)
+    with _ONE:  # a browser asks for all at once, and the style is read once for all
+        face = _face(number if kind == "sketch" else number + COUNT)
     return png_bytes(xdog.sketch(face[None], np.array(_LINES.sigmas), _LINES)[0] if kind == "sketch" else face)
 
 
