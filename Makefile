@@ -14,7 +14,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report results ui status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report results ui page status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,7 +81,7 @@ test-slow: install ## what takes minutes: kills and stops of trainings in severa
 test-engines: install ## Snakemake, DVC and the logbook on a miniature pipeline
 	python -m pytest -m "engines"
 
-test-browser: install ## the logbook in headless Chromium
+test-browser: install ## the logbook and the page in headless Chromium
 	python -m pytest -m "browser"
 
 test-slurm: install ## the pipeline and the two commonest faults on a real SLURM, installed for it (Debian, root)
@@ -116,6 +116,9 @@ ui: install ## the MLflow logbook in a browser
 
 results: install ## tables, figures and faces on one page: reports/index.html
 	ssimbad results
+
+page: install ## colour your own sketches in a browser
+	ssimbad page
 
 status: install ## which stages are fresh, and why the others are not
 	ssimbad status

@@ -16,7 +16,8 @@ from ssimbad.params import overlay
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline.table import instances
 
-from .logbook import database, logbook  # noqa: F401 - fixtures for all
+from .colouring import pictures, weights  # noqa: F401 - fixtures for all
+from .logbook import database, logbook  # noqa: F401
 from .toy import toy  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -60,16 +60,20 @@ def page(house):
             assert probe.connect_ex(("127.0.0.1", port)) != 0, "the UI has ended and left its server"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
-    assert driver and chromium, "apt-get install chromium chromium-driver"
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+def chromium(options: webdriver.ChromeOptions) -> webdriver.Chrome:
+    """Headless, with nothing of its own to say to the world."""
+    driver, binary = shutil.which("chromedriver"), shutil.which("chromium")
+    assert driver and binary, "apt-get install chromium chromium-driver"
+    options.binary_location = binary
     for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-sync"):
         options.add_argument(f"--{flag}")
     options.add_argument("--window-size=1500,1100")
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as found:
+    return webdriver.Chrome(options, webdriver.ChromeService(driver))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium(webdriver.ChromeOptions()) as found:
         yield found
 
 

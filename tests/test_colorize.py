@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image, PngImagePlugin
 
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load, user
-from ssimbad.errors import ParameterError, UserError
-from ssimbad.methods import edm, registry
+from ssimbad.errors import UserError
+from ssimbad.methods import edm
 from ssimbad.pairing import resize
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline import runner
-from ssimbad.training import checkpoints
 
 from .conftest import write_params
-from .small import build, by, setup
+from .small import build, by
 
 CPU = torch.device("cpu")
 
@@ -206,226 +202,6 @@ def test_noise_belongs_to_the_id():
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, rng(1, "a", "b")[0])
-
-
-@pytest.fixture
-def weights(tmp_path):
-    path = tmp_path / "seed-0.safetensors"
-    checkpoints.write_weights(path, build().state_dict())
-    made = {
-        "setup": registry.described(setup()),
-        "stage": "pretrain",
-        "parameters": 1,
-        "colour": {"sampler": {"name": "euler", "steps": 2}},
-    }
-    artifacts.write_json(path.with_suffix(".json"), made)
-    return path
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """A sketch of 40×25 with one black line, in the forms in which sketches come, and a reference."""
-    lines = np.full((40, 25), 255, np.uint8)
-    lines[10:13, 3:20] = 0
-    folder = tmp_path / "sketches"
-    folder.mkdir()
-    Image.fromarray(lines).save(folder / "grey.png")
-    Image.fromarray(255 - lines).save(folder / "negative.png")
-    alpha = np.zeros((40, 25, 4), np.uint8)
-    alpha[..., 3] = 255 - lines
-    Image.fromarray(alpha).save(folder / "alpha.png")
-    white = alpha.copy()
-    white[..., :3] = 255
-    Image.fromarray(white).save(folder / "white-on-nothing.png")
-    Image.fromarray((lines // 2 + 100).astype(np.uint8)).save(folder / "pencil.png")
-    reference = tmp_path / "reference.jpg"
-    Image.fromarray(np.full((30, 60, 3), (200, 40, 90), np.uint8)).save(reference)
-    return folder, reference
-
-
-def test_all_kinds_of_sketch_show_the_same_lines(pictures):
-    folder, _ = pictures
-    expected = user._lines(folder / "grey.png")
-    assert expected[11, 5] == 0
-    assert expected[0, 0] == 255
-    for name in ("negative", "alpha", "white-on-nothing", "pencil"):
-        assert np.abs(user._lines(folder / f"{name}.png").astype(int) - expected).max() <= 2, name
-
-
-def test_a_folder_after_one_reference(weights, pictures, tmp_path):
-    folder, reference = pictures
-    user.run(folder, reference, weights, tmp_path / "out")
-    assert {p.stem for p in (tmp_path / "out").iterdir()} == {p.stem for p in folder.iterdir()}
-    assert Image.open(tmp_path / "out/grey.png").size == (16, 16)
-
-
-def test_an_answer_at_the_sketchs_own_size_carries_its_lines(weights, pictures, tmp_path):
-    folder, reference = pictures
-    user.run(folder / "grey.png", reference, weights, tmp_path / "c.png", fit="sketch")
-    answer = np.asarray(Image.open(tmp_path / "c.png"))
-    assert answer.shape == (40, 25, 3)
-    assert answer[11, 5].max() == 0
-
-
-def test_steps_and_sampler_can_be_chosen(weights, pictures, tmp_path):
-    folder, reference = pictures
-    for name, options in (("a", {}), ("b", {"steps": 4, "sampler": "heun"})):
-        user.run(folder / "grey.png", reference, weights, tmp_path / f"{name}.png", **options)
-    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
-
-
-def test_mistakes_are_named(weights, pictures, tmp_path):
-    folder, reference = pictures
-    sketch, out = folder / "grey.png", tmp_path / "c.png"
-    (tmp_path / "text.png").write_text("no picture")
-    cases = [
-        ((tmp_path / "none.png", reference, weights, out), {}, "none.png"),
-        ((tmp_path / "text.png", reference, weights, out), {}, "text.png"),
-        ((sketch, folder, weights, out), {}, "--reference"),
-        ((sketch, reference, tmp_path / "w.safetensors", out), {}, "no such weights"),
-        ((sketch, reference, weights, tmp_path / "c.jpg"), {}, ".png"),
-        ((sketch, reference, weights, out), {"fit": "page"}, "--fit"),
-        ((sketch, reference, weights, out), {"sampler": "eular"}, "--sampler"),
-        ((sketch, reference, weights, out), {"steps": 0}, "--steps 0: expected 1 to 1000"),
-        ((sketch, reference, weights, out), {"steps": 1001}, "--steps"),
-        ((sketch, reference, weights, out), {"steps": 10**11}, "--steps"),
-        ((tmp_path / "out", reference, weights, out), {}, "out"),
-    ]
-    for arguments, options, named in cases:
-        with pytest.raises(UserError) as caught:
-            user.run(*arguments, **options)
-        assert named in str(caught.value)
-    assert not out.exists()
-
-
-def test_folders_are_paired_by_name(weights, pictures, tmp_path):
-    folder, reference = pictures
-    references = tmp_path / "references"
-    references.mkdir()
-    Image.open(reference).save(references / "grey.jpg")
-    with pytest.raises(UserError, match="4 lacking"):
-        user.run(folder, references, weights, tmp_path / "out")
-    with pytest.raises(ParameterError, match="folder"):
-        user.run(folder, reference, weights, tmp_path / "out.png")
-
-
-def test_a_sketch_never_has_two_references(weights, pictures, tmp_path):
-    folder, reference = pictures
-    references = tmp_path / "references"
-    references.mkdir()
-    for name in ("grey.jpg", "other.jpg", "other.png"):
-        Image.open(reference).save(references / name)
-    for sketch in [p for p in folder.iterdir() if p.stem != "grey"]:
-        sketch.unlink()
-    user.run(folder, references, weights, tmp_path / "out")  # two for a sketch that is not there are nobody's business
-    Image.open(reference).save(references / "grey.png")
-    both = f"{references / 'grey.jpg'} and {references / 'grey.png'} are both named like {folder / 'grey.png'};"
-    refused(tmp_path, both, folder, references, weights, tmp_path / "out")
-
-
-def refused(where, named, *arguments, **options):
-    """The command refuses, names what it would replace, and leaves every file as it was."""
-    before = {p: p.read_bytes() for p in where.rglob("*") if p.is_file()}
-    with pytest.raises(ParameterError, match=re.escape(named)):
-        user.run(*arguments, **options)
-    assert {p: p.read_bytes() for p in where.rglob("*") if p.is_file()} == before
-
-
-def as_link(path, given):
-    path.symlink_to(given)
-
-
-def as_hard_link(path, given):
-    path.hardlink_to(given)
-
-
-@pytest.mark.parametrize("link", [as_link, as_hard_link])
-@pytest.mark.parametrize("name", ["sketch", "reference", "weights", "json"])
-def test_an_answer_never_lands_on_an_input_that_has_another_name(weights, pictures, tmp_path, link, name):
-    folder, reference = pictures
-    given = {"sketch": folder / "grey.png", "reference": reference, "weights": weights}
-    given["json"] = weights.with_suffix(".json")
-    link(tmp_path / "out.png", given[name])
-    refused(tmp_path, "out.png is", given["sketch"], reference, weights, tmp_path / "out.png")
-
-
-def test_an_answer_never_lands_on_its_sketch_or_reference(weights, pictures, tmp_path, monkeypatch):
-    folder, reference = pictures
-    sketch = folder / "grey.png"
-    monkeypatch.chdir(folder)
-    picture = folder / "reference.png"
-    Image.open(reference).save(picture)
-    for out in (sketch, Path("grey.png"), Path("../sketches/./grey.png"), folder, Path()):
-        refused(tmp_path, "is an input", sketch, reference, weights, out)
-        refused(tmp_path, "is an input", Path("grey.png"), reference, weights, out)
-    refused(tmp_path, "is an input", sketch, picture, weights, Path("reference.png"))
-    refused(tmp_path, "is an input", folder, reference, weights, folder)
-    (tmp_path / "linked").symlink_to(folder)
-    refused(tmp_path, "is an input", folder, reference, weights, tmp_path / "linked")
-    refused(tmp_path, "is an input", tmp_path / "linked", reference, weights, folder)
-
-
-def test_an_answer_never_lands_on_another_ones_reference(weights, pictures, tmp_path):
-    """A folder of references, into which the answers are to go."""
-    folder, reference = pictures
-    references = tmp_path / "references"
-    references.mkdir()
-    for sketch in folder.iterdir():
-        Image.open(reference).save(references / sketch.name)
-    refused(tmp_path, "is an input", folder, references, weights, references)
-
-
-def copies(picture: Path, folder: Path, names: tuple[str, ...]) -> Path:
-    """A folder with the same picture under several names."""
-    folder.mkdir()
-    for name in names:
-        Image.open(picture).save(folder / name)
-    return folder
-
-
-@pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("a.b.png", "a.b.webp"), ("a.png", "b.png", "a.GIF")])
-def test_two_sketches_never_share_an_answer(weights, pictures, tmp_path, names):
-    folder, reference = pictures
-    sketches = copies(folder / "grey.png", tmp_path / "pairs", names)
-    refused(tmp_path, "would both be answered in", sketches, reference, weights, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("names", [("a.png", "A.png"), ("\u00e4.png", "a\u0308.png"), ("\u00c4.png", "a\u0308.jpg")])
-def test_two_answers_never_have_names_that_some_disk_takes_for_one(weights, pictures, tmp_path, names):
-    folder, reference = pictures
-    sketches = copies(folder / "grey.png", tmp_path / "pairs", names)
-    if len(list(sketches.iterdir())) < len(names):
-        pytest.skip("this disk takes them for one")
-    refused(tmp_path, "on some disks the same as", sketches, reference, weights, tmp_path / "out")
-
-
-def test_an_earlier_answer_is_replaced_and_no_other_file(weights, pictures, tmp_path):
-    folder, reference = pictures
-    arguments, out = (folder / "grey.png", reference, weights), tmp_path / "c.png"
-    user.run(*arguments, out)
-    first = out.read_bytes()
-    user.run(*arguments, out, fit="sketch")
-    assert out.read_bytes() != first
-    retouched = np.array(Image.open(out))
-    retouched[0, 0] ^= 1
-    kept = PngImagePlugin.PngInfo()
-    for key, value in Image.open(out).info.items():
-        kept.add_text(key, value)
-    Image.fromarray(retouched).save(out, pnginfo=kept)
-    refused(tmp_path, "c.png is there", *arguments, out)
-    for foreign in (b"", b"no picture", first[:-40], (folder / "pencil.png").read_bytes()):
-        out.write_bytes(foreign)
-        refused(tmp_path, "c.png is there", *arguments, out)
-    refused(tmp_path, "grey.png is there", folder, reference, weights, as_folder(tmp_path, "grey.png"))
-
-
-def as_folder(where, name):
-    """A folder for answers that holds somebody's own picture under the name of one of them."""
-    folder = where / "album"
-    folder.mkdir()
-    Image.new("RGB", (8, 8)).save(folder / name)
-    return folder
 
 
 def test_weights_need_their_json(weights):

@@ -13,8 +13,8 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from ssimbad.colorize import user
-from ssimbad.errors import ParameterError
+from ssimbad.colorize import painter
+from ssimbad.errors import ParameterError, UserError
 from ssimbad.methods import latent_cold, latent_cold_restore
 from ssimbad.methods.contract import Batch, Plan, Player
 from ssimbad.networks.latent_cold import Convolutional, Dense, sinusoid
@@ -392,10 +392,10 @@ def test_a_sampler_has_no_more_steps_than_it_can_make():
 
 def test_a_user_who_asks_for_one_shot_gets_one_step():
     loaded = SimpleNamespace(method=METHOD, colour=by("cold", 50))
-    assert user._colour(loaded, None, "one_shot").sampler == Sampler(name="one_shot", steps=1)
-    assert user._colour(loaded, 7, None).sampler == Sampler(name="cold", steps=7)
-    with pytest.raises(ParameterError, match="--steps 2: one_shot has at most 1"):
-        user._colour(loaded, 2, "one_shot")
+    assert painter.with_sampler(loaded, "one_shot", None).sampler == Sampler(name="one_shot", steps=1)
+    assert painter.with_sampler(loaded, None, 7).sampler == Sampler(name="cold", steps=7)
+    with pytest.raises(UserError, match="steps 2: one_shot has at most 1"):
+        painter.with_sampler(loaded, "one_shot", 2)
 
 
 def test_without_noise_several_samples_are_one():

@@ -373,18 +373,26 @@ def test_somebodys_own_masks_and_rules_where_there_are_none(tmp_path, monkeypatc
     face = np.asarray(Image.open(files["reference"]))
     by_rule = resize.area(np.stack([masks.of_sketch(np.asarray(Image.open(files["sketch"]))), masks.of_face(face)]), 32)
     assert np.abs(answer[..., :2].astype(int) - np.moveaxis(by_rule, 0, -1)).max() <= 2
-    user.run(files["sketch"], files["reference"], weights, out, mask=files["figure"], reference_mask=files["figure"])
+    user.run(
+        files["sketch"],
+        files["reference"],
+        weights,
+        out,
+        overwrite=True,
+        mask=files["figure"],
+        reference_mask=files["figure"],
+    )
     answer = np.asarray(Image.open(out))
     assert (answer[:16, :, :2] == 255).all() and (answer[16:, :, :2] == 0).all()
     before = out.read_bytes()
-    user.run(files["sketch"], files["reference"], weights, out, options={"green": "0.5"})
+    user.run(files["sketch"], files["reference"], weights, out, overwrite=True, options={"green": "0.5"})
     assert (np.asarray(Image.open(out))[..., 1] == 128).all() and out.read_bytes() != before
     for wrong in ({"green": "much"}, {"blue": "1"}):
         with pytest.raises(ParameterError, match=f"--option {next(iter(wrong))}: .*known options: green"):
-            user.run(files["sketch"], files["reference"], weights, out, options=wrong)
+            user.run(files["sketch"], files["reference"], weights, out, overwrite=True, options=wrong)
     method = replace(method, inputs=("sketch", "reference"))
     with pytest.raises(ParameterError, match=r"--mask.*take no mask"):
-        user.run(files["sketch"], files["reference"], weights, out, mask=files["figure"])
+        user.run(files["sketch"], files["reference"], weights, out, overwrite=True, mask=files["figure"])
 
 
 def test_stored_masks_reach_the_method_in_zero_to_one():

@@ -219,12 +219,30 @@ def results() -> None:
 @app.command()
 def colorize(
     sketch: Annotated[Path, typer.Option(help="a picture, or a folder of pictures")],
-    reference: Annotated[Path, typer.Option(help="a picture for all sketches, or a folder with equal names")],
+    reference: Annotated[
+        list[Path],
+        typer.Option(
+            help="a picture for all sketches, or a folder with equal names; repeatable: the answers are averaged"
+        ),
+    ],
     weights: Annotated[Path, typer.Option(help="NAME.safetensors, with NAME.json beside it")],
-    out: Annotated[Path, typer.Option(help="a .png, or a folder; an earlier answer there is replaced, no other file")],
+    out: Annotated[Path, typer.Option(help="a .png, or a folder; never onto a file of yours")],
     fit: Annotated[
-        str, typer.Option(help="model: the model's size; sketch: the sketch's own, lines laid over")
+        str, typer.Option(help="model: the model's size; sketch: the sketch's own, under its lines")
     ] = "model",
+    lines: Annotated[
+        str,
+        typer.Option(
+            help="auto: found in any drawing; clean: darker than the paper; invert: lighter; as-is: grey as it is"
+        ),
+    ] = "auto",
+    layers: Annotated[
+        Path | None,
+        typer.Option(help="write the colours alone at the sketch's own size, to lie under its lines"),
+    ] = None,
+    show_lines: Annotated[
+        Path | None, typer.Option(help="write the drawing as the network sees it: a .png, or a folder")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="sampling steps; default: as the weights were made for")] = None,
     sampler: Annotated[
         str | None, typer.Option(help="one of those that the weights' method has; default as above")
@@ -239,11 +257,36 @@ def colorize(
         list[str] | None,
         typer.Option(help="key=value of the method's colour options, such as mode=fig2fig; repeatable"),
     ] = None,
+    sequence: Annotated[
+        bool, typer.Option("--sequence", help="the folder is a sequence of frames: tell how much neighbours differ")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace earlier answers; no other file ever is")
+    ] = False,
 ) -> None:
-    """Colour your own sketches after a reference."""
+    """Colour your own sketches after a reference. Exit code 3: some of a folder cannot be read; the others are done."""
     from ssimbad.colorize import user
 
-    user.run(sketch, reference, weights, out, fit, steps, sampler, seed, mask, reference_mask, _pairs(option or []))
+    user.run(
+        sketch, reference, weights, out, mask=mask, reference_mask=reference_mask, options=_pairs(option or []),
+        show_lines=show_lines, layers=layers, overwrite=overwrite, sequence=sequence, lines=lines, fit=fit, steps=steps,
+        sampler=sampler, seed=seed,
+    )  # fmt: skip
+
+
+@app.command()
+def page(
+    weights: Annotated[
+        list[Path] | None, typer.Option(help="NAME.safetensors, repeatable; default: all that are in models/")
+    ] = None,
+    study: Annotated[Path | None, typer.Option(help="a file of sets of pictures to be rated")] = None,
+    votes: Annotated[Path, typer.Option(help="where the study's votes are added")] = Path("reports/votes.csv"),
+    port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 7860,
+) -> None:
+    """Open the page for colouring and rating in a browser; it asks nothing of any other machine."""
+    from ssimbad.web import server
+
+    server.serve(weights or [], study, votes, port)
 
 
 @app.command()

@@ -1,0 +1,165 @@
+"""A user study: which of several answers is best, blind and in random order, and what the votes say.
+
+Its file (YAML) names sets of pictures, each answered by the same rows:
+
+    per_rater: 10
+    sets:
+      - name: face-1
+        sketch: sketches/1.png
+        reference: references/1.png
+        answers: {ssimbad: ours/1.png, scft: theirs/1.png}
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, ValidationError
+from scipy import stats
+
+from ssimbad import strict_yaml
+from ssimbad.errors import ParameterError, UserError
+from ssimbad.params.base import Positive, Strict
+from ssimbad.seeding import derive
+
+QUESTIONS = {
+    "colour": "In which picture is the quality of the colours best?",
+    "geometry": "Which picture keeps the shapes of the sketch best?",
+}
+_COLUMNS = ("rater", "set", "question", "row", "order")
+_RATER = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+class _Set(Strict):
+    name: str
+    sketch: str
+    reference: str
+    answers: Annotated[dict[str, str], Field(min_length=2)]
+
+
+class _File(Strict):
+    per_rater: Positive = 10
+    sets: Annotated[list[_Set], Field(min_length=1)]
+
+
+class Study:
+    """What raters are shown, and their votes, each written as it is given."""
+
+    def __init__(self, path: Path, votes: Path) -> None:
+        """Raises UserError: the file or a picture that it names is missing, or it is no study."""
+        try:
+            self._file = _File.model_validate(strict_yaml.parse(strict_yaml.read(path), str(path)))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        self._sets = {one.name: one for one in self._file.sets}
+        self.rows = sorted(self._file.sets[0].answers)
+        if len(self._sets) < len(self._file.sets):
+            raise UserError(f"{path}: two sets of one name; give each its own")
+        for one in self._file.sets:
+            if sorted(one.answers) != self.rows:
+                raise UserError(f"{path}: {one.name} is not answered by {', '.join(self.rows)}; all sets must be")
+            for name in (one.sketch, one.reference, *one.answers.values()):
+                if not (path.parent / name).is_file():
+                    raise UserError(f"{path.parent / name}: no such picture; {path.name} names it")
+        self._folder, self._votes, self._lock = path.parent, votes, threading.Lock()
+
+    def _chosen(self, rater: str) -> list[str]:
+        """The sets of a rater, in an order of their own."""
+        if not _RATER.fullmatch(rater):
+            raise ParameterError("rater: letters, digits and hyphens are expected; reload the page")
+        order = np.random.default_rng(derive(0, "study", rater)).permutation(len(self._file.sets))
+        return [self._file.sets[i].name for i in order[: self._file.per_rater]]
+
+    def _order(self, rater: str, name: str) -> list[str]:
+        """The rows of a set, as this rater sees them."""
+        if name not in self._chosen(rater):
+            raise ParameterError(f"set {name}: not shown to this rater; reload the page")
+        return list(np.random.default_rng(derive(0, "study", rater, name)).permutation(self.rows))
+
+    def shown(self, rater: str) -> dict[str, Any]:
+        """The sets of a rater, without a word about which row is which, and what they have already answered."""
+        done = {(vote["set"], vote["question"]) for vote in self._read() if vote["rater"] == rater}
+        sets = [
+            {"name": name, "places": len(self.rows), "done": [q for q in QUESTIONS if (name, q) in done]}
+            for name in self._chosen(rater)
+        ]
+        return {"questions": QUESTIONS, "sets": sets}
+
+    def picture(self, rater: str, name: str, place: str) -> bytes:
+        """The file of `sketch`, `reference` or an answer by its place, 0 for the first that this rater sees."""
+        order, one = self._order(rater, name), self._sets[name]
+        files = {"sketch": one.sketch, "reference": one.reference} | {
+            str(i): one.answers[row] for i, row in enumerate(order)
+        }
+        if place not in files:
+            raise ParameterError(f"place {place}: there is no such picture")
+        return (self._folder / files[place]).read_bytes()
+
+    def vote(self, rater: str, name: str, question: str, place: str) -> None:
+        """Write down one answer. Raises ParameterError: to no such question, or a second time."""
+        order = self._order(rater, name)
+        if question not in QUESTIONS or place not in map(str, range(len(order))):
+            raise ParameterError(f"vote {question} {place}: no such question or picture; reload the page")
+        with self._lock:
+            if any((v["rater"], v["set"], v["question"]) == (rater, name, question) for v in self._read()):
+                raise ParameterError(f"{name}: you have answered this question; go on to the next")
+            new = not self._votes.exists()
+            self._votes.parent.mkdir(parents=True, exist_ok=True)
+            with self._votes.open("a", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if new:
+                    writer.writerow(_COLUMNS)
+                writer.writerow([rater, name, question, order[int(place)], " ".join(order)])
+
+    def _read(self) -> list[dict[str, str]]:
+        """Raises UserError: the file is not one of votes."""
+        if not self._votes.exists():
+            return []
+        with self._votes.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != _COLUMNS:
+                raise UserError(f"{self._votes}: not a file of votes; move it away")
+            return list(reader)
+
+    def preferences(self) -> list[dict[str, Any]]:
+        """Per question: how often each row was chosen, with Wilson's interval, and the test of all being equal."""
+        return preferences(self._read(), self.rows)
+
+
+def preferences(votes: list[dict[str, str]], rows: list[str]) -> list[dict[str, Any]]:
+    """Of each question: {question, votes, raters, p, rows: [{row, chosen, share, low, high}]}.
+
+    Intervals: Wilson 1927, 95 %. p: chi-squared, of all rows being chosen equally often. Both take votes for
+    independent, which those of one rater are not quite: with few raters they say too much.
+    """
+    found = []
+    for key, question in QUESTIONS.items():
+        mine = [vote for vote in votes if vote["question"] == key and vote["row"] in rows]
+        if not mine:
+            continue
+        counts = Counter(vote["row"] for vote in mine)
+        shares = []
+        for row in rows:
+            near = stats.binomtest(counts[row], len(mine)).proportion_ci(method="wilson")
+            shares.append(
+                {
+                    "row": row,
+                    "chosen": counts[row],
+                    "share": counts[row] / len(mine),
+                    "low": near.low,
+                    "high": near.high,
+                }
+            )
+        p = float(stats.chisquare([counts[row] for row in rows]).pvalue)
+        raters = len({vote["rater"] for vote in mine})
+        found.append({"question": question, "votes": len(mine), "raters": raters, "p": p, "rows": shares})
+    return found

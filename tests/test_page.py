@@ -1,0 +1,228 @@
+"""The page's server: answers as the painter gives them, errors as sentences, votes blind and kept."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvicorn
+import yaml
+from PIL import Image
+
+from ssimbad.colorize.painter import Painter
+from ssimbad.errors import UserError
+from ssimbad.web import server
+from ssimbad.web.study import Study, preferences
+
+
+def url(array: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def pixels(address: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Three sets of two rows, each picture of one colour: its row is known by it."""
+    sets = []
+    for i in range(3):
+        for name, level in (("sketch", 255), ("reference", 9), ("ours", 100 + i), ("theirs", 200 + i)):
+            Image.new("L", (8, 8), level).save(tmp_path / f"{name}-{i}.png")
+        answers = {row: f"{row}-{i}.png" for row in ("ours", "theirs")}
+        sets.append(
+            {"name": f"s{i}", "sketch": f"sketch-{i}.png", "reference": f"reference-{i}.png", "answers": answers}
+        )
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"per_rater": 2, "sets": sets}))
+    return tmp_path / "study.yaml"
+
+
+@pytest.fixture
+def site(weights, study, tmp_path):
+    """A running page; what it was asked and answered is JSON."""
+    made = server.app(server.Studio([weights]), Study(study, tmp_path / "reports/votes.csv"))
+    running = uvicorn.Server(uvicorn.Config(made, host="127.0.0.1", port=0, log_level="error"))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    port = running.servers[0].sockets[0].getsockname()[1]
+
+    def ask(path, body=None, **headers):
+        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} | headers
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers)
+        try:
+            with urllib.request.urlopen(request) as reply:
+                return reply.status, reply.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    yield ask
+    running.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def asked(weights):
+    lines = np.full((40, 25), 255, np.uint8)
+    lines[10:13, 3:20] = 0
+    return {
+        "weights": weights.as_posix(), "sketch": url(lines), "references": [url(np.full((9, 9, 3), 90, np.uint8))],
+        "names": {"sketch": "my drawing.png", "references": ["r.png"]}, "steps": "3", "seed": "1", "fit": "sketch",
+    }  # fmt: skip
+
+
+def test_an_answer_is_the_painters_with_pictures_on_the_way(site, asked, weights):
+    status, said = site("/api/colour", asked)
+    *steps, answer = [json.loads(line) for line in said.splitlines()]
+    sketch, reference = pixels(asked["sketch"]), pixels(asked["references"][0])
+    wanted = Painter(weights, "cpu").colour(sketch, reference, steps=3, seed=1, fit="sketch")
+    assert status == 200 and np.array_equal(pixels(answer["image"]), wanted.image)
+    assert np.array_equal(pixels(answer["layer"]), wanted.layer) and np.array_equal(pixels(answer["seen"]), wanted.seen)
+    assert [(step["made"], step["calls"]) for step in steps] == [(1, 3), (2, 3), (3, 3), (3, 3)]
+    assert pixels(steps[0]["picture"]).shape == (16, 16, 3)
+    assert answer["repeat"]["command"] == (
+        f"ssimbad colorize --weights {weights.as_posix()} --sketch 'my drawing.png' --reference r.png --steps 3"
+        " --seed 1 --fit sketch --out coloured.png"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"sketch": None}, "sketch: none is given"),
+        ({"sketch": "data:,x!"}, "sketch: cannot be read"),
+        ({"sketch": "data:;base64,eHl6"}, "sketch: not an image"),
+        ({"references": []}, "reference: none is given"),
+        ({"weights": "/etc/passwd"}, "weights /etc/passwd: not among those at hand"),
+        ({"steps": "many"}, "steps many: a whole number"),
+        ({"steps": "0"}, "steps 0: expected 1 to 1000"),
+        ({"options": {"guidance_scale": "[much"}}, "options guidance_scale: "),
+    ],
+)
+def test_errors_are_sentences(site, asked, wrong, said):
+    _, told = site("/api/colour", asked | wrong)
+    last = json.loads(told.splitlines()[-1])
+    assert last["error"].startswith(said) and last["end"]
+
+
+def test_only_this_page_is_served_and_only_so_much(site, asked, monkeypatch):
+    assert site("/", Host="evil.example")[0] == 400
+    assert site("/api/colour", asked, **{"Content-Type": "text/plain"})[0] == 400
+    assert site("/api/colour", b"[1]")[0] == site("/api/colour", b"{")[0] == 400
+    monkeypatch.setattr(server, "MOST_BYTES", 100)
+    status, said = site("/api/colour", asked)
+    assert status == 400 and "too large" in json.loads(said)["error"]
+    status, page = site("/")
+    assert status == 200 and b"http://" not in page and b"https://" not in page
+
+
+def test_what_can_be_chosen_is_told(site, asked):
+    state = json.loads(site("/api/state")[1])
+    assert state == {"weights": [asked["weights"]], "examples": 4, "study": True}
+    options = json.loads(site(f"/api/options?weights={asked['weights']}")[1])
+    assert (
+        options["sampler"] == "euler"
+        and options["samplers"]["heun"] == 1000
+        and options["takes"] == ["sketch", "reference"]
+    )
+
+
+def test_examples_are_drawn(site):
+    sketch, reference = (Image.open(io.BytesIO(site(f"/api/example/1/{kind}")[1])) for kind in ("sketch", "reference"))
+    assert sketch.mode == "L" and reference.mode == "RGB" and sketch.size == reference.size
+    assert 0.5 < np.mean(np.asarray(sketch) == 255) < 0.99
+    assert site("/api/example/4/sketch")[0] == site("/api/example/1/face")[0] == 400
+
+
+def test_votes_are_blind_in_an_order_of_their_own_and_kept(site, tmp_path):
+    orders = {}
+    for rater in [f"r{i}" for i in range(12)]:
+        shown = json.loads(site(f"/api/study?rater={rater}")[1])
+        assert len(shown["sets"]) == 2 and "theirs" not in json.dumps(shown)
+        for one in shown["sets"]:
+            path = f"/api/study/picture?rater={rater}&set={one['name']}&place="
+            levels = [np.asarray(Image.open(io.BytesIO(site(path + str(place))[1])))[0, 0] for place in (0, 1)]
+            orders.setdefault(one["name"], set()).add(levels[0] < levels[1])
+            theirs = str(int(np.argmax(levels)))
+            for question in shown["questions"]:
+                vote = {"rater": rater, "set": one["name"], "question": question, "place": theirs}
+                assert site("/api/study/vote", vote)[0] == 200
+                assert "answered" in json.loads(site("/api/study/vote", vote)[1])["error"]
+    assert all(len(order) == 2 for order in orders.values()) and len(orders) == 3
+    with (tmp_path / "reports/votes.csv").open() as file:
+        votes = list(csv.DictReader(file))
+    assert len(votes) == 12 * 2 * 2 and {vote["row"] for vote in votes} == {"theirs"}
+    colour, _ = json.loads(site("/api/study/preferences")[1])
+    assert colour["votes"] == 24 and colour["raters"] == 12 and colour["p"] < 1e-5
+    assert [row["chosen"] for row in colour["rows"]] == [0, 24]
+    done = json.loads(site("/api/study?rater=r0")[1])["sets"]
+    assert all(one["done"] == ["colour", "geometry"] for one in done)
+    for wrong in ({"set": "s9"}, {"question": "x"}, {"place": "2"}, {"rater": "../x"}):
+        assert (
+            site("/api/study/vote", {"rater": "new", "set": "s0", "question": "colour", "place": "0"} | wrong)[0] == 400
+        )
+
+
+def test_preferences_have_wilsons_interval_and_a_test():
+    votes = [{"rater": f"{i}", "question": "colour", "row": "a" if i < 30 else "b"} for i in range(40)]
+    (found,) = preferences(votes, ["a", "b"])
+    a = found["rows"][0]
+    assert (a["chosen"], a["share"]) == (30, 0.75)
+    assert a["low"] == pytest.approx(0.5981, abs=1e-4) and a["high"] == pytest.approx(0.8581, abs=1e-4)
+    assert found["p"] == pytest.approx(0.001565, abs=1e-6)  # chi-squared 10 of one degree of freedom
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tree: tree["sets"][1]["answers"].pop("ours"), "sets.1.answers"),
+        (lambda tree: tree["sets"][1]["answers"].update(more="ours-1.png"), "s1 is not answered by ours, theirs"),
+        (lambda tree: tree["sets"][2].update(sketch="gone.png"), "gone.png: no such picture"),
+        (lambda tree: tree["sets"][2].update(name="s0"), "two sets of one name"),
+        (lambda tree: tree.update(sets=[]), "sets: "),
+    ],
+)
+def test_a_study_that_cannot_be_used_says_why(study, tmp_path, change, said):
+    tree = yaml.safe_load(study.read_text())
+    change(tree)
+    study.write_text(yaml.safe_dump(tree))
+    with pytest.raises(UserError, match=said):
+        Study(study, tmp_path / "votes.csv")
+
+
+def test_a_file_of_others_is_never_voted_into(study, tmp_path):
+    mine = tmp_path / "votes.csv"
+    mine.write_text("my,own\n1,2\n")
+    with pytest.raises(UserError, match="not a file of votes"):
+        rating = Study(study, mine)
+        rating.vote("r", rating.shown("r")["sets"][0]["name"], "colour", "0")
+    assert mine.read_text() == "my,own\n1,2\n"
+
+
+def test_a_start_that_cannot_be_is_one_line(weights, tmp_path, monkeypatch):
+    import socket
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no weights in models/"):
+        server.serve([], None, Path("votes.csv"), 0)
+    with pytest.raises(UserError, match=r"gone\.safetensors: no such weights"):
+        server.serve([Path("gone.safetensors")], None, Path("votes.csv"), 0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match=r"--port \d+: cannot be used"):
+            server.serve([weights], None, Path("votes.csv"), taken.getsockname()[1])
