@@ -14,7 +14,7 @@ if EMBEDDED:
         log:
             "logs/raw.log",
         conda:
-            "../../environment.yml"
+            "../envs/ssimbad.yaml"
         threads: 2
         resources:
             mem_mb=2000,
@@ -41,7 +41,7 @@ rule faces:
     log:
         "logs/faces.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 2
     resources:
         mem_mb=8000,
@@ -69,7 +69,7 @@ rule sketches:
     log:
         "logs/sketches.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 2
     resources:
         mem_mb=4000,
@@ -99,7 +99,7 @@ rule references:
     log:
         "logs/references.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -134,7 +134,7 @@ if rows.masked(P):
         log:
             "logs/masks.log",
         conda:
-            "../../environment.yml"
+            "../envs/ssimbad.yaml"
         threads: 1
         resources:
             mem_mb=4000,
@@ -163,7 +163,7 @@ if P.weights.enabled:
         log:
             "logs/weights.log",
         conda:
-            "../../environment.yml"
+            "../envs/ssimbad.yaml"
         threads: 1
         resources:
             mem_mb=1000,

@@ -12,7 +12,7 @@ rule colorize:
     log:
         "logs/colorize/{method}-{stage}-seed-{seed}-{setting}.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -46,7 +46,7 @@ rule evaluate:
     log:
         "logs/evaluate/{method}-{stage}-seed-{seed}-{setting}.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -73,7 +73,7 @@ rule baselines:
     log:
         "logs/baselines.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -99,7 +99,7 @@ rule nfe:
     log:
         "logs/nfe/{method}-{stage}-seed-{seed}.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -127,7 +127,7 @@ rule spread:
     log:
         "logs/spread/{method}-{stage}-seed-{seed}.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -153,7 +153,7 @@ rule reverse:
     log:
         "logs/reverse/{method}-{stage}-seed-{seed}.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,
