@@ -124,6 +124,9 @@ sbom: install ## the locked packages with their hashes, as a bill of materials: 
 	mkdir -p dist
 	cyclonedx-py requirements -i "" --pyproject pyproject.toml --output-reproducible --of JSON -o dist/ssimbad.cdx.json requirements.hashes.lock
 
+site: install ## the documentation as a site that needs no network: site/index.html
+	python docs/site.py
+
 plots: install ## DVC's plots as one page that needs no network: plots/index.html
 	dvc plots show --out plots
 	mkdir -p plots/vega
