@@ -124,7 +124,7 @@ sbom: install ## the locked packages with their hashes, as a bill of materials: 
 	mkdir -p dist
 	cyclonedx-py requirements -i "" --pyproject pyproject.toml --output-reproducible --of JSON -o dist/ssimbad.cdx.json requirements.hashes.lock
 
-site: install ## the documentation as a site that needs no network: site/index.html
+site: install ## the documentation as a site: site/index.html; nothing in it comes from elsewhere
 	python docs/site.py
 
 plots: install ## DVC's plots as one page that needs no network: plots/index.html
