@@ -1,4 +1,4 @@
-"""Where packages come from: two locks that say the same, an environment for the rules, an audit that tells what it is."""
+"""Where packages come from: two locks that say the same, the rules' environment, an audit that tells what it is."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_what_pyproject_asks_for_is_locked():
     project = tomllib.loads(read("pyproject.toml"))["project"]
     extras = [r for requirements in project.get("optional-dependencies", {}).values() for r in requirements]
     locked = {re.match(r"[\w.-]+", line)[0] for line in PLAIN.splitlines()}
-    asked = {re.match(r"[\w.-]+", r)[0].lower().replace("_", "-") for r in [*project["dependencies"], *extras]}
+    asked = {re.sub("[-_.]+", "-", re.match(r"[\w.-]+", r)[0].lower()) for r in [*project["dependencies"], *extras]}
     assert asked - {"ssimbad"} <= locked
 
 

@@ -46,7 +46,7 @@ def run(params: Params, status: str | None = None) -> None:
 
 
 def _no_repository() -> str | None:
-    """Why DVC refuses to work here, as it does without Git in a downloaded archive unless told to; None: it does not."""
+    """Why DVC refuses to work here, as it does in a downloaded archive unless told to; None: it does not."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import SCMError
