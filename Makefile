@@ -9,22 +9,24 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 # Python keeps what it has compiled, in .venv: without, every stage and engine compiles a thousand modules at its start.
 unexport PYTHONDONTWRITEBYTECODE
+# For Linux, macOS and Windows, Python 3.11 and newer; without comments and addresses.
+compile = uv pip compile --universal --python-version 3.11 --no-header --no-annotate --quiet
 # Make a preset the active experiment, unless it is already: edited parameters of that preset are left alone.
 active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format plots report results ui page status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-engines test-browser test-slurm test-slurm-faults lint format lock audit sbom site plots report results ui page status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 install: $(VENV)/.installed ## the virtual environment with the locked packages
 
-$(VENV)/.installed: requirements.lock pyproject.toml
+$(VENV)/.installed: requirements.hashes.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 " + "$(firstword $(MAKECMDGOALS))")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --require-hashes -r requirements.hashes.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -90,16 +92,40 @@ test-slurm: install ## the pipeline and the two commonest faults on a real SLURM
 test-slurm-faults: install ## trainings on that SLURM that are requeued, cut off, shot or lose their node
 	python -m pytest --durations=0 -m "slurm and slow"
 
-lint: install ## ruff, snakefmt and snakemake --lint
+lint: install ## what a commit has to pass, without tests: also as hooks, see CONTRIBUTING.md
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile workflow
+	codespell
+	python .ci/files.py
+	zizmor --offline --quiet .github
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	snakemake --lint
 
 format: install ## put the sources into their form
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
+
+lock: ## both lock files anew from pyproject.toml (needs uv); `make lock UPGRADE=--upgrade` for newer versions
+	@command -v uv >/dev/null || { echo "make lock: uv is needed: pip install uv" >&2; exit 1; }
+	$(compile) --all-extras $(UPGRADE) pyproject.toml -o requirements.lock
+	$(compile) --no-deps --generate-hashes requirements.lock -o requirements.hashes.lock
+	sed -i -E "s/^echo \"[0-9a-f]+ /echo \"$$(sha256sum requirements.hashes.lock | cut -d ' ' -f 1) /" workflow/envs/ssimbad.post-deploy.sh
+
+audit: install ## known vulnerabilities of the locked packages (asks over the network)
+	python .ci/audit.py
+
+sbom: install ## the locked packages with their hashes, as a bill of materials: dist/ssimbad.cdx.json
+	mkdir -p dist
+	cyclonedx-py requirements -i "" --pyproject pyproject.toml --output-reproducible --of JSON -o dist/ssimbad.cdx.json requirements.hashes.lock
+
+site: install ## the documentation as a site: site/index.html; nothing in it comes from elsewhere
+	python docs/site.py
 
 plots: install ## DVC's plots as one page that needs no network: plots/index.html
 	dvc plots show --out plots

@@ -282,3 +282,19 @@ def test_dvc_looks_behind_linked_folders(tree, monkeypatch):
         bring(tree)
         synced()
         assert clean()
+
+
+def test_without_git_one_line_says_what_dvc_did_not_get(capsys):
+    """A downloaded archive: DVC gets nothing, so what dvc.yaml says is nobody's business."""
+    Path(".dvc/config").write_text("")
+    Path("dvc.yaml").write_text("stages: {}\n")
+    fresh = len([name for name, reason in records.survey(parameters.load()).items() if reason is None])
+    assert fresh
+    sync.run(parameters.load(), "FINISHED")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "DVC" in line]
+    assert line.startswith(f"ssimbad: nothing told to DVC, which lacks {fresh} fresh stages (")
+    assert "`git init`" in line
+    assert not Path("dvc.lock").exists()
+    Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
+    with pytest.raises(UserError, match="run `ssimbad dvc-yaml`"):
+        synced()

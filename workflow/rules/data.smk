@@ -18,7 +18,7 @@ if EMBEDDED:
         log:
             "logs/raw.log",
         conda:
-            "../../environment.yml"
+            "../envs/ssimbad.yaml"
         threads: 2
         resources:
             mem_mb=2000,
@@ -45,7 +45,7 @@ if rows.fetched(P):
         log:
             "logs/fetch.log",
         conda:
-            "../../environment.yml"
+            "../envs/ssimbad.yaml"
         threads: 1
         resources:
             mem_mb=4000,
@@ -74,7 +74,7 @@ rule faces:
     log:
         "logs/faces.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 2
     resources:
         mem_mb=8000,
@@ -102,7 +102,7 @@ rule sketches:
     log:
         "logs/sketches.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 2
     resources:
         mem_mb=4000,
@@ -133,7 +133,7 @@ rule references:
     log:
         "logs/references.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -166,7 +166,7 @@ rule data_sheet:
     log:
         "logs/data_sheet.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -203,7 +203,7 @@ if rows.masked(P):
         log:
             "logs/masks.log",
         conda:
-            "../../environment.yml"
+            "../envs/ssimbad.yaml"
         threads: 2
         resources:
             mem_mb=8000,
@@ -229,7 +229,7 @@ if P.weights.enabled:
         log:
             "logs/weights.log",
         conda:
-            "../../environment.yml"
+            "../envs/ssimbad.yaml"
         threads: 1
         resources:
             mem_mb=1000,

@@ -27,7 +27,7 @@ for slot in registry.slots():
         log:
             f"logs/{slot}/{{method}}-seed-{{seed}}.log",
         conda:
-            "../../environment.yml"
+            "../envs/ssimbad.yaml"
         threads: P.training.threads
         resources:
             mem_mb=16000,

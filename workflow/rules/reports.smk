@@ -36,7 +36,7 @@ rule tables:
     log:
         "logs/tables.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -81,7 +81,7 @@ rule figures:
     log:
         "logs/figures.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -111,7 +111,7 @@ rule modes:
     log:
         "logs/modes.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -140,7 +140,7 @@ rule ladder:
     log:
         "logs/ladder.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -169,7 +169,7 @@ rule sweep:
     log:
         "logs/sweep.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -198,7 +198,7 @@ rule compute:
     log:
         "logs/compute.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -225,7 +225,7 @@ rule chain_steps:
     log:
         "logs/chain_steps.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -251,7 +251,7 @@ rule nfe_figure:
     log:
         "logs/nfe_figure.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -279,7 +279,7 @@ rule spread_table:
     log:
         "logs/spread_table.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -307,7 +307,7 @@ rule measures:
     log:
         "logs/measures.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -371,7 +371,7 @@ rule reverse_figures:
     log:
         "logs/reverse_figures.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,

@@ -12,7 +12,7 @@ rule colorize:
     log:
         "logs/colorize/{method}-{stage}-seed-{seed}-{setting}.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -45,7 +45,7 @@ rule evaluate:
     log:
         "logs/evaluate/{method}-{stage}-seed-{seed}-{setting}.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -72,7 +72,7 @@ rule baselines:
     log:
         "logs/baselines.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -98,7 +98,7 @@ rule nfe:
     log:
         "logs/nfe/{method}-{stage}-seed-{seed}.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -126,7 +126,7 @@ rule spread:
     log:
         "logs/spread/{method}-{stage}-seed-{seed}.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -152,7 +152,7 @@ rule reverse:
     log:
         "logs/reverse/{method}-{stage}-seed-{seed}.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=8000,

@@ -11,7 +11,7 @@ rule ssim_curves:
     log:
         "logs/ssim_curves.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -58,7 +58,7 @@ rule select_phi:
     log:
         "logs/select_phi.log",
     conda:
-        "../../environment.yml"
+        "../envs/ssimbad.yaml"
     threads: 1
     resources:
         mem_mb=4000,

@@ -34,11 +34,30 @@ def run(params: Params, status: str | None = None) -> None:
     code.require_own()
     if not Path(".dvc").is_dir():
         return
+    if reason := _no_repository():  # then nobody asks what dvc.yaml says
+        left = sum(reason is None for reason in records.survey(params).values())
+        remedy = "`git init`, or `dvc config --local core.no_scm true`, then `ssimbad sync`"
+        print(f"ssimbad: nothing told to DVC, which lacks {left} fresh stages ({reason}); {remedy}", file=sys.stderr)
+        return
     fresh = _fresh(params)
     if fresh:
         count = _commit(fresh)
-        if count is not None:
-            print(f"sync: {len(fresh)} fresh stages, {count} of them new -> dvc.lock", flush=True)
+        print(f"sync: {len(fresh)} fresh stages, {count} of them new -> dvc.lock", flush=True)
+
+
+def _no_repository() -> str | None:
+    """Why DVC refuses to work here, as it does in a downloaded archive unless told to; None: it does not."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.scm import SCMError
+
+    try:
+        Repo().close()
+    except SCMError as error:
+        return masked(str(error))
+    except (DvcException, OSError):  # which is told where it is met again
+        pass
+    return None
 
 
 def _fresh(params: Params) -> dict[str, Instance]:
@@ -48,17 +67,14 @@ def _fresh(params: Params) -> dict[str, Instance]:
     return {i.name: i for i in instances(params) if reasons[i.name] is None}
 
 
-def _commit(fresh: dict[str, Instance]) -> int | None:
+def _commit(fresh: dict[str, Instance]) -> int:
     """Bring `dvc.lock` and the cache up to date with the fresh instances; returns how many were not.
-
-    None where there is no git repository, as in a downloaded archive: DVC refuses to work there unless told to.
 
     As `dvc commit --force` does it, but for several targets in one pass: by itself each takes seconds. For that DVC
     reads parameters and files anew; what it has read is written only where it is what the instance's record says.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
-    from dvc.scm import SCMError
 
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # no bars, no hints; errors come as exceptions
     try:
@@ -76,10 +92,6 @@ def _commit(fresh: dict[str, Instance]) -> int | None:
                 stage.commit()
             if good:
                 good[0].dvcfile.dump_stages(good, update_pipeline=False)
-    except SCMError as error:
-        remedy = "`git init`, or `dvc config --local core.no_scm true`, then `ssimbad sync`"
-        print(f"ssimbad: nothing told to DVC ({masked(str(error))}); {remedy}", file=sys.stderr)
-        return None
     except (DvcException, OSError) as error:
         raise UserError(f"dvc commit failed ({error}); mend that and run `ssimbad sync`") from None
     if left := sorted(new.keys() - still.keys()):
