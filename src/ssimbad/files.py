@@ -44,6 +44,8 @@ def linked(root: Path) -> list[Path]:
 
 def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     seen: set[tuple[int, int]] = set()
+    if not root.is_dir():  # a file, or not there yet
+        return
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
         info = Path(folder).stat()
         if (info.st_dev, info.st_ino) in seen:
