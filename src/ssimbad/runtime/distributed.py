@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -278,7 +279,10 @@ def _launched(name: str, command: str, world_size: int) -> Iterator[Store]:
     """One process for each further device of this machine, for as long as the block lasts."""
     from torch import distributed
 
-    store = distributed.TCPStore("127.0.0.1", 0, None, True, EXCHANGE_TIMEOUT, wait_for_workers=False)
+    listener = socket.create_server(("127.0.0.1", 0))  # by itself the store listens on all addresses
+    port = listener.getsockname()[1]
+    more = {"wait_for_workers": False, "master_listen_fd": listener.detach()}
+    store = distributed.TCPStore("127.0.0.1", port, None, True, EXCHANGE_TIMEOUT, **more)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(world_size), _LAUNCHED: "1"}
     program = [sys.executable, "-c", "from ssimbad.cli import main; main()", *command.split()[1:]]
     processes = [
