@@ -82,7 +82,7 @@ def test_counts_are_those_of_torchs_counter_on_real_tensors(tree):
 
 @pytest.mark.slow
 def test_work_grows_in_a_straight_line_with_the_steps_for_every_row_of_the_paper(tree):
-    p, seen = small(tree, multipliers=[1]), set()
+    p, seen = small(tree, multipliers=[1, 1]), set()
     for name, block in p.methods.items():
         method = registry.get(block.kind)
         for stage, train in block.trainings.items():

@@ -253,7 +253,7 @@ def _of_autoencoder(model: nn.Module, batches: Iterator[Batch]) -> dict[str, flo
         wrong.append((image - batch.target).square().mean(dim=(1, 2, 3)))
         direct.append((model.decode(model.encode(batch.target)) - batch.target).square().mean(dim=(1, 2, 3)))
         used = used + torch.bincount(quantised.codes.flatten().cpu(), minlength=len(model.codebook.codes))
-    first, second = torch.cat(powers, dim=1).mean(dim=1)
+    first, second = torch.cat(powers, dim=1).detach().mean(dim=1)
     return {
         "reconstruction MSE of faces": _mean(wrong),
         "the same without quantisation, as latents are decoded": _mean(direct),
