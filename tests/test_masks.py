@@ -193,7 +193,8 @@ def test_a_network_sees_the_whole_picture_and_answers_at_its_size(tmp_path):
         picture[height // 2 :, :, 0] = 255
         found = red(picture)
         assert found.shape == (height, width) and (abs(found.astype(int) - picture[..., 0]) > 100).mean() < 0.15
-    # Padded by black: of white in one half of the square the mean is one half.
+    # Padded by black on both sides: of white in one half of the square the mean is one half.
+    assert masks._squared(np.zeros((8, 16, 3), np.uint8), 16)[1] == np.s_[4:12, 0:16]
     mean = (_node("ReduceMean", ["sum"], ["mean"], keepdims=1), _node("Add", ["zeros", "mean"], ["answer"]))
     zeros = _node("Sub", ["sum", "sum"], ["zeros"])
     of_all = _network(tmp_path / "mean.onnx", (1, 3, 16, 16), (1, 1, 16, 16), nodes=(zeros, *mean))
@@ -228,7 +229,7 @@ _OTHERS = {
     "colours": (lambda path: _network(path, answered=(1, 2, 64, 64), weights=(1, 0, 0, 0, 1, 0)), "answers .1, 2, 64"),
     "too much": (lambda path: _network(path, weights=(3, 0, 0)), "answers 0 to 3"),
     "less than nothing": (lambda path: _network(path, weights=(-1, 0, 0)), "answers -1 to 0"),
-    "no number": (lambda path: _network(path, weights=(np.nan, 0, 0)), "answers NaN"),
+    "no number": (lambda path: _network(path, weights=(np.nan, 0, 0)), "answers nan to nan"),
     "operator": (
         lambda path: _network(path, nodes=(_node("Mine", ["sum"], ["answer"], domain="mine"),)), "mine:Mine"
     ),
