@@ -46,7 +46,7 @@ def test_everything_read_is_made_upstream_or_comes_from_outside(tree):
         ("methods.ssimbad.label", {"tables", "figures", "spread_table", "compute"}),
         ("colorize.seed", {"colorize", "spread"}),
         ("evaluation.seed", {"evaluate", "baselines", "tables", "spread", "spread_table"}),
-        ("report.grid_images", {"figures"}),
+        ("report.grid_images", {"figures", "data_sheet"}),
         ("report.spread.samples", {"spread", "spread_table"}),
         ("data.test", {"raw", "faces"}),
         ("network.base", {"pretrain", "finetune", "compute"}),

@@ -77,7 +77,8 @@ def _named(command: str, words: list[str]) -> str | None:
             return f"no stage {free[0]}"
         keys = {word.partition("=")[0] for word in free if "=" in word}
         return f"no key {keys}" if keys - {"method", "stage", "seed", "setting"} else None
-    if command == "preset" and free and not (ROOT / f"presets/{free[0]}.yaml").exists():
+    made = free and free[0].startswith("sweep-")  # by `ssimbad sweep`
+    if command == "preset" and free and not made and not (ROOT / f"presets/{free[0]}.yaml").exists():
         return f"no preset {free[0]}"
     return None
 
