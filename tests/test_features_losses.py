@@ -116,7 +116,7 @@ def test_the_metric_is_the_cosine_of_each_image_alone(clip_file):
     rng = np.random.default_rng(0)
     images, targets = rng.integers(0, 256, (2, 3, 20, 20, 3), dtype=np.uint8)
     targets[2] = images[2]
-    networks, absent = measure.load_networks({"clip": clip_file})
+    networks, absent = measure.load_networks({"clip": clip_file}, metrics.networks())
     assert absent.keys() == {"inception", "alexnet"}
     similarity = metrics.by_id("clip_image").function
     found = similarity(Given(images, targets, networks=networks))
@@ -208,7 +208,7 @@ def test_metrics_look_through_the_networks_whose_files_the_parameters_name(clip_
         ({"alexnet": Path("gone.pth")}, "no weights file named (weights.clip: null)"),
         ({"clip": Path("lost.safetensors")}, "weights file not there: lost.safetensors"),
     ):
-        networks, absent = measure.load_networks(inputs)
+        networks, absent = measure.load_networks(inputs, metrics.networks())
         given = Given(images, images, networks=networks, absent=absent)
         (entry,) = measure.every([metrics.by_id("clip_image")], given, settings)[1].values()
         assert entry["value"] is None and reason in entry["reason"]

@@ -213,7 +213,7 @@ SETTINGS = SimpleNamespace(bootstrap=100, confidence=0.95, seed=0)
 def test_without_weights_there_is_a_reason_and_no_number(tmp_path):
     images = np.zeros((3, 32, 32, 3), np.uint8)
     for inputs in ({}, {"inception": tmp_path / "gone.pth", "alexnet": tmp_path / "lost.pth"}):
-        networks, absent = measure.load_networks(inputs)
+        networks, absent = measure.load_networks(inputs, ["inception", "alexnet"])
         given = Given(images, images, images, networks=networks, absent=absent)
         values, entries = measure.every([fid.METRIC, kid.METRIC, lpips.METRIC], given, SETTINGS)
         assert values == {} and list(entries) == ["fid", "kid", "lpips"]

@@ -39,7 +39,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     """
     ids = manifest.ids(inputs["manifest"], "test")
     size = params.data.size
-    networks, absent = measure.load_networks(inputs, job.threads)
+    networks, absent = measure.load_networks(inputs, registry.networks(), job.threads)
     names = [name for name in ("test", "same", "cross", "true", "scene") if name in inputs]
     images = {name: at_size(inputs[name], size, ids) for name in names}
     masks = resize.area(manifest.images(inputs["true_masks"], ids), size) if "true_masks" in inputs else None

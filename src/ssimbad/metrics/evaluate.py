@@ -37,7 +37,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     ids = manifest.ids(inputs["manifest"], "test")
     setting, size = SETTINGS[job.setting], params.data.size
     images = by_id(inputs["images"], ids, size)
-    networks, absent = measure.load_networks(inputs, job.threads)
+    networks, absent = measure.load_networks(inputs, registry.networks(), job.threads)
     stored = {name: at_size(inputs[name], size, ids) for name in ("test", "true", "references") if name in inputs}
     given = Given(
         images,

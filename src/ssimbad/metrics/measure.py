@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssimbad.metrics import bootstrap, registry
+from ssimbad.metrics import bootstrap
 from ssimbad.metrics.contract import Given, Metric, Unmeasurable
 
 if TYPE_CHECKING:
@@ -23,15 +23,18 @@ reason."""
 
 
 def load_networks(
-    inputs: Mapping[str, Path], threads: int = 1
+    inputs: Mapping[str, Path], known: Iterable[str], threads: int = 1
 ) -> tuple[dict[str, tuple[nn.Module, ...]], dict[str, str]]:
     """The feature networks whose weights files a stage was given under their names, on all devices of the job, or for
     so many cores of its CPU; and why one is not there, unless all are switched off.
 
+    Args:
+        known: those that metrics look through (`registry.networks`).
+
     Raises:
         UserError: a file holds something else.
     """
-    known = registry.networks()
+    known = tuple(known)
     given = {name: inputs[name] for name in known if name in inputs}
     if not given:
         return {}, {}
