@@ -60,7 +60,8 @@ def run(
         _require_published(name, path)
     absent = {name: f"no weights given (--{name} FILE)" for name in registry.networks() if name not in asked}
     absent |= {"lines": "no sketches given (--sketches DIR)", "references": "no references given (--references DIR)"}
-    given = Given(images, targets, targets, shown, lines, measure.load_networks(asked, asked)[0], absent, EVALUATION.seed)
+    looked, _ = measure.load_networks(asked, asked)
+    given = Given(images, targets, targets, shown, lines, looked, absent, EVALUATION.seed)
     _, entries = measure.every(registry.metrics(), given, EVALUATION)
     return _table(entries)
 
