@@ -128,6 +128,7 @@ def test_the_results_page_sorts_shows_faces_and_leads_to_records(browser, house)
         ["ssimbad", "results"], cwd=house, env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
     assert "all of it on one page: reports/index.html" in told.stdout
+    browser.get_log("browser")  # of pages before
     browser.get((house / "reports/index.html").as_uri())
     rows = browser.find_elements(By.CSS_SELECTOR, "#maintable tbody tr")
     assert len(rows) == 1 and "SSIMBaD" in rows[0].text and "[" in rows[0].text
