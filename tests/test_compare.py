@@ -68,7 +68,7 @@ def test_a_revision_of_this_repository(here):
     values.write_text(values.read_text().replace(",1", ",2", 1))
     text = compare.run(f"{FINETUNE}@HEAD", FINETUNE, setting="same", metric="psnr")
     assert "| 18.50 | 19.00 | +0.50" in text
-    with pytest.raises(UserError, match=r"^nosuch: neither a folder, nor a zip, nor a revision"):
+    with pytest.raises(UserError, match=r"^nosuch: no revision of this repository .*neither a folder nor a zip"):
         compare.run(f"{FINETUNE}@nosuch", FINETUNE)
 
 

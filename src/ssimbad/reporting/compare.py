@@ -16,6 +16,7 @@ import yaml
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.metrics.folders import EVALUATION
 from ssimbad.pairing.settings import LISTED
+from ssimbad.pipeline import revisions
 from ssimbad.reporting import comparisons, markup
 from ssimbad.reporting import results as res
 from ssimbad.reporting.results import Result, Row
@@ -114,15 +115,10 @@ def _opened(where: str) -> _Place:
             return _Place(fsspec.filesystem("zip", fo=where), "", name)
         except Exception as error:
             raise UserError(f"{where}: no zip of `ssimbad export-run` ({error})") from None
-    from dvc.api import DVCFileSystem
-
     try:
-        files = DVCFileSystem(".", rev=where)
-        files.ls("")  # it looks for the revision only when it is asked for something
-        return _Place(files, "", name)
-    except Exception as error:
-        text = f"neither a folder, nor a zip, nor a revision of this repository ({error})"
-        raise UserError(f"{where}: {text}; name one of them") from None
+        return _Place(revisions.files(where), "", name)
+    except UserError as error:
+        raise UserError(f"{error}, and neither a folder nor a zip; name one of them") from None
 
 
 def _require_same_faces(first: _Place, second: _Place) -> None:
