@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ssimbad.errors import UserError
-from ssimbad.faces.reading import Unreadable
 from ssimbad.files import below, unlike
 
 TEXT = {
@@ -44,6 +43,8 @@ class Store:
         Raises:
             Unreadable: gone, damaged in the archive, no plain file, or larger than any image of `max_pixels`.
         """
+        from ssimbad.faces.reading import Unreadable  # brings Pillow, which reading parameters does without
+
         size = self.sizes.get(name)
         if size is None:
             raise Unreadable("no plain file, or a link to nowhere")
