@@ -120,7 +120,7 @@ def house(tmp_path_factory):
 
 def test_01_snakemake_all_leaves_dvc_clean(house):
     house.snakemake()
-    assert sum(house.computed().values()) == 22
+    assert sum(house.computed().values()) == 23
     assert house.dvc_clean()
 
 

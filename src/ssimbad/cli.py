@@ -209,11 +209,9 @@ def ui(port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 5000) -> None:
 def results() -> None:
     """Name the tables and figures that are there, and write the cost table and reports/index.html."""
     from ssimbad.params import tree as params
-    from ssimbad.pipeline import records, written
     from ssimbad.reporting import summary
 
-    with records.hashes() as hashed, written.noted("results", written.SUMMARY, hashed):
-        summary.show(params.load())
+    summary.show(params.load())
 
 
 @app.command()

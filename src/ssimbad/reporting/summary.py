@@ -8,7 +8,7 @@ from pathlib import Path
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.params.tree import Params
-from ssimbad.pipeline import records
+from ssimbad.pipeline import records, written
 from ssimbad.pipeline.table import Instance, instances
 from ssimbad.reporting import cost, page, stale
 from ssimbad.runtime.job import COST
@@ -32,14 +32,19 @@ def show(params: Params) -> None:
             f" `snakemake --cores all all` for its results, or go back to {preset}"
         )
     found = records.survey(params)
+    with records.hashes() as hashed, written.noted("results", written.SUMMARY, hashed):
+        _show(params, table, found)
+
+
+def _show(params: Params, table: list[Instance], found: dict[str, str | None]) -> None:
     labels = {name: method.label for name, method in params.methods.items()}
-    written = cost.write(_costs(params, table, found), MAIN.parent, labels, params.preset)
+    costs_at = cost.write(_costs(params, table, found), MAIN.parent, labels, params.preset)
     shown = {p: i for i in table for p in i.outputs.values() if p.endswith((".md", ".png")) and Path(p).exists()}
     doubts = list(stale.of_shown(params, table, found, {i.name for i in shown.values()}))
     for line in doubts:
         print(line)
     print(MAIN.read_text(encoding="utf-8"))
-    costs = [str(written.with_suffix(".md"))] if written else []
+    costs = [str(costs_at.with_suffix(".md"))] if costs_at else []
     print("tables: ", *sorted([p for p in shown if p.endswith(".md")] + costs))
     print("figures:", *sorted(p for p in shown if p.endswith(".png")))
     print("all of it on one page:", page.write(params, table, found, doubts))
