@@ -122,7 +122,7 @@ def test_one_parameter_reruns_only_what_uses_it(house):
     tree["report"]["grid_images"] = 3
     write_params(house, tree)
     try:
-        assert jobs_planned(house) == ["figures"]
+        assert jobs_planned(house) == ["data_sheet", "figures"]
     finally:
         (house / "params.yaml").write_text(text)
     assert "Nothing to be done" in snakemake(house, "-n", "all")
