@@ -27,7 +27,7 @@ from ssimbad.faces import embedded, manifest
 from ssimbad.faces.reading import normalise
 from ssimbad.metrics.ms_ssim import ms_ssim
 from ssimbad.pairing import resize, tps, xdog
-from ssimbad.params.tree import References, Sketches
+from ssimbad.params.blocks import References, Sketches
 
 SIDE, COUNT, ROWS = 256, 4, 20_000
 DEMO = yaml.safe_load((Path(__file__).parents[1] / "presets/demo.yaml").read_text())

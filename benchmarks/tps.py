@@ -22,7 +22,7 @@ from skimage import data
 from tabulate import tabulate
 
 from ssimbad.pairing import resize, tps
-from ssimbad.params.tree import References
+from ssimbad.params.blocks import References
 
 SIDE, BATCH = 256, 8
 WARP = References(seed=0, low=0.3, high=0.7, shift=0.25, decimals=2, rotation=0.0)

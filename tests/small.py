@@ -16,8 +16,8 @@ from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Batch, Losses, Method, Part, Plan, Player, Setup
 from ssimbad.methods.losses import mse
 from ssimbad.params.base import SLOTS, Colour, Network, Noise, Sampler
+from ssimbad.params.blocks import References, Training
 from ssimbad.params.methods import Train, Validation
-from ssimbad.params.tree import References, Training
 from ssimbad.runtime.job import Job
 from ssimbad.training import loop
 from ssimbad.training.feed import BatchRng, Feed, Shard

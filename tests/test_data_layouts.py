@@ -21,7 +21,7 @@ from ssimbad.errors import UserError
 from ssimbad.faces import fetch, stage
 from ssimbad.faces.reading import normalise, normalise_grey
 from ssimbad.faces.sources import registry
-from ssimbad.params.tree import Data
+from ssimbad.params.blocks import Data
 from ssimbad.params.view import View
 from ssimbad.runtime.job import Job
 

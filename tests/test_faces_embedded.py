@@ -17,7 +17,7 @@ from ssimbad.faces.embedded import PARTS, draw_faces, face_ids, render
 from ssimbad.faces.palettes import FREE, all_colours, draw_palette
 from ssimbad.faces.splits import split_ids
 from ssimbad.pairing import references
-from ssimbad.params.tree import Data, Embedded, References
+from ssimbad.params.blocks import Data, Embedded, References
 from ssimbad.params.view import View
 from ssimbad.runtime.job import Job
 

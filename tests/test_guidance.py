@@ -26,7 +26,7 @@ from ssimbad.metrics.line_fidelity import line_fidelity
 from ssimbad.pairing import lines, resize, xdog
 from ssimbad.params import tree as params
 from ssimbad.params.base import Colour, Sampler
-from ssimbad.params.tree import Sketches
+from ssimbad.params.blocks import Sketches
 from ssimbad.params.view import View
 from ssimbad.pipeline import runner, table
 from ssimbad.planning import flops, report

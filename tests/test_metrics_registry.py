@@ -15,7 +15,7 @@ from ssimbad.metrics import measure, registry
 from ssimbad.metrics.contract import ABSENT, Given, Lines
 from ssimbad.pairing import xdog
 from ssimbad.params import tree as parameters
-from ssimbad.params.tree import Sketches
+from ssimbad.params.blocks import Sketches
 from ssimbad.reporting import results
 
 from .conftest import ROOT

@@ -6,7 +6,7 @@ import torch
 
 from ssimbad.errors import UserError
 from ssimbad.pairing import resize, tps
-from ssimbad.params.tree import References
+from ssimbad.params.blocks import References
 
 WARP = References(seed=0, low=0.3, high=0.7, shift=0.25, decimals=2, rotation=0.0)
 CORNERS = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)]

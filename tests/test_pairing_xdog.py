@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from skimage import data
 
 from ssimbad.pairing import xdog
-from ssimbad.params.tree import Sketches
+from ssimbad.params.blocks import Sketches
 
 XDOG = Sketches(sigmas=[0.3, 0.4, 0.5], k=3.5, p=10.0, epsilon=0.01, phi=1.0e9, seed=0)
 

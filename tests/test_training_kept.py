@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssimbad.errors import ParameterError
 from ssimbad.params import tree as parameters
-from ssimbad.params.tree import Grid
+from ssimbad.params.blocks import Grid
 from ssimbad.tracking import spool
 from ssimbad.training import checkpoints, loop, pictures
 

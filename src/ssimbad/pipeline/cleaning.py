@@ -17,7 +17,8 @@ from typing import Any
 
 from ssimbad import artifacts
 from ssimbad.errors import ParameterError
-from ssimbad.params.tree import Params, WeightFile
+from ssimbad.params.blocks import WeightFile
+from ssimbad.params.tree import Params
 from ssimbad.pipeline import records, snakefile, written
 from ssimbad.pipeline.runner import WORK
 from ssimbad.pipeline.table import COMMAND, STAGES, Instance, instances

@@ -79,6 +79,7 @@ _FORM_ONLY = {
         "errors.py",
         "params/base.py",
         "params/methods.py",
+        "params/blocks.py",
         "params/tree.py",
         "params/view.py",
         "runtime/job.py",

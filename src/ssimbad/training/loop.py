@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from ssimbad.errors import UserError
 from ssimbad.methods.contract import Losses, Player
+from ssimbad.params.blocks import Training
 from ssimbad.params.methods import Train
-from ssimbad.params.tree import Training
 from ssimbad.runtime import cores, interrupt
 from ssimbad.runtime.distributed import ALONE, ProcessGroup
 from ssimbad.runtime.job import Job
