@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from ssimbad.params import overlay
 from ssimbad.params import tree as parameters
+from ssimbad.pipeline import runner
 from ssimbad.pipeline.table import instances
 
 from .colouring import pictures, weights  # noqa: F401 - fixtures for all
@@ -102,6 +105,24 @@ def make_house(folder: Path, tree: dict | None = None) -> Path:
     (folder / "src").symlink_to(ROOT / "src")
     write_params(folder, tree or miniature())
     return folder
+
+
+def bring(p: parameters.Params, only: Collection[str] = (), without: Collection[str] = ()) -> None:
+    """Everything that the parameters ask for, brought up to date by the runner in this process: of all stages, or only
+    of some, or of all but some."""
+    for instance in instances(p):
+        if instance.stage.name not in without and (not only or instance.stage.name in only):
+            runner.run(p, instance)
+
+
+@contextmanager
+def lived_in(folder: Path, tree: dict, **stages: Collection[str]) -> Iterator[Path]:
+    """A house with these parameters, in which this process works, and what `bring` brings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(make_house(folder, tree))
+        patch.setenv("SSIMBAD_DEVICE", "cpu")
+        bring(parameters.load(), **stages)
+        yield folder
 
 
 def own_source(folder: Path) -> Path:

@@ -12,9 +12,9 @@ import pytest
 from ssimbad import artifacts
 from ssimbad.colorize.chunks import mean_image
 from ssimbad.params import tree as params
-from ssimbad.pipeline import records, runner, table
+from ssimbad.pipeline import records, table
 
-from .conftest import make_house, miniature, write_params
+from .conftest import bring, make_house, miniature, write_params
 from .test_params import complaint
 from .toy import load
 
@@ -31,12 +31,6 @@ def borrowed() -> dict:
     tree["methods"] = {"ssimbad": tree["methods"]["ssimbad"]}
     tree["methods"]["ssimbad-mean"] = copy.deepcopy(BORROWER)
     return tree
-
-
-def bring(p, *stages):
-    for instance in table.instances(p):
-        if not stages or instance.stage.name in stages:
-            runner.run(p, instance)
 
 
 @pytest.fixture(scope="module")

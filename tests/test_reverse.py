@@ -13,11 +13,9 @@ import torch
 from ssimbad import artifacts
 from ssimbad.colorize import reverse
 from ssimbad.noise import ddpm
-from ssimbad.params import tree as params
-from ssimbad.pipeline import runner, table
 from ssimbad.planning import flops, report
 
-from .conftest import make_house, miniature, preset_tree
+from .conftest import lived_in, miniature, preset_tree
 from .test_params import complaint
 from .toy import load
 
@@ -25,14 +23,8 @@ from .toy import load
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
     """The stages that lead to the figures, in one process."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = make_house(tmp_path_factory.mktemp("reverse"), miniature("demo-ddpm"))
-        patch.chdir(folder)
-        patch.setenv("SSIMBAD_DEVICE", "cpu")
-        p = params.load()
-        for instance in table.instances(p):
-            if instance.stage.name in ("raw", "faces", "pretrain", "reverse", "reverse_figures"):
-                runner.run(p, instance)
+    needed = ["raw", "faces", "pretrain", "reverse", "reverse_figures"]
+    with lived_in(tmp_path_factory.mktemp("reverse"), miniature("demo-ddpm"), only=needed) as folder:
         yield folder
 
 

@@ -18,11 +18,11 @@ from ssimbad.methods import registry
 from ssimbad.metrics import test_set
 from ssimbad.params import tree as params
 from ssimbad.params.view import View
-from ssimbad.pipeline import export, rows, runner, table
+from ssimbad.pipeline import export, rows, table
 from ssimbad.reporting import compare
 from ssimbad.runtime.job import Job
 
-from .conftest import ROOT, make_house, miniature, preset_tree, write_params
+from .conftest import ROOT, lived_in, miniature, preset_tree, write_params
 
 FREE = {("ddpm-faces", "pretrain"), ("ddpm-faces-posterior", "pretrain")}
 DDPM = FREE | {("ddpm-faces-sdedit", "pretrain")}
@@ -62,13 +62,7 @@ def tree() -> dict:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
     """Everything that the parameters ask for, brought up to date by the runner."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = make_house(tmp_path_factory.mktemp("rows"), tree())
-        patch.chdir(folder)
-        patch.setenv("SSIMBAD_DEVICE", "cpu")
-        p = params.load()
-        for instance in table.instances(p):
-            runner.run(p, instance)
+    with lived_in(tmp_path_factory.mktemp("rows"), tree()) as folder:
         yield folder
 
 

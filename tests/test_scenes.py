@@ -16,9 +16,9 @@ from ssimbad.faces import embedded, manifest, scenes
 from ssimbad.faces.reading import normalise
 from ssimbad.pairing import resize, tps
 from ssimbad.params import tree as params
-from ssimbad.pipeline import rows, runner, table
+from ssimbad.pipeline import rows, table
 
-from .conftest import make_house, miniature, preset_tree, write_params
+from .conftest import lived_in, miniature, preset_tree, write_params
 
 IDS = embedded.face_ids(40)
 FACES = embedded.draw_faces(IDS, "adventurer", 0, "scene")
@@ -76,14 +76,7 @@ def tree() -> dict:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = make_house(tmp_path_factory.mktemp("scenes"), tree())
-        patch.chdir(folder)
-        patch.setenv("SSIMBAD_DEVICE", "cpu")
-        p = params.load()
-        for instance in table.instances(p):
-            if instance.stage.name != "compute":
-                runner.run(p, instance)
+    with lived_in(tmp_path_factory.mktemp("scenes"), tree(), without=["compute"]) as folder:
         yield folder
 
 
