@@ -55,7 +55,12 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: by
         ("JPEG", {"quality": 95, "subsampling": 0}, 4),
         ("JPEG", {"quality": 95, "progressive": True}, 4),
         ("TIFF", {"compression": "tiff_lzw"}, 0),
-        pytest.param("AVIF", {"quality": 95}, 6, marks=pytest.mark.skipif("AVIF" not in FORMATS, reason="no AVIF")),
+        pytest.param(
+            "AVIF",
+            {"quality": 95},
+            6,
+            marks=pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow was built without AVIF"),
+        ),
     ],
 )
 def test_formats(kind, options, tolerance):

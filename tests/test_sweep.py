@@ -37,7 +37,7 @@ def trainings(p: parameters.Params) -> list[str]:
 
 
 def test_a_grid_over_the_last_training_shares_the_first(here):
-    axes = {"finetune.learning_rate": ["1.0e-3", "2.0e-3"], "finetune.images": ["16", "32"]}
+    axes = {"finetune.learning_rate": "1.0e-3,2.0e-3", "finetune.images": "16,32"}
     said = sweep.run("rates", "ssimbad", axes, [0, 1])
     assert said.startswith("4 rows × 2 seeds -> presets/sweep-rates.yaml; `ssimbad preset sweep-rates`")
     p = laid("rates")
@@ -49,20 +49,20 @@ def test_a_grid_over_the_last_training_shares_the_first(here):
     values = {n: p.methods[n].finetune for n in p.report.sweep}
     assert [(t.learning_rate, t.images) for t in values.values()] == [(1e-3, 16), (1e-3, 32), (2e-3, 16), (2e-3, 32)]
     assert {t.start for t in values.values()} == {"ssimbad/pretrain"}
-    assert p.methods["ssimbad-04"].label == "SSIMBaD, finetune.learning_rate 2.0e-3, finetune.images 32"
+    assert p.methods["ssimbad-04"].label == "SSIMBaD, finetune.learning_rate 0.002, finetune.images 32"
     assert "sweep" in {i.name for i in table.instances(p)}
 
 
 def test_what_changes_the_first_training_repeats_all(here):
-    sweep.run("drop", "ssimbad", {"config.drop": ["0.0", "0.1"]})
+    sweep.run("drop", "ssimbad", {"config.drop": "0.0,0.1"})
     block = laid("drop").methods["ssimbad-02"]
     assert block.pretrain and block.finetune.start == "ssimbad-02/pretrain"
-    sweep.run("first", "ssimbad", {"pretrain.learning_rate": ["1.0e-3"]})
+    sweep.run("first", "ssimbad", {"pretrain.learning_rate": "1.0e-3"})
     assert laid("first").methods["ssimbad-01"].finetune.start == "ssimbad-01/pretrain"
 
 
 def test_a_grid_over_colouring_trains_nothing(here):
-    sweep.run("steps", "ssimbad", {"colour.finetune.sampler.steps": ["1", "2", "4"]})
+    sweep.run("steps", "ssimbad", {"colour.finetune.sampler.steps": "1,2,4"})
     p = laid("steps")
     assert set(trainings(p)) == {"ssimbad/pretrain", "ssimbad/finetune"}
     points = [p.methods[name] for name in p.report.sweep]
@@ -73,19 +73,22 @@ def test_a_grid_over_colouring_trains_nothing(here):
 @pytest.mark.parametrize(
     ("name", "of", "axes", "says"),
     [
-        ("Bad name", "ssimbad", {"pretrain.batch": ["8"]}, "^Bad name: no name of a sweep"),
-        ("a", "ssimbat", {"pretrain.batch": ["8"]}, "^--of ssimbat: no method of params.yaml; there are ssimbad,"),
+        ("Bad name", "ssimbad", {"pretrain.batch": "8"}, "^Bad name: no name of a sweep"),
+        ("a", "ssimbat", {"pretrain.batch": "8"}, "^--of ssimbat: no method of params.yaml; there are ssimbad,"),
         ("a", "ssimbad", {}, "this one 0"),
-        ("a", "ssimbad", {"pretrain.batch": ["8"] * 201}, "this one 201"),
-        ("a", "ssimbad", {"data.size": ["32"]}, "^data.size: a sweep varies what stands below methods.ssimbad"),
+        ("a", "ssimbad", {"pretrain.batch": "8," * 201}, "this one 201"),
+        ("a", "ssimbad", {"data.size": "32"}, "^data.size: a sweep varies what stands below methods.ssimbad"),
         (
             "a",
             "ssimbad",
-            {"pretrain.batsh": ["8"]},
+            {"pretrain.batsh": "8"},
             "methods.ssimbad-01.pretrain.batsh; did you mean 'batch'",
         ),
-        ("a", "ssimbad", {"pretrain.batch": ["eight"]}, "methods.ssimbad-01.pretrain.batch"),
-        ("a", "ssimbad", {"pretrain.images.x": ["8"]}, "^pretrain.images.x: methods.ssimbad has no block"),
+        ("a", "ssimbad", {"pretrain.batch": "eight"}, "methods.ssimbad-01.pretrain.batch"),
+        ("a", "ssimbad", {"pretrain.batch": ""}, "^pretrain.batch=: expected values with commas between"),
+        ("a", "ssimbad", {"pretrain.batch": "8]\nseeds: [1"}, "pretrain.batch"),
+        ("a", "ssimbad", {"pretrain.batch": "8, ["}, "^pretrain.batch, line 1: not valid YAML"),
+        ("a", "ssimbad", {"pretrain.images.x": "8"}, "^pretrain.images.x: methods.ssimbad has no block"),
     ],
 )
 def test_wrong_sweeps_are_one_line_and_write_nothing(here, name, of, axes, says):
@@ -94,15 +97,35 @@ def test_wrong_sweeps_are_one_line_and_write_nothing(here, name, of, axes, says)
     assert "\n" not in str(caught.value) and not list(Path("presets").iterdir())
 
 
+def test_values_may_be_lists_and_labels_are_never_too_long(here):
+    keys = (
+        "finetune.learning_rate",
+        "finetune.warmup_images",
+        "finetune.images",
+        "finetune.batch",
+        "finetune.options.loss",
+    )
+    values = dict(zip(keys, ("1.0e-3", "8", "16", "8", "mse,ssim+l1"), strict=True))
+    sweep.run("long", "ssimbad", values)
+    labels = [laid("long").methods[name].label for name in laid("long").report.sweep]
+    assert len(set(labels)) == 2 and all(len(label) <= 120 and label.startswith("SSIMBaD") for label in labels)
+    tree = miniature("demo-ddpm")
+    tree["report"]["reverse"] = None
+    write_params(here, tree)
+    sweep.run("lists", "ddpm-faces", {"config.multipliers": "[1, 2], [1, 4]"})
+    p = laid("lists")
+    assert [p.methods[name].config.multipliers for name in p.report.sweep] == [[1, 2], [1, 4]]
+
+
 def test_another_sweep_of_that_name_is_kept(here):
-    sweep.run("a", "ssimbad", {"finetune.images": ["16"]})
-    assert sweep.run("a", "ssimbad", {"finetune.images": ["16"]}).startswith("1 rows")
+    sweep.run("a", "ssimbad", {"finetune.images": "16"})
+    assert sweep.run("a", "ssimbad", {"finetune.images": "16"}).startswith("1 rows")
     with pytest.raises(ParameterError, match="there already"):
-        sweep.run("a", "ssimbad", {"finetune.images": ["32"]})
+        sweep.run("a", "ssimbad", {"finetune.images": "32"})
 
 
 def test_the_table_has_the_best_first_and_the_values_that_differ(here):
-    sweep.run("rates", "ssimbad", {"finetune.learning_rate": ["1.0e-3", "2.0e-3"]}, [0, 1])
+    sweep.run("rates", "ssimbad", {"finetune.learning_rate": "1.0e-3,2.0e-3"}, [0, 1])
     p, files = laid("rates"), []
     for method, level in (("ssimbad-01", 15.0), ("ssimbad-02", 16.0)):
         for seed in p.seeds:

@@ -130,12 +130,11 @@ def sweep(
     """Lay a grid over values of one method, with seeds, as rows of one run: a preset, and a table of its points."""
     from ssimbad.pipeline import sweep as grid
 
-    axes = {key: text.split(",") for key, text in _pairs(values).items()}
     try:
         chosen = [int(seed) for seed in seeds.split(",")] if seeds else None
     except ValueError:
         raise ParameterError(f"--seeds {seeds}: expected whole numbers with commas between, such as 0,1,2") from None
-    print(grid.run(name, of, axes, chosen))
+    print(grid.run(name, of, _pairs(values), chosen))
 
 
 @app.command()

@@ -18,9 +18,10 @@ from ssimbad.pipeline.preset import FILE, FOLDER
 
 Tree = dict[str, Any]
 MOST = 200
+_LABEL = 120  # as many characters as a label may have
 
 
-def run(name: str, of: str, axes: Mapping[str, list[str]], seeds: list[int] | None = None) -> str:
+def run(name: str, of: str, axes: Mapping[str, str], seeds: list[int] | None = None) -> str:
     """Write presets/sweep-`name`.yaml: the active parameters with one block of `methods` for each point of the grid.
 
     A point repeats no more of the block than its values concern: trainings before the first one that differs are those
@@ -28,7 +29,7 @@ def run(name: str, of: str, axes: Mapping[str, list[str]], seeds: list[int] | No
 
     Args:
         of: the method whose block is varied.
-        axes: {key below the block, such as `pretrain.learning_rate`: its values as YAML texts}.
+        axes: {key below the block, such as `pretrain.learning_rate`: its values, YAML with commas between}.
         seeds: of all trainings; None: those that are active.
 
     Returns:
@@ -44,10 +45,11 @@ def run(name: str, of: str, axes: Mapping[str, list[str]], seeds: list[int] | No
     methods = active["methods"]
     if of not in methods:
         raise ParameterError(f"--of {of}: no method of {FILE}; there are {', '.join(methods)}")
-    points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    along = [_values(key, text) for key, text in axes.items()]
+    points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*along)]
     if not axes or len(points) > MOST:
         raise ParameterError(f"a sweep has 1 to {MOST} points, this one {len(points) if axes else 0}")
-    blocks = {f"{of}-{i:02d}": _point(methods[of], of, f"{of}-{i:02d}", values) for i, values in enumerate(points, 1)}
+    blocks = {f"{of}-{i:02d}": _point(methods[of], of, i, values) for i, values in enumerate(points, 1)}
     report = {**active["report"], "ladder": [], "chain_steps": [], "reverse": None, "modes": None}
     made = {
         **active,
@@ -58,7 +60,7 @@ def run(name: str, of: str, axes: Mapping[str, list[str]], seeds: list[int] | No
     if seeds:
         made["seeds"] = seeds
     target = FOLDER / f"sweep-{name}.yaml"
-    varied = "; ".join(f"{key} {', '.join(values)}" for key, values in axes.items())
+    varied = "; ".join(f"{key} {values}" for key, values in axes.items())
     text = f"# Sweep of {of}: {varied}.\n" + yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=120)
     parameters.parse(text, str(target))
     if target.exists() and target.read_text(encoding="utf-8") != text:
@@ -68,12 +70,20 @@ def run(name: str, of: str, axes: Mapping[str, list[str]], seeds: list[int] | No
     return f"{count} -> {target}; `ssimbad preset sweep-{name}`, then `snakemake --cores all all`"
 
 
-def _point(block: Tree, of: str, name: str, values: Mapping[str, str]) -> Tree:
+def _values(key: str, text: str) -> list[Any]:
+    found = strict_yaml.parse(f"[{text}]", key)
+    if not found or "\n" in text:
+        raise ParameterError(f"{key}={text}: expected values with commas between, such as {key}=1,2")
+    return found
+
+
+def _point(block: Tree, of: str, number: int, values: Mapping[str, Any]) -> Tree:
     """The block with these values, under its own name."""
-    changed = copy.deepcopy(block)
-    for key, text in values.items():
-        _set(changed, of, key, text)
-    changed["label"] = f"{block['label']}, " + ", ".join(f"{key} {text}" for key, text in values.items())
+    name, changed = f"{of}-{number:02d}", copy.deepcopy(block)
+    for key, value in values.items():
+        _set(changed, of, key, value)
+    label = f"{block['label']}, " + ", ".join(f"{key} {value}" for key, value in values.items())
+    changed["label"] = label if len(label) <= _LABEL else f"{block['label'][: _LABEL - 6]} ({number:02d})"
     parts = {key.partition(".")[0] for key in values}
     slots = [slot for slot in registry.slots() if changed.get(slot)]
     if parts == {"colour"} and (slots or block.get("weights")):
@@ -98,7 +108,7 @@ def _borrowing(block: Tree, of: str) -> Tree:
     return {**row, "weights": block.get("weights") or f"{of}/{stage}", "colour": {stage: block["colour"][stage]}}
 
 
-def _set(block: Tree, of: str, key: str, text: str) -> None:
+def _set(block: Tree, of: str, key: str, value: Any) -> None:
     *above, last = key.split(".")
     if above[:1] not in ([slot] for slot in ("config", "colour", *registry.slots())):
         raise ParameterError(
@@ -110,7 +120,7 @@ def _set(block: Tree, of: str, key: str, text: str) -> None:
         inner = inner.setdefault(part, {}) if isinstance(inner, dict) else None
         if not isinstance(inner, dict):
             raise ParameterError(f"{key}: methods.{of} has no block of that name")
-    inner[last] = strict_yaml.parse(text, key)
+    inner[last] = value
 
 
 def _with_sources(methods: Tree, of: str) -> Tree:
