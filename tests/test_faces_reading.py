@@ -13,6 +13,7 @@ from ssimbad.faces.reading import FORMATS, Unreadable, normalise, normalise_grey
 SIZE = 32
 LIMIT = 10**6
 ORANGE = (250, 120, 40)
+AVIF = pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow was built without AVIF")
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -59,7 +60,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: by
             "AVIF",
             {"quality": 95},
             6,
-            marks=pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow was built without AVIF"),
+            marks=AVIF,
         ),
     ],
 )
