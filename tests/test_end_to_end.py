@@ -414,6 +414,9 @@ def test_a_wrong_parameter_stops_before_any_job(tmp_path):
 
 # With an argument each; stage and colorize have been called above, and ui never ends (make test-browser).
 WRITERS = {
+    "compare": "ssimbad/pretrain ssimbad/finetune --metric psnr",
+    "export-run": "ssimbad/finetune --out row.zip",
+    "sweep": "rates finetune.images=16,32 --of ssimbad",
     "dvc-yaml": "",
     "versions": "",
     "sync": "",
@@ -437,7 +440,8 @@ def test_no_command_has_touched_a_foreign_file(house, monkeypatch):
         "clean",
         "verify",
         "evaluate",
-    }  # the last two have tests of their own
+        "page",
+    }  # the last three have tests of their own
     for name, argument in [*WRITERS.items(), ("clean", "results"), ("clean", "work")]:
         done = CliRunner().invoke(cli.app, [name, *argument.split()])
         assert done.exit_code == 0, (name, done.output, done.exception)
