@@ -307,7 +307,8 @@ def test_demo_presets_differ_in_their_rows_only():
     assert calls == rows, "presets/demo-nfe.yaml is demo-all and report.nfe"
     assert set(table_rows("demo-all")) == ROWS
     latent = {row for row in ROWS if row[0].startswith("latent-cold")}
-    assert set(table_rows("paper")) == ROWS - OWN - DDPM | latent | {("ssimbad-control", "finetune")}
+    modes = {(f"split-attention{mode}", "finetune") for mode in ("", "-bg2fig", "-fig2fig")}
+    assert set(table_rows("paper")) == ROWS - OWN - DDPM | latent | modes | {("ssimbad-control", "finetune")}
     assert set(table_rows("sources")) >= DDPM
 
 
