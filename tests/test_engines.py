@@ -35,10 +35,13 @@ ENVIRONMENT = {
     "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "advice.detachedHead", "GIT_CONFIG_VALUE_0": "false",
 }  # fmt: skip
 
+STAGES = 23
+"""Stages of the miniature, each method, slot, seed and setting for itself."""
 # sketches, then everything that is made from them
 REPORTS = {"tables": 1, "figures": 1, "compute": 1, "spread_table": 1}
 AFTER_SKETCHES = {
-    "sketches": 1, "pretrain": 1, "finetune": 1, "colorize": 4, "evaluate": 4, "baselines": 1, "spread": 2, **REPORTS
+    "sketches": 1, "pretrain": 1, "finetune": 1, "colorize": 4, "evaluate": 4, "baselines": 1, "spread": 2,
+    "data_sheet": 1, **REPORTS,
 }  # fmt: skip
 AFTER_FINETUNE = {"finetune": 1, "colorize": 2, "evaluate": 2, "spread": 1, **REPORTS}
 AFTER_COLOUR = {"colorize": 2, "evaluate": 2, "spread": 1, **REPORTS}
@@ -120,7 +123,7 @@ def house(tmp_path_factory):
 
 def test_01_snakemake_all_leaves_dvc_clean(house):
     house.snakemake()
-    assert sum(house.computed().values()) == 23
+    assert sum(house.computed().values()) == STAGES
     assert house.dvc_clean()
 
 
@@ -132,12 +135,12 @@ def test_02_dvc_repro_then_runs_nothing(house):
 
 
 def test_02_a_second_sync_commits_only_what_dvc_lacks(house):
-    assert "22 fresh stages, 0 of them new" in house.run("ssimbad", "sync")
+    assert f"{STAGES} fresh stages, 0 of them new" in house.run("ssimbad", "sync")
     lock = yaml.safe_load((house.folder / "dvc.lock").read_text())
     digest = lock["stages"]["tables"]["outs"][0]["md5"]
     cached = house.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
     cached.unlink()
-    assert "22 fresh stages, 1 of them new" in house.run("ssimbad", "sync")
+    assert f"{STAGES} fresh stages, 1 of them new" in house.run("ssimbad", "sync")
     assert cached.exists()
     assert yaml.safe_load((house.folder / "dvc.lock").read_text()) == lock
 
@@ -165,7 +168,7 @@ def test_02_a_run_with_an_outdated_dvc_yaml_computes_but_commits_nothing(house):
     assert not list((house.folder / "work/spool").glob("*.jsonl")), "the logbook is up to date"
     assert (house.folder / "dvc.lock").read_text() == lock
     (house.folder / "dvc.yaml").write_text(yaml_text)
-    assert "22 fresh stages, 0 of them new" in house.run("ssimbad", "sync")
+    assert f"{STAGES} fresh stages, 0 of them new" in house.run("ssimbad", "sync")
     house.computed()
 
 

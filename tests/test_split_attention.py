@@ -83,6 +83,26 @@ def test_parts_have_the_published_sizes_at_the_published_widths():
     assert count(sketch) == 63_970_960
 
 
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_a_network_that_says_what_is_wanted_of_it_denoises_wholly(prediction, monkeypatch):
+    model, given, sigma = small.build("split_attention", prediction=prediction), batch(), torch.tensor([0.1, 1, 5, 14])
+    noise = torch.randn(given.target.shape, generator=torch.Generator().manual_seed(5))
+    wanted = model.wanted(given.target, noise, sigma)
+    monkeypatch.setattr(model, "predicted", lambda *_: wanted)
+    noisy = given.target + sigma[:, None, None, None] * noise
+    assert torch.allclose(model(noisy, sigma, given.sketch, None), given.target, atol=1e-5)
+
+
+def test_the_velocity_is_the_slope_of_the_noisy_image_over_its_angle():
+    """x_t = cos(a) y + sin(a) n, v = dx_t / da (Salimans & Ho 2022, appendix D)."""
+    model = small.build("split_attention", prediction="velocity")
+    clean, noise = torch.randn(2, 3, 3, 4, 4, dtype=torch.float64)
+    angle, step = torch.tensor([0.2, 0.9, 1.5], dtype=torch.float64), 1e-6
+    ahead, behind = ((angle + s)[:, None, None, None] for s in (step, -step))
+    slope = ((ahead.cos() - behind.cos()) * clean + (ahead.sin() - behind.sin()) * noise) / (2 * step)
+    assert torch.allclose(model.wanted(clean, noise, angle.tan()), slope, atol=1e-8)
+
+
 def test_vanilla_is_bit_equal_with_the_terms_there_but_off():
     plain, both = base(), _woken(split())
     assert torch.equal(denoised(plain, batch()), denoised(both, batch()))
@@ -170,7 +190,7 @@ def test_the_share_of_hidden_references_falls_as_training_goes():
     hidden = {}
     for progress in (0.0, 0.5, 1.0):
         shares = []
-        model.noise = lambda x, sigma, sketch, shown, found=shares: (
+        model.predicted = lambda x, sigma, sketch, shown, found=shares: (
             found.extend((shown.tokens == 0).all((1, 2)).tolist()),
             torch.zeros_like(x),
         )[1]
@@ -334,14 +354,14 @@ def test_latents_are_scaled_diffused_and_decoded():
         model.decoded(model.encoded(given.target)), model.codec.decode(model.codec.encode(given.target))
     )
     asked = []
-    model.noise = lambda x, sigma, sketch, shown: (asked.append((x, sigma)), torch.zeros_like(x))[1]
+    model.predicted = lambda x, sigma, sketch, shown: (asked.append((x, sigma)), torch.zeros_like(x))[1]
     METHOD.training_step(model, given, NOISE, rng(), None)
     draws = rng()
     draws.uniform()
     clean, sigma = model.encoded(given.target), asked[0][1][:, None, None, None]
     assert torch.allclose(asked[0][0], clean + sigma * draws.normal(*clean.shape[1:]), atol=1e-5)
     # Who predicts the noise that leads to the target's latents paints the target as the autoencoder knows it.
-    model.noise = lambda x, sigma, sketch, shown: (x - clean) / sigma[:, None, None, None]
+    model.predicted = lambda x, sigma, sketch, shown: (x - clean) / sigma[:, None, None, None]
     seen = []
     with torch.inference_mode():
         how = Colour(sampler=Sampler(name="dpmpp_2m", steps=2), options=Options())

@@ -1,8 +1,8 @@
 """Split cross-attention (Yan et al. 2025, arXiv 2502.19937): figure and background coloured apart, modes of one weight.
 
 In pixels unless an autoencoder is named; with a small encoder of patches in place of CLIP's, trained in the first
-stage; sizes are ours. Predicts noise on the scaled-linear schedule; x = x_t / sqrt(alpha_bar_t), as AnimeDiffusion
-here.
+stage; sizes are ours. Predicts noise or velocity on the scaled-linear schedule; x = x_t / sqrt(alpha_bar_t), as
+AnimeDiffusion here.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class Config(Strict):
     timesteps: Positive = 1000
     beta_start: Above0 = 0.00085
     beta_end: Above0 = 0.012
+    prediction: Literal["noise", "velocity"] = Field(
+        default="noise", description="what the network says of a noisy image: noise, as published; velocity, as released"
+    )
     patch: Positive = Field(default=8, description="side of the reference's patches, pixels; each is a token")
     width: Positive = Field(default=128, description="channels of a token")
     heads: Positive = Field(default=4, description="of attention among tokens")
@@ -63,11 +66,11 @@ class Config(Strict):
 
 
 class Noise(Strict):
-    """First stage: predict the noise; the reference is not shown to a share of images that falls as training goes."""
+    """First stage, the base; the reference is not shown to a share of images that falls as training goes."""
 
 
 class SplitNoise(Strict):
-    """Second stage: predict the noise with figure and background split by masks, on the frozen base."""
+    """Second stage: figure and background split by masks, on the frozen base."""
 
     drop: Fraction = Field(default=0.1, description="share of images without a reference")
 
@@ -137,7 +140,8 @@ def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features
         blank = (rng.uniform() < base.config.drop_sketch)[:, None, None, None]
         sketch = torch.where(blank, torch.ones_like(sketch), sketch)
     shown = _dimmed(shown, (rng.uniform() >= drop).to(noisy)[:, None, None])
-    per_image = (base.noise(noisy, sigma, sketch, shown) - noise).square().mean(dim=(1, 2, 3))
+    wanted = base.wanted(clean, noise, sigma)
+    per_image = (base.predicted(noisy, sigma, sketch, shown) - wanted).square().mean(dim=(1, 2, 3))
     return Losses(per_image.mean(), per_image.detach(), sigma)
 
 

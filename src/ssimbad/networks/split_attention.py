@@ -249,7 +249,7 @@ class ReferencedUNet(UNet):
 
 
 class Base(nn.Module):
-    """Noise prediction from sketch and reference without a split: what the first stage trains.
+    """A denoiser by sketch and reference without a split: what the first stage trains.
 
     `config`: of its method. `codec`: a finished autoencoder in whose latents, times `config.latent_scale`, it works;
     None: in pixels.
@@ -280,14 +280,25 @@ class Base(nn.Module):
         height, width = sketch.shape[2:]
         return (3, height, width) if self.codec is None else (self.codec.code_size, height // 4, width // 4)
 
-    def noise(self, x: Tensor, sigma: Tensor, sketch: Tensor, shown: Shown) -> Tensor:
-        """(B, C, h, w) x = y + sigma·n, (B,), (B, 1, H, W) → the predicted noise n, (B, C, h, w) float32."""
+    def predicted(self, x: Tensor, sigma: Tensor, sketch: Tensor, shown: Shown) -> Tensor:
+        """(B, C, h, w) x = y + sigma·n, (B,), (B, 1, H, W) → what the network says of it, (B, C, h, w) float32."""
         scaled = x / (1 + sigma**2).sqrt()[:, None, None, None]
         return self.network(scaled, timestep(self.sigmas, sigma), sketch, shown).float()
 
+    def wanted(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """What the network should say of y + sigma·n: n, or the velocity alpha·n - sigma·alpha·y with alpha =
+        1 / sqrt(1 + sigma²) (Salimans & Ho 2022)."""
+        if self.config.prediction == "noise":
+            return noise
+        sigma = sigma[:, None, None, None]
+        return (noise - sigma * clean) / (1 + sigma**2).sqrt()
+
     def forward(self, x: Tensor, sigma: Tensor, sketch: Tensor, shown: Shown) -> Tensor:
-        """D(x; sigma) = x - sigma·n."""
-        return x - sigma[:, None, None, None] * self.noise(x, sigma, sketch, shown)
+        """D(x; sigma): x - sigma·n, or alpha²·x - sigma·alpha·v."""
+        said, sigma = self.predicted(x, sigma, sketch, shown), sigma[:, None, None, None]
+        if self.config.prediction == "noise":
+            return x - sigma * said
+        return x / (1 + sigma**2) - sigma * said / (1 + sigma**2).sqrt()
 
 
 class SplitNetwork(nn.Module):
