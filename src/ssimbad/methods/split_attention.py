@@ -35,7 +35,8 @@ class Config(Strict):
     beta_start: Above0 = 0.00085
     beta_end: Above0 = 0.012
     prediction: Literal["noise", "velocity"] = Field(
-        default="noise", description="what the network says of a noisy image: noise, as published; velocity, as released"
+        default="noise",
+        description="what the network says of a noisy image: noise, as published; velocity, as released",
     )
     patch: Positive = Field(default=8, description="side of the reference's patches, pixels; each is a token")
     width: Positive = Field(default=128, description="channels of a token")
