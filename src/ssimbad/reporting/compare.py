@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,7 @@ import yaml
 
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.metrics.folders import EVALUATION
-from ssimbad.pairing.settings import LISTED
+from ssimbad.pairing.settings import LISTED, SETTINGS
 from ssimbad.pipeline import revisions
 from ssimbad.reporting import comparisons, markup
 from ssimbad.reporting import results as res
@@ -135,6 +135,8 @@ def _results(place: _Place, side: _Side) -> list[Result]:
     method, stage = side.row or ("*", "*")
     found = []
     for path in place.paths(f"reports/metrics/{method}/{stage}/seed-*/*.json"):
+        if PurePosixPath(path).stem not in SETTINGS:
+            continue  # somebody's own file, which lies there too
         values = f"{path.removesuffix('.json')}.csv"
         try:
             frame = pd.read_csv(io.BytesIO(place.bytes(values)), dtype={"id": str}).set_index("id")
