@@ -328,17 +328,21 @@ def wait_for(condition, seconds: float) -> None:
 def kill_in_training(house, *command: str) -> None:
     """Start an engine, wait for the first resumable state of finetune, kill -9 engine and jobs."""
     before = set((house.folder / "work").glob("finetune-*/*/state-*"))
-    engine = subprocess.Popen(
-        command,
-        cwd=house.folder,
-        env=ENVIRONMENT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    )
-    wait_for(lambda: set((house.folder / "work").glob("finetune-*/*/state-*")) - before, 120)
-    os.killpg(engine.pid, signal.SIGKILL)
-    engine.wait()
+    log = house.folder.parent / "killed.log"
+    with log.open("w") as told:
+        engine = subprocess.Popen(
+            command, cwd=house.folder, env=ENVIRONMENT, start_new_session=True, stdout=told, stderr=subprocess.STDOUT
+        )
+
+    def reached() -> bool:
+        assert engine.poll() is None, log.read_text()
+        return bool(set((house.folder / "work").glob("finetune-*/*/state-*")) - before)
+
+    try:
+        wait_for(reached, 300)
+    finally:
+        os.killpg(engine.pid, signal.SIGKILL)
+        engine.wait()
 
 
 def test_13_plans_of_other_parameters_disturb_no_run(house, tmp_path):
@@ -350,7 +354,7 @@ def test_13_plans_of_other_parameters_disturb_no_run(house, tmp_path):
     with lock.held(house.folder / "work/finetune-ssimbad-seed-0", "finetune"), log.open("w") as file:
         command = ["snakemake", "--cores", "2", target]
         run = subprocess.Popen(command, cwd=house.folder, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT)
-        wait_for(lambda: "waiting until it has ended" in log.read_text(), 120)
+        wait_for(lambda: "waiting until it has ended" in log.read_text(), 300)
         markers = sorted((house.folder / ".state").glob("*.ok"))
         house.change("sketches.epsilon", 0.5)
         for plan in (["-n", "all"], ["--summary", "all"], ["--dag", "dot", "all"], ["--lint"]):
