@@ -388,12 +388,18 @@ def test_somebodys_own_masks_and_rules_where_there_are_none(tmp_path, monkeypatc
     before = out.read_bytes()
     user.run(files["sketch"], files["reference"], weights, out, overwrite=True, options={"green": "0.5"})
     assert (np.asarray(Image.open(out))[..., 1] == 128).all() and out.read_bytes() != before
+    red = _network(tmp_path / "red.onnx", (1, 3, 128, 128), (1, 1, 128, 128))
+    user.run(files["sketch"], files["reference"], weights, out, overwrite=True, mask_network=red)
+    shares = np.stack([by_rule[0], resize.area(face[None, ..., 0], 32)[0]], -1)
+    assert np.abs(np.asarray(Image.open(out))[..., :2].astype(int) - shares).max() <= 2
     for wrong in ({"green": "much"}, {"blue": "1"}):
         with pytest.raises(ParameterError, match=f"--option {next(iter(wrong))}: .*known options: green"):
             user.run(files["sketch"], files["reference"], weights, out, overwrite=True, options=wrong)
     method = replace(method, inputs=("sketch", "reference"))
     with pytest.raises(ParameterError, match=r"--mask.*take no mask"):
         user.run(files["sketch"], files["reference"], weights, out, overwrite=True, mask=files["figure"])
+    with pytest.raises(UserError, match=r"red\.onnx: .*take no reference mask"):
+        user.run(files["sketch"], files["reference"], weights, out, overwrite=True, mask_network=red)
 
 
 def test_stored_masks_reach_the_method_in_zero_to_one():

@@ -250,6 +250,10 @@ def colorize(
         typer.Option(help="white where the sketch's figure is, or a folder with equal names; default: by rule"),
     ] = None,
     reference_mask: Annotated[Path | None, typer.Option(help="the same of the reference")] = None,
+    mask_network: Annotated[
+        Path | None,
+        typer.Option(help="finds the reference's figure in place of the rule: an ONNX file, see docs/methods.md"),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="key=value of the method's colour options, such as mode=fig2fig; repeatable"),
@@ -265,7 +269,8 @@ def colorize(
     from ssimbad.colorize import user
 
     user.run(
-        sketch, reference, weights, out, mask=mask, reference_mask=reference_mask, options=_pairs(option or []),
+        sketch, reference, weights, out, mask=mask, reference_mask=reference_mask, mask_network=mask_network,
+        options=_pairs(option or []),
         show_lines=show_lines, layers=layers, overwrite=overwrite, sequence=sequence, lines=lines, fit=fit, steps=steps,
         sampler=sampler, seed=seed,
     )  # fmt: skip

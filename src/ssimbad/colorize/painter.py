@@ -30,7 +30,6 @@ from ssimbad.runtime import devices
 FITS = ("model", "sketch")
 Progress = Callable[[int, int, np.ndarray], object]
 """Told (calls made, calls in all, the picture (S, S, 3) uint8 as it is seen from there)."""
-_RULES = {"mask": masks.of_sketch, "reference_mask": masks.of_face}
 
 
 @dataclass(frozen=True)
@@ -81,17 +80,32 @@ class Answer:
 class Painter:
     """Trained weights, loaded once, that colour any number of sketches; threads may share it."""
 
-    def __init__(self, weights: str | Path, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        weights: str | Path,
+        device: torch.device | str | None = None,
+        mask_network: str | Path | None = None,
+    ) -> None:
         """Load NAME.safetensors, described by NAME.json beside it, onto a device (default: a GPU if there is one).
 
+        Args:
+            mask_network: what finds the figure of a reference in place of the rule; see `masks.of_network`.
+
         Raises:
-            UserError: a file is missing or unreadable, the two do not fit, or the weights take no sketch.
+            UserError: a file is missing or unreadable, the two do not fit, the weights take no sketch, or they take no
+                masks and a network for them is named.
         """
         self.device = devices.pick() if device is None else torch.device(device)
         self._channels_last = self.device.type == "cpu"
         self._loaded = load.trained(Path(weights), self.device, self._channels_last)
         if "sketch" not in self.options.takes:
             raise UserError(f"{weights}: these weights take no sketch; name weights that colour one")
+        find = masks.of_face
+        if mask_network is not None:
+            if "reference_mask" not in self.options.takes:
+                raise UserError(f"mask network {mask_network}: {weights} take no reference mask; leave it out")
+            find = masks.of_network(Path(mask_network))
+        self._find = {"mask": masks.of_sketch, "reference_mask": find}
         bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self._precision = "bf16" if bf16 else "fp32"
 
@@ -129,7 +143,7 @@ class Painter:
             sketch: of any size and kind; see `pictures.Picture`.
             reference: one, or several, whose answers are averaged pixel by pixel.
             mask, reference_mask: of the figures (white), for weights that take them, one for each picture; found by
-                rules (pairing/masks.py) where left out.
+                rules (pairing/masks.py), or the network, where left out.
             sampler, steps: as the weights were made for, where None.
             seed: of the noise, which is the same for all sketches.
             lines: of `ink.LINES`: how they are found.
@@ -159,7 +173,7 @@ class Painter:
         seen = drawing.seen(to_square(drawing.lines, size), size)
         given = {"sketch": resize.to_unit(seen[None])}
         if "mask" in takes:
-            given["mask"] = to_share(_figure("mask", mask, drawing.lines), size)
+            given["mask"] = to_share(self._figure("mask", mask, drawing.lines), size)
         told = _Told(progress, self._calls(how) * (len(references) if "reference" in takes else 1))
         found = []
         for i, (picture, figure) in enumerate(zip(references, figures, strict=True)):
@@ -167,13 +181,21 @@ class Painter:
                 colours, _ = read("reference", picture, i)
                 given["reference"] = to_model(colours, size)
                 if "reference_mask" in takes:
-                    given["reference_mask"] = to_share(_figure("reference_mask", figure, colours), size)
+                    given["reference_mask"] = to_share(self._figure("reference_mask", figure, colours), size)
             found.append(self._answer(given, how, seed, told))
             if "reference" not in takes:
                 break
         small = chunks.mean_image(found)
         told.end(small[0])
         return Answer(small[0], seen, drawing, fit)
+
+    def _figure(self, argument: str, given: Picture | None, picture: np.ndarray) -> np.ndarray:
+        """(H, W) uint8, 255 = figure: the given one, at the picture's size, or as it is found."""
+        if given is None:
+            return self._find[argument](picture)
+        height, width = picture.shape[:2]
+        grey = Image.fromarray(read(argument, given)[0]).convert("L")
+        return np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC))
 
     def _answer(self, given: Mapping[str, Tensor], how: Colour, seed: int, told: _Told) -> np.ndarray:
         """(1, S, S, 3) uint8."""
@@ -258,12 +280,3 @@ def _drawing(sketch: Picture, lines: str) -> ink.Drawing:
         raise Wrong(
             "sketch", f"{found}; give a drawing, or say what lines are: {', '.join(ink.LINES)}", code=1
         ) from None
-
-
-def _figure(argument: str, given: Picture | None, picture: np.ndarray) -> np.ndarray:
-    """(H, W) uint8, 255 = figure: the given one, at the picture's size, or by rule."""
-    if given is None:
-        return _RULES[argument](picture)
-    height, width = picture.shape[:2]
-    grey = Image.fromarray(read(argument, given)[0]).convert("L")
-    return np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC))

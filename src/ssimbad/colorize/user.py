@@ -51,6 +51,7 @@ def run(
     *,
     mask: Path | None = None,
     reference_mask: Path | None = None,
+    mask_network: Path | None = None,
     options: Mapping[str, str] | None = None,
     show_lines: Path | None = None,
     layers: Path | None = None,
@@ -64,6 +65,7 @@ def run(
         reference: one, or several whose answers are averaged.
         mask, reference_mask: of the figures (white) in the sketch and in the reference, for weights that take them, or
             folders with equal names; without, they are found by rules (pairing/masks.py).
+        mask_network: what finds the figures of references instead, an ONNX file.
         options: of the weights' colour options, as text, those that are to be otherwise.
         show_lines: where the drawing is written as the network sees it; a folder where the sketches are one.
         layers: where the colours alone are written, at the sketch's own size, RGBA.
@@ -82,9 +84,11 @@ def run(
     jobs = _jobs(sketch, references, mask, reference_mask, places)
     read = [path for job in jobs for paths in job.inputs.values() for path in paths]
     answers.check(
-        [weights, weights.with_suffix(".json"), *read], [p for job in jobs for p in job.places.values()], overwrite
+        [weights, weights.with_suffix(".json"), *([mask_network] if mask_network else []), *read],
+        [p for job in jobs for p in job.places.values()],
+        overwrite,
     )
-    painter = Painter(weights)
+    painter = Painter(weights, mask_network=mask_network)
     how["options"] = {key: _value(text) for key, text in (options or {}).items()}
     failed, frames = [], Flicker()
     with tqdm(total=len(jobs), unit="sketch", disable=None) as bar:
