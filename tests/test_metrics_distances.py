@@ -172,7 +172,7 @@ def test_inception_features_are_pytorch_fids_to_the_bit(random_inception, monkey
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3), dtype=np.uint8)
     with torch.inference_mode():
         expected = theirs(torch.tensor(images).permute(0, 3, 1, 2).float() / 255)[0].flatten(1).double().numpy()
-    assert np.array_equal(features.pool3(images, features.load(random_inception)), expected)
+    assert np.array_equal(features.described(images, features.load(random_inception)), expected)
     assert expected.std(axis=0).max() > 0
 
 
@@ -185,11 +185,11 @@ def test_features_are_pool3_and_do_not_depend_on_the_batch(monkeypatch):
             return torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1)
 
     images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
-    values = features.pool3(images, Pool())
+    values = features.described(images, Pool())
     np.testing.assert_allclose(values, images.mean(axis=(1, 2)) / 255, rtol=1e-5)
-    assert np.array_equal(features.pool3(images, Pool(), Pool()), values)
+    assert np.array_equal(features.described(images, Pool(), Pool()), values)
     monkeypatch.setattr(features, "BATCH", 2)
-    np.testing.assert_allclose(features.pool3(images, Pool()), values)
+    np.testing.assert_allclose(features.described(images, Pool()), values)
 
 
 def test_fid_and_kid_compute_their_features_once():

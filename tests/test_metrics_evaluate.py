@@ -7,12 +7,18 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.metrics import baselines, evaluate
+from ssimbad.features import registry as features
+from ssimbad.metrics import baselines, evaluate, face_features
 from ssimbad.metrics.psnr import psnr
+from ssimbad.pipeline import table
 from ssimbad.runtime.job import Job
+
+from .conftest import preset_tree
+from .toy import load as parsed
 
 IDS = ["0007", "0001", "b"]
 PARAMS = SimpleNamespace(
@@ -202,3 +208,40 @@ def test_the_lines_are_those_of_the_sketches_and_the_colours_those_of_the_refere
     assert values["palette_distance"].tolist() == [0.0, 0.0, 0.0]
     _, values = run(files | {"references": files["same"]}, tmp_path, "cross")
     assert (values["palette_distance"] > 1).all()
+
+
+def test_the_test_faces_are_described_once_for_all_rows(files, tmp_path, monkeypatch):
+    seen = []
+
+    class Pool(torch.nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+    monkeypatch.setattr(features, "load", lambda *_: Pool())
+    weights = files | {"inception": tmp_path / "inception.pth"}
+    weights["inception"].touch()
+    noise = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    archive(files["images"], dict(zip(IDS, noise, strict=True)))
+    without, _ = run(weights, tmp_path)
+    stored = tmp_path / "inception.npy"
+    face_features.run(PARAMS, weights, {"inception": stored}, Job("face_features", tmp_path))
+    seen.clear()
+    once, _ = run(weights | {"inception_faces": stored}, tmp_path)
+    assert once == without and once["metrics"]["fid"]["value"] > 0 and seen == [3]
+    artifacts.write_array(stored, np.zeros((4, 12)))
+    with pytest.raises(UserError, match=r"inception\.npy: 4 images for 3"):
+        run(weights | {"inception_faces": stored}, tmp_path)
+
+
+def test_features_of_the_test_faces_are_there_for_who_compares_sets_with_them():
+    tree = preset_tree("demo")
+    assert "face_features" not in {i.stage.name for i in table.instances(parsed(tree))}
+    tree["weights"]["enabled"] = True
+    found = table.instances(parsed(tree))
+    (made,) = (i for i in found if i.stage.name == "face_features")
+    assert made.outputs == {"inception": "data/features/inception.npy"}
+    users = {i.name for i in found if "inception_faces" in i.inputs}
+    compared = {i.name for i in found if i.stage.name == "evaluate" and i.wildcards["setting"] in ("same", "cross")}
+    assert users == compared | {"baselines"} and compared
+    assert all(made.name in i.upstream for i in found if i.name in users)

@@ -25,6 +25,33 @@ rule colorize:
         "setting={wildcards.setting} 2>&1 | tee {log}"
 
 
+if rows.set_features(P):
+
+    rule face_features:
+        input:
+            upstream("face_features"),
+            ancient("data/faces/test.npy"),
+            ancient("data/faces/manifest.csv"),
+            rest("face_features", "test", "manifest"),
+        output:
+            [paths.face_features(name) for name in rows.set_features(P)],
+            "records/face_features.json",
+            touch(".state/face_features.ok"),
+        log:
+            "logs/face_features.log",
+        conda:
+            "../envs/ssimbad.yaml"
+        threads: 2
+        resources:
+            mem_mb=8000,
+            runtime=60,
+            gpu=GPU,
+        message:
+            "face_features: what networks see in the test faces"
+        shell:
+            "ssimbad stage face_features 2>&1 | tee {log}"
+
+
 rule evaluate:
     input:
         upstream("evaluate"),
@@ -37,6 +64,7 @@ rule evaluate:
         of("evaluate", "true_masks"),
         # data/weights/<network>.pth, or .safetensors
         ancient([paths.feature_file(name) for name in rows.metric_features(P)]),
+        of("evaluate", *(f"{name}_faces" for name in rows.set_features(P))),
     output:
         "reports/metrics/{method}/{stage}/seed-{seed}/{setting}.csv",
         "reports/metrics/{method}/{stage}/seed-{seed}/{setting}.json",

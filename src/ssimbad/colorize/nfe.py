@@ -56,7 +56,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
         return chunks.colour(
             colorize, given, ids[:count], how,
             chunk=params.colorize.chunk, seed=params.colorize.seed, device=device,
-            precision=params.training.precision, channels_last=params.training.channels_last,
+            precision=devices.precision(params.training.precision, device), channels_last=params.training.channels_last,
         )  # fmt: skip
 
     # The plans are spread over the cores, and not the chunks of each: a plan has few chunks, often one.

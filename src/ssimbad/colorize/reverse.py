@@ -61,8 +61,8 @@ class Lab:
             ids,
             Colour(sampler=by(steps), options=options),
             chunk=min(self.params.colorize.chunk, len(ids)), seed=self.params.colorize.seed, device=self.device,
-            precision=self.params.training.precision, channels_last=self.params.training.channels_last,
-            threads=threads,
+            precision=devices.precision(self.params.training.precision, self.device),
+            channels_last=self.params.training.channels_last, threads=threads,
         )  # fmt: skip
 
     def noise(self, ids: list[str]) -> Any:

@@ -53,8 +53,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
                 chunks.colour(
                     chunks.bound(loaded.method, loaded.model), given, ids[:count], how,
                     chunk=params.colorize.chunk, seed=stream,
-                    device=device, precision=params.training.precision, channels_last=params.training.channels_last,
-                    threads=job.threads,
+                    device=device, precision=devices.precision(params.training.precision, device),
+                    channels_last=params.training.channels_last, threads=job.threads,
                 )
             )  # fmt: skip
             bar.update(registry.nfe(kind, how))

@@ -42,6 +42,7 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         (chunks.bound(first.method, loaded[device].model), device) for device in devices.workers(places, job.threads)
     ]
     colour = params.methods[job.method].colour[job.of]
+    precision = devices.precision(params.training.precision, places[0])
     ids, chunk = manifest.ids(inputs["manifest"], "test"), params.colorize.chunk
     shown = given(inputs, ids, params.data.size)
 
@@ -49,7 +50,7 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         pieces = chunks.pieces(
             artists, {name: images.part(start, stop) for name, images in shown.items()}, ids[start:stop], colour,
             chunk=chunk, seed=params.colorize.seed,
-            precision=params.training.precision, channels_last=params.training.channels_last,
+            precision=precision, channels_last=params.training.channels_last,
         )  # fmt: skip
         for names, images in pieces:
             yield from ((f"{name}.png", artifacts.png_bytes(image)) for name, image in zip(names, images, strict=True))
@@ -65,6 +66,7 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
         nfe=registry.nfe(first.setup.kind, colour),
         parameters=first.parameters,
         device=devices.name(places[0]),
+        precision=precision,
         devices=len(places),
     )
     job.say(f"{job.name}: {len(ids)} images {colour.words} -> {outputs['images']}")

@@ -53,8 +53,8 @@ def load(path: Path) -> nn.Module:
         return Inception(state).eval()
 
 
-def pool3(images: np.ndarray, *copies: nn.Module) -> np.ndarray:
-    """(N, H, W, 3) uint8 → (N, 2048) float64.
+def described(images: np.ndarray, *copies: nn.Module) -> np.ndarray:
+    """(N, H, W, 3) uint8 → (N, 2048) float64: pool3 features of each image.
 
     Args:
         copies: the network, once per worker; batches are dealt to them and are the same for any number.

@@ -2,7 +2,8 @@
 
 Its name is the key of its weights file in the parameters (`weights.<name>`), and it offers
 - `SHA256`: of the published weights file. A number from any other weights is never called FID, KID or LPIPS;
-- `load(path)`: the network with the weights of a file, on the CPU. Raises UserError when the file holds something else.
+- `load(path)`: the network with the weights of a file, on the CPU. Raises UserError when the file holds something else;
+- where sets of images are compared by it, `described(images, *copies)`: (N, H, W, 3) uint8 → (N, D) float64.
 
 This module is light; those of the networks import torch and more.
 """

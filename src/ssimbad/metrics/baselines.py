@@ -10,7 +10,7 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.faces import manifest
-from ssimbad.metrics import measure, registry
+from ssimbad.metrics import face_features, measure, registry
 from ssimbad.metrics.contract import Given
 from ssimbad.metrics.evaluate import lines
 from ssimbad.metrics.test_set import at_size
@@ -30,8 +30,8 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     the sketch's shape in the reference's colours. What would compare an image with itself is a dash.
 
     Inputs: test, same, cross, train, sketches (.npy), true (.npy, embedded data only), scene (.npy, before scenes
-    only), true_masks (.npy, where there are any), manifest (.csv), and weights files of feature networks, by their
-    names, where enabled.
+    only), true_masks (.npy, where there are any), manifest (.csv), and, where enabled, weights files of feature
+    networks, by their names, and what they see in the test faces, `<network>_faces` (.npy).
     Output: summary, {n, size, rows: {row: {setting: {metric: …}}}}.
 
     Raises:
@@ -40,6 +40,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     ids = manifest.ids(inputs["manifest"], "test")
     size = params.data.size
     networks, absent = measure.load_networks(inputs, registry.networks(), job.threads)
+    described = face_features.stored(inputs, len(ids))
     names = [name for name in ("test", "same", "cross", "true", "scene") if name in inputs]
     images = {name: at_size(inputs[name], size, ids) for name in names}
     masks = resize.area(manifest.images(inputs["true_masks"], ids), size) if "true_masks" in inputs else None
@@ -56,6 +57,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
             none |= {"targets": ITSELF, "faces": "the faces themselves"}
         else:
             given |= {"targets": images[target], "faces": images[target]}
+            given["described"] = described if target == "test" else {}
         if answers == reference:
             given["references"] = None
             none["references"] = "the reference itself"

@@ -57,6 +57,8 @@ class Given:
     """Of random subsets."""
     seen: dict[str, Any] = field(default_factory=dict)
     masks: np.ndarray | None = None
+    described: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """(M, D) float64 of `faces` by a network's name, where they were described before (metrics/face_features.py)."""
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What several metrics look at, made by the first of them."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.faces import manifest
-from ssimbad.metrics import measure, registry
+from ssimbad.metrics import face_features, measure, registry
 from ssimbad.metrics.contract import Given, Lines
 from ssimbad.metrics.test_set import at_size, by_id
 from ssimbad.pairing import resize, xdog
@@ -27,8 +27,8 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     against the set of test faces, the lines against the sketches, the colours against the reference shown.
 
     Inputs: images (zip), test (.npy), manifest (.csv), true (.npy, for cross-true and cross-other), sketches and
-    references (.npy, for same and cross), true_masks (.npy, where there are any), and the weights
-    files of feature networks, by their names, where enabled.
+    references (.npy, for same and cross), true_masks (.npy, where there are any), and, where enabled, the weights
+    files of feature networks, by their names, and what they see in the test faces, `<network>_faces` (.npy).
     Outputs: images (CSV: id and one column per metric), summary (JSON).
 
     Raises:
@@ -48,6 +48,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
         networks,
         absent,
         params.evaluation.seed,
+        described=face_features.stored(inputs, len(ids)),
         masks=resize.area(manifest.images(inputs["true_masks"], ids), size) if "true_masks" in inputs else None,
     )
     # Sets, lines and colours shown belong to the settings whose sets are compared: the others are controls of a target.

@@ -31,8 +31,13 @@ def pool3(given: Given) -> tuple[np.ndarray, np.ndarray]:
     """Inception features of the answers and of the faces, (N, 2048) and (M, 2048), computed once."""
     from ssimbad.features import inception
 
-    copies = given.networks["inception"]
-    return given.once("pool3", lambda: tuple(inception.pool3(x, *copies) for x in (given.images, given.faces)))
+    copies, known = given.networks["inception"], given.described.get("inception")
+
+    def both() -> tuple[np.ndarray, np.ndarray]:
+        answers = inception.described(given.images, *copies)
+        return answers, inception.described(given.faces, *copies) if known is None else known
+
+    return given.once("pool3", both)
 
 
 def _fid(given: Given) -> float:

@@ -13,7 +13,7 @@ from ssimbad.metrics.contract import ABSENT, Metric
 
 _NOT_METRICS = {
     *("contract", "registry", "measure", "bootstrap", "mmd", "spread"),
-    *("evaluate", "baselines", "test_set", "folders"),
+    *("evaluate", "baselines", "test_set", "folders", "face_features"),
 }
 
 
@@ -31,6 +31,12 @@ def networks() -> list[str]:
     """Feature networks that metrics look through, in the order of the tables."""
     looked = (need for metric in metrics() for need in metric.needs if need not in ABSENT)
     return list(dict.fromkeys(looked))
+
+
+def set_networks() -> list[str]:
+    """Those by which sets are compared with a set of faces, which a network may describe once for all of them."""
+    looked = (metric.needs for metric in metrics() if metric.of_set and "faces" in metric.needs)
+    return [name for name in networks() if any(name in needs for needs in looked)]
 
 
 def by_id(name: str) -> Metric:

@@ -58,6 +58,7 @@ TAKEN = (
         "select_phi",
         "colorize",
         "evaluate",
+        "face_features",
     ],
     *["baselines", "tables", "measures", "figures", "ladder", "compute", "chain_steps", "nfe", "nfe_figure", "spread"],
     *["spread_table", "reverse", "reverse_figures", "modes", "sweep"],

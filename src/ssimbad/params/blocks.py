@@ -170,7 +170,9 @@ class Training(Strict):
         description="at most so many images at once in a forward and backward pass, their gradients added up to the "
         "batch's; null: as many as a share of the batch has",
     )
-    precision: Literal["fp32", "bf16"] = Field(description="autocast of the network's forward and backward")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        description="autocast of the network's forward and backward; auto: bf16 where the device computes with it"
+    )
     channels_last: bool = Field(description="memory format of images and weights")
     weight_decay: Annotated[float, Field(ge=0)] = Field(description="AdamW")
     clip: Above0 = Field(description="largest norm of the true gradient")

@@ -43,6 +43,11 @@ def feature_weights(p: Params) -> dict[str, str]:
     return {name: paths.feature_file(name) for name in rows.metric_features(p)}
 
 
+def face_features(p: Params) -> dict[str, str]:
+    """What networks see in the test faces."""
+    return {f"{name}_faces": paths.face_features(name) for name in rows.set_features(p)}
+
+
 def labels(p: Params) -> list[str]:
     return [f"methods.{name}.label" for name in p.methods]
 

@@ -72,6 +72,11 @@ def reverse(w: Wildcards, ending: str) -> str:
     return f"reports/reverse/{w['method']}/{w['stage']}/seed-{w['seed']}.{ending}"
 
 
+def face_features(name: str) -> str:
+    """What a feature network sees in the test faces."""
+    return f"data/features/{name}.npy"
+
+
 def feature_file(name: str) -> str:
     return f"data/weights/{name}.{'safetensors' if name == 'clip' else 'pth'}"
 

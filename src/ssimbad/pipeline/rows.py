@@ -163,6 +163,11 @@ def metric_features(p: Params) -> list[str]:
     return [name for name in metrics.networks() if getattr(p.weights, name)] if p.weights.enabled else []
 
 
+def set_features(p: Params) -> list[str]:
+    """Of these, those by which sets are compared with the test faces."""
+    return [name for name in metric_features(p) if name in metrics.set_networks()]
+
+
 def features(p: Params) -> list[str]:
     """All feature networks that these parameters ask for."""
     return list(dict.fromkeys([*metric_features(p), *loss_features(p)]))

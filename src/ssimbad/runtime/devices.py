@@ -48,6 +48,16 @@ def pick(number: int = 0) -> torch.device:
     return found[number % len(found)]
 
 
+def precision(asked: str, device: torch.device) -> str:
+    """fp32 or bf16: as asked, or for `auto` bf16 where the device computes with it (on a CPU by AMX), else fp32."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return "bf16" if amx() else "fp32"
+
+
 def home(network: torch.nn.Module) -> torch.device:
     """The device where a network's weights are; the CPU for one without weights."""
     return next((p.device for p in network.parameters()), torch.device("cpu"))

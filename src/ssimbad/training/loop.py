@@ -23,7 +23,7 @@ from ssimbad.errors import UserError
 from ssimbad.methods.contract import Losses, Player
 from ssimbad.params.blocks import Training
 from ssimbad.params.methods import Train
-from ssimbad.runtime import cores, interrupt
+from ssimbad.runtime import cores, devices, interrupt
 from ssimbad.runtime.distributed import ALONE, ProcessGroup
 from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
@@ -116,6 +116,8 @@ class TrainState:
         self.seen = 0
         self.rows: list[Row] = []
         self.window = Window(common.buckets)
+        self.precision = common.precision
+        """Of the training as it goes on: fp32 or bf16."""
 
     def _optimiser(self, player: Player) -> torch.optim.Optimizer:
         decay = self.common.weight_decay if player.weight_decay is None else player.weight_decay
@@ -219,6 +221,7 @@ class TrainState:
         facts: dict[str, Any] = {
             "key": key,
             "seen": self.seen,
+            "precision": self.precision,
             "rows": self.rows,
             "kept": [(kept.seen, kept.value) for kept in self.kept],
             "window": [self.window.sums, self.window.counts],
@@ -243,7 +246,7 @@ class TrainState:
 
         self.ema = placed("ema")
         self.kept = [Kept(seen, value, placed(f"kept {seen}")) for seen, value in facts["kept"]]
-        self.seen = facts["seen"]
+        self.seen, self.precision = facts["seen"], facts.get("precision", self.precision)
         self.rows = [tuple(row) for row in facts["rows"]]
         self.window.sums, self.window.counts = facts["window"]
         return True
@@ -371,8 +374,11 @@ def fit(
     if state.resume(job.scratch, key):
         job.say(f"{job.name}: resumed at {state.seen} of {train.images} images")
         job.tags(resumed=state.seen)
-    _synchronise(state, group)
     device = next(state.model.parameters()).device
+    state.precision = devices.precision(state.precision, device)
+    _synchronise(state, group)
+    if common.precision == "auto":
+        job.say(f"{job.name}: precision {state.precision}")
 
     def shard_losses(player: Player, shard: Shard) -> Iterator[Losses]:
         batch = replace(feed.batch(state.seen, train.batch, shard), progress=state.seen / train.images)
@@ -380,7 +386,7 @@ def fit(
         stream = player.losses(batch, rng)
         while True:
             # Around each loss anew: autocast belongs to a thread, and the next loss may be another thread's.
-            with torch.autocast(device.type, torch.bfloat16, enabled=common.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=state.precision == "bf16"):
                 losses = next(stream, None)
             if losses is None:
                 return
@@ -446,6 +452,8 @@ def _synchronise(state: TrainState, group: ProcessGroup) -> None:
         raise UserError(
             f"the processes of this training resume at {places} images; let all nodes see the same work/ and run again"
         )
+    bf16 = group.all_gather(torch.tensor([float(state.precision == "bf16")]))
+    state.precision = "bf16" if bf16[0] else "fp32"  # as the first of them
     with torch.no_grad():
         group.broadcast_([p for player in state.players for p in player.network.state_dict().values()])
 

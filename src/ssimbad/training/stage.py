@@ -63,11 +63,12 @@ def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
     if not job.group.is_leader:
         return
     remarks = method.remarks(setup.config, plan.options, feature_network is not None)
-    measured = {}
+    # Where the parameters do not say it, the weights do.
+    measured = {"precision": state.precision} if params.training.precision == "auto" else {}
     if train.validation and method.measures:
         measured["measures"] = _measures(params, inputs, setup, state, device)
     _write(state, setup, train, remarks, measured, outputs, job)
-    _note_cost(job, seconds, images, _count(model), devices.name(device))
+    _note_cost(job, seconds, images, _count(model), device, state.precision)
     job.say(f"{job.name}: {train.images} images -> {outputs['weights']}")
 
 
@@ -152,6 +153,7 @@ def _validator(
     network, parts = registry.built(setup), load.parts(setup)
     load.fill(network, setup)
     network.to(device)
+    precision = devices.precision(params.training.precision, device)
 
     # An equal number of rows on each device, the last ones repeated.
     share = -(-len(ids) // job.group.world_size)
@@ -163,7 +165,7 @@ def _validator(
             chunks.bound(method, network), {name: images[rows] for name, images in given.items()},
             [ids[i] for i in rows], colour,
             chunk=train.batch, seed=params.references.seed, device=device, threads=params.training.threads,
-            precision=params.training.precision, channels_last=params.training.channels_last,
+            precision=precision, channels_last=params.training.channels_last,
         )  # fmt: skip
 
     def validate(weights: dict[str, Tensor]) -> float:
@@ -240,7 +242,7 @@ def _write(
     artifacts.write_csv(outputs["curve"], ("images", "split", "name", "value"), rows)
 
 
-def _note_cost(job: Job, seconds: float, images: int, parameters: int, device: str) -> None:
+def _note_cost(job: Job, seconds: float, images: int, parameters: int, device: torch.device, precision: str) -> None:
     """Times are no outputs: they go to an undeclared file that the cost table reads."""
     if images:
         job.note_cost(
@@ -249,6 +251,7 @@ def _note_cost(job: Job, seconds: float, images: int, parameters: int, device: s
             seconds=seconds,
             images_per_second=images / seconds,
             parameters=parameters,
-            device=device,
+            device=devices.name(device),
+            precision=precision,
             devices=job.group.world_size,
         )
