@@ -425,6 +425,7 @@ WRITERS = {
     "status": "",
     "parameters": "",
     "preset": "paper",
+    "gc": "--keep 0 --days 0",
 }
 
 

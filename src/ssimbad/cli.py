@@ -149,6 +149,22 @@ def clean(
 
 
 @app.command()
+def gc(
+    keep: Annotated[int, typer.Option(help="so many results of other parameters stay of each stage, the newest")] = 1,
+    days: Annotated[float, typer.Option(help="spools in the logbook and logs of SLURM stay for so long")] = 30,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="also of DVC's cache all but workspace, branches and tags")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say it, and remove nothing")] = False,
+) -> None:
+    """Remove what nothing needs: never what is fresh, or what a branch or tag names in its dvc.lock."""
+    from ssimbad.params import tree as params
+    from ssimbad.pipeline import gc as collector
+
+    collector.run(params.load(), keep, days, cache, dry_run)
+
+
+@app.command()
 def parameters(
     schema: Annotated[bool, typer.Option("--schema", help="as JSON schema, for editors")] = False,
 ) -> None:

@@ -55,8 +55,8 @@ def run(what: str, params: Params) -> None:
     table = instances(params)
     ours, remarks = find(params, table)
     ours = {f for f in ours if f.is_symlink() or f.is_file()}
-    size = _remove(ours)
-    _remove(f for f in (snakefile.READING, snakefile.EXECUTING) if f.exists())  # of which this process has made one
+    size = remove(ours)
+    remove(f for f in (snakefile.READING, snakefile.EXECUTING) if f.exists())  # of which this process has made one
     usual = {parent for f in [*ours, *map(Path, _outputs(table))] for parent in f.parents}
     tops = {"work"} if what == "work" else {f.split("/")[0] for f in _outputs(table)} | {"records", "logs", ".state"}
     left = [line for top in sorted(tops) for line in _strangers(Path(top), usual, remarks)]
@@ -74,7 +74,7 @@ def _results(params: Params, table: list[Instance]) -> Found:
     for name in _names(table, made):
         ours |= {records.STATE / f"{name}.ok", written.NOTES / f"{name}.json", *_log(name)}
     ours |= {RECORDS / f"{name}.json" for name in made}
-    ours |= {p for p in LOGS.rglob("*.log") if _SLURM_LOG.fullmatch(p.relative_to(LOGS).as_posix())}
+    ours |= slurm_logs()
     ours |= {records.STATE / "md5.json", *noted}
     return ours | _unfinished(ours | set(map(Path, possible))), remarks
 
@@ -82,14 +82,34 @@ def _results(params: Params, table: list[Instance]) -> Found:
 def _work(params: Params, table: list[Instance]) -> Found:
     ours = {WORK / "import.lock", WORK / "mlflow.lock"}
     for folder in (p.parent for p in WORK.glob("*/lock.guard")):
-        form = re.compile(_SCRATCH.replace("INSTANCE", re.escape(folder.name)))
-        ours |= {path for path, name in _below(folder) if form.fullmatch(name)}
+        ours |= _scratch(folder)
     made = _records()
     costs = {COST / f"{name}.json" for name in _names(table, made)}
     ours |= costs | _unfinished(costs) | _again({*_outputs(table), *(f for r in made.values() for f in r["outputs"])})
     ours |= {p for p in (spool.ROOT / "imported").glob("*.jsonl") if _SPOOL.fullmatch(p.name)}
     waiting = dict.fromkeys(spool.ROOT.glob("*.jsonl"), "not yet in the logbook: `ssimbad sync`")
     return ours, waiting
+
+
+def slurm_logs() -> set[Path]:
+    """What the executor's jobs have said."""
+    return {p for p in LOGS.rglob("*.log") if _SLURM_LOG.fullmatch(p.relative_to(LOGS).as_posix())}
+
+
+def scratches() -> dict[str, list[Path]]:
+    """By instance that has ever run here its folders work/<instance>/<fingerprint>."""
+    places = [p.parent for p in WORK.glob("*/lock.guard")]
+    return {place.name: [f for f in place.iterdir() if re.fullmatch(_HEX, f.name) and f.is_dir()] for place in places}
+
+
+def scratch_files(folder: Path) -> set[Path]:
+    """Of such a folder what has the form of what stages write there."""
+    return {path for path in _scratch(folder.parent) if folder in path.parents}
+
+
+def _scratch(place: Path) -> set[Path]:
+    form = re.compile(_SCRATCH.replace("INSTANCE", re.escape(place.name)))
+    return {path for path, name in _below(place) if form.fullmatch(name)}
 
 
 def _again(outputs: set[str]) -> set[Path]:
@@ -205,7 +225,7 @@ def _place(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _remove(files: Iterable[Path]) -> int:
+def remove(files: Iterable[Path]) -> int:
     """Remove the files and the folders that this empties, and those of a stage that has left none; returns bytes."""
     files = list(files)
     size = sum(file.lstat().st_size for file in files)

@@ -1,0 +1,174 @@
+"""`ssimbad gc`: remove what nothing here needs any more, so that a checkout in which one works does not grow for ever.
+
+What grows: under work/ the kept results and states of parameters of the past, a folder per fingerprint, and the spools
+that are in the logbook; in .state/ what is remembered of files that are gone; logs of SLURM. A result stays that is
+fresh or would be by today's parameters, that a branch or tag names in its dvc.lock, and of each instance the newest
+others. Only files of the forms that the stages write are touched.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssimbad import artifacts
+from ssimbad.errors import ParameterError, UserError
+from ssimbad.params.tree import Params
+from ssimbad.pipeline import cleaning, records, snakefile
+from ssimbad.pipeline.table import Instance, instances
+from ssimbad.tracking import spool
+
+_DAY = 86400
+_MEMO = records.STATE / "md5.json"
+
+
+def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dry: bool = False) -> None:
+    """Remove what is not needed, and say in a line each how much of what.
+
+    Args:
+        keep: of each instance so many results of other parameters stay, the newest.
+        days: spools that are in the logbook, and logs of SLURM, stay for so long.
+        cache: also what DVC's cache holds besides the workspace, all branches and all tags.
+        dry: say it, and remove nothing.
+
+    Raises:
+        ParameterError: a number is below zero.
+        UserError: a stage or a Snakemake run is under way, or the cache is not this checkout's alone; nothing removed.
+    """
+    for name, value in (("keep", keep), ("days", days)):
+        if value < 0:
+            raise ParameterError(f"--{name} {value:g}: expected 0 or more")
+    snakefile.require_idle("nothing removed")
+    if cache:
+        _require_own_cache()
+    old = time.time() - days * _DAY
+    groups = {
+        "kept results and states of other parameters": set(_outdated(params, keep)),
+        f"spools in the logbook for over {days:g} days": _older((spool.ROOT / "imported").glob("*.jsonl"), old),
+        f"logs of SLURM of over {days:g} days": _older(cleaning.slurm_logs(), old),
+    }
+    for what, files in groups.items():
+        size = sum(file.lstat().st_size for file in files)
+        if not dry:
+            cleaning.remove(files)
+        print(f"gc: {what}: {len(files):,} files, {size / 1e6:,.1f} MB{' (nothing removed: --dry-run)' if dry else ''}")
+    if not dry:
+        _forget()
+    if cache:
+        _collect_cache(dry)
+
+
+def _outdated(params: Params, keep: int) -> Iterator[Path]:
+    """Files of the folders work/<instance>/<fingerprint> that nothing asks for."""
+    pinned, needed = _pinned(), _needed(params)
+    for name, folders in cleaning.scratches().items():
+        others = [f for f in folders if f.name not in needed.get(name, set()) and pinned.isdisjoint(_digests(f))]
+        for folder in sorted(others, key=_written, reverse=True)[keep:]:
+            yield from cleaning.scratch_files(folder)
+
+
+def _written(folder: Path) -> float:
+    """When the last thing in it was, in seconds of the clock."""
+    return max((p.lstat().st_mtime for p in folder.rglob("*") if p.is_file()), default=0.0)
+
+
+def _needed(params: Params) -> dict[str, set[str]]:
+    """By instance the fingerprints of what is there by its record, and of what these parameters ask for."""
+    found: dict[str, set[str]] = {}
+    with records.hashes() as hashed:
+        for instance in [i for i in instances(params) if i.stage.expensive]:
+            bases = [_recorded(instance)]
+            with suppress(UserError):  # an input is missing: nobody can tell what it would be
+                bases.append(records.made_from(instance, params, hashed))
+            found[instance.name] = {records.fingerprint(basis) for basis in bases if basis}
+    return found
+
+
+def _recorded(instance: Instance) -> dict[str, Any]:
+    """What a record says that its instance was made from, as `records.made_from` has it; {} without one."""
+    try:
+        record = records.read(instance)
+    except (OSError, ValueError):
+        return {}
+    return {key: record[key] for key in ("command", "params", "inputs", "version", "code") if key in record}
+
+
+def _digests(folder: Path) -> set[str]:
+    """Of the outputs that a kept result consists of; the small files beside them say how it was made."""
+    about = ("complete.json", "libraries.json", f"{folder.parent.name}.json")
+    return {records.md5(p) for p in (folder / "kept").glob("*") if p.is_file() and p.name not in about}
+
+
+def _pinned() -> set[str]:
+    """The md5s that dvc.lock names at the tips of all branches and in all tags, here and fetched."""
+    asked = ("git", "for-each-ref", "--format=%(objectname)", "refs/heads", "refs/tags", "refs/remotes")
+    try:
+        tips = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        tips = []  # no repository
+    return {md5 for tip in [*dict.fromkeys(tips), None] for md5 in _locked(tip)}
+
+
+def _locked(tip: str | None) -> Iterator[str]:
+    """Of the outputs in the dvc.lock of a commit, or of the workspace.
+
+    Raises:
+        UserError: it cannot be read, so that nobody knows what it pins.
+    """
+    if tip is None:
+        text = Path("dvc.lock").read_text("utf-8") if Path("dvc.lock").exists() else ""
+    else:
+        text = subprocess.run(("git", "show", f"{tip}:./dvc.lock"), capture_output=True, text=True).stdout
+    try:
+        stages = ((yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}).get("stages") or {}).values()
+        yield from (out["md5"] for stage in stages for out in stage.get("outs", ()))
+    except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+        where = f"dvc.lock of {tip[:12]}" if tip else "dvc.lock"
+        raise UserError(f"{where}: cannot be read ({type(error).__name__}); nothing removed: mend it first") from None
+
+
+def _older(files: Iterable[Path], than: float) -> set[Path]:
+    return {file for file in files if file.lstat().st_mtime < than}
+
+
+def _forget() -> None:
+    """Drop from the memory of digests what is said of files that are gone."""
+    try:
+        known = artifacts.parsed_json(_MEMO)
+    except (OSError, ValueError):
+        return
+    if isinstance(known, dict):
+        there = {path: look for path, look in known.items() if Path(path).exists()}
+        if len(there) < len(known):
+            artifacts.write_text(_MEMO, json.dumps(there))
+        print(f"gc: digests remembered of files that are gone: {len(known) - len(there):,}")
+
+
+def _require_own_cache() -> None:
+    """Raise where DVC's cache may serve others, whose branches nobody knows here."""
+    done = subprocess.run(("dvc", "cache", "dir"), capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"--cache: DVC does not say where its cache is ({done.stderr.strip()}); nothing removed")
+    place = Path(done.stdout.strip()).resolve()
+    if not place.is_relative_to(Path(".dvc").resolve()):
+        raise UserError(
+            f"--cache: DVC's cache {place} lies outside of this checkout and may serve others; nothing removed: use"
+            " `dvc gc --workspace --all-branches --all-tags --projects …` and name them all"
+        )
+
+
+def _collect_cache(dry: bool) -> None:
+    """What DVC itself removes."""
+    words = ["dvc", "gc", "--workspace", "--all-branches", "--all-tags", "--force", *(["--dry"] if dry else [])]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"dvc gc failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no word'}")
+    said = (done.stdout.strip().splitlines() or ["nothing to remove"])[-1]
+    print(f"gc: DVC's cache: {said}")

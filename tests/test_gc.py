@@ -1,0 +1,151 @@
+"""What nothing needs is collected; what is fresh, pinned or somebody's own is found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ssimbad.errors import ParameterError, UserError
+from ssimbad.params import tree as parameters
+from ssimbad.pipeline import gc, lock, records
+from ssimbad.pipeline.runner import WORK
+from ssimbad.pipeline.table import Instance, instances
+
+from .conftest import lost, plant
+
+DAY = 86400
+NAME = "pretrain-ssimbad-seed-0"
+
+
+def put(path: str | Path, text: str = "", days: float = 0) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text or f"this is {path}")
+    os.utime(path, (time.time() - days * DAY,) * 2)
+    return path
+
+
+def result(fingerprint: str, days: float = 0, instance: str = NAME) -> set[Path]:
+    """A kept result with a state beside it, as of so many days ago."""
+    put(f"work/{instance}/lock.guard")
+    names = ("kept/weights", "kept/complete.json", "kept/libraries.json", "state-000000000064.safetensors")
+    return {put(f"work/{instance}/{fingerprint}/{name}", days=days) for name in names}
+
+
+def there(files: set[Path]) -> bool:
+    """Whether all are, or none."""
+    found = {file.exists() for file in files}
+    assert len(found) == 1
+    return found.pop()
+
+
+def of(tree: dict, name: str = NAME) -> Instance:
+    return next(i for i in instances(parameters.Params.model_validate(tree)) if i.name == name)
+
+
+def collect(tree: dict, **how) -> None:
+    gc.run(parameters.Params.model_validate(tree), **how)
+
+
+def git(*words: str) -> None:
+    who = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.invalid"}
+    who |= {name.replace("AUTHOR", "COMMITTER"): value for name, value in who.items()}
+    subprocess.run(("git", *words), check=True, capture_output=True, env=os.environ | who)
+
+
+def locked(path: str) -> str:
+    """A dvc.lock that names a file's digest."""
+    md5 = hashlib.md5(Path(path).read_bytes()).hexdigest()
+    return yaml.safe_dump({"schema": "2.0", "stages": {NAME: {"cmd": "x", "outs": [{"path": "w", "md5": md5}]}}})
+
+
+def test_of_other_parameters_the_newest_results_stay(house, tree):
+    kept = {days: result(f"{days:012x}", days) for days in (1, 2, 3, 40)}
+    gone = result("0" * 12, 5, "pretrain-of-another-preset-seed-0")  # the only one of a stage that is no more
+    own = plant(house) | {
+        house / p: p.read_bytes() for p in (put(f"work/{NAME}/{2:012x}/kept/my.txt"), put("work/a/b"))
+    }
+    collect(tree, keep=2, dry=True)
+    assert all(map(there, kept.values()))
+    collect(tree, keep=2)
+    assert [days for days, files in kept.items() if there(files)] == [1, 2] and there(gone)
+    collect(tree, keep=0)
+    assert not any(map(there, [*kept.values(), gone])) and lost(own) == []
+    assert not (WORK / NAME / f"{40:012x}").exists()
+
+
+def test_what_is_fresh_or_would_be_stays_however_old(house, tree):
+    instance = of(tree)
+    for file in instance.files:
+        put(file)
+    with records.hashes() as hashed:
+        now = records.made_from(instance, parameters.Params.model_validate(tree), hashed)
+    then = now | {"params": now["params"] | {"training": {"batch": 9}}}
+    put(instance.record, json.dumps(then | {"libraries": {}, "outputs": {}}))
+    asked, recorded, other = (result(print_, 900) for print_ in (*map(records.fingerprint, (now, then)), "f" * 12))
+    collect(tree, keep=0)
+    assert there(asked) and there(recorded) and not there(other)
+
+
+def test_what_a_branch_or_tag_names_stays(house, tree):
+    workspace, branch, tag, commit, free = (result(f"{n:012x}", n) for n in range(1, 6))
+    git("init", "-q", "-b", "main")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    for n, name in ((4, None), (3, "tag"), (2, "branch")):  # of the first only history knows
+        put("dvc.lock", locked(f"work/{NAME}/{n:012x}/kept/weights"))
+        git("add", "dvc.lock")
+        git("commit", "-q", "-m", "x")
+        if name:
+            git(name, f"a-{name}")
+    git("rm", "-q", "dvc.lock")
+    git("commit", "-q", "-m", "none")
+    put("dvc.lock", locked(f"work/{NAME}/{1:012x}/kept/weights"))
+    collect(tree, keep=0)
+    assert there(workspace) and there(branch) and there(tag) and not there(commit) and not there(free)
+
+
+@pytest.mark.parametrize("text", ["stages: [", "stages: {a: {outs: [{path: x}]}}", "stages: 3"])
+def test_a_lock_that_cannot_be_read_pins_everything(house, tree, text):
+    files = result("0" * 12, 900)
+    put("dvc.lock", text)
+    with pytest.raises(UserError, match=r"dvc\.lock: cannot be read .*nothing removed"):
+        collect(tree, keep=0)
+    assert there(files)
+
+
+def test_old_spools_and_logs_go_and_what_waits_stays(house, tree):
+    old = {put("work/spool/imported/faces-0123456789ab.jsonl", days=31), put("logs/slurm/rule_raw/17.log", days=31)}
+    new = {
+        put("work/spool/imported/raw-0123456789ab.jsonl", days=29),
+        put("work/spool/raw-0123456789ac.jsonl", days=99),
+    }
+    new |= {put("work/spool/imported/notes.txt", days=99), put("logs/slurm/mine.log", days=99)}
+    collect(tree)
+    assert not there(old) and there(new)
+
+
+def test_digests_of_files_that_are_gone_are_forgotten(house, tree):
+    with records.hashes() as hashed:
+        stays = hashed.md5(str(put("data/a")))
+        hashed.md5(str(put("data/b")))
+    Path("data/b").unlink()
+    collect(tree)
+    known = json.loads(Path(".state/md5.json").read_text())
+    assert "data/b" not in known and known["data/a"][-1] == stays
+
+
+def test_nothing_is_collected_while_somebody_works(house, tree):
+    files = result("0" * 12, 900)
+    with lock.held(WORK / "tables", "tables"), pytest.raises(UserError, match="nothing removed"):
+        collect(tree, keep=0)
+    for how in ({"keep": -1}, {"days": -0.5}):
+        with pytest.raises(ParameterError, match=f"--{next(iter(how))} .*0 or more"):
+            collect(tree, **how)
+    assert there(files)
