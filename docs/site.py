@@ -29,7 +29,7 @@ START = [
     {"Start": "README.md"},
     {"The study": "study.md"},
     {"Your faces in an hour": "tutorial.md"},
-    {"How to": ["data.md", "engines.md", "cluster.md", "scaling.md", "parameters.md"]},
+    {"How to": ["data.md", "engines.md", "cluster.md", "reliability.md", "scaling.md", "parameters.md"]},
     {"Methods and metrics": ["methods.md", "metrics.md", "findings.md", "benchmarks.md"]},
 ]
 END = {"Contributing": ["CONTRIBUTING.md", "extending.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "CHANGELOG.md"]}

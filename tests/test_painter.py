@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import resource
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from ssimbad import artifacts
 from ssimbad.colorize import pictures as seen
 from ssimbad.colorize.painter import Painter
 from ssimbad.colorize.pictures import Wrong
+from ssimbad.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -129,3 +132,26 @@ def test_a_picture_is_shrunk_before_it_is_padded(shape):
     assert max(rows.stop - rows.start, columns.stop - columns.start) == 16
     colours = seen.to_square(np.full((*shape, 3), 7, np.uint8), 16)
     assert (colours == 7).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": {"base": 40_000}},
+        {"network": {"base": 2**40}},
+        {"network": {"blocks": 10**9}},
+        {"network": {"embedding": 65_536}},
+        {"size": 2**62},
+    ],
+)
+def test_a_description_larger_than_its_weights_is_refused_before_there_is_memory_for_it(weights, change):
+    beside = weights.with_suffix(".json")
+    made = artifacts.read_json(beside)
+    for key, value in change.items():
+        where = made["setup"]["shared"] if key == "network" else made["setup"]
+        where[key] = {**where[key], **value} if isinstance(value, dict) else value
+    artifacts.write_json(beside, made)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"no description of a model|another network"):
+        Painter(weights, CPU)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024

@@ -17,6 +17,9 @@ from ssimbad.methods.contract import Method, Part, Setup
 from ssimbad.params.base import Colour, Positive
 from ssimbad.training import checkpoints
 
+_LARGEST = 1 << 16
+"""Of the whole numbers in a description: widths, layers, timesteps."""
+
 
 class _Made(BaseModel):
     """What colouring reads of NAME.json; the rest is for tables."""
@@ -57,22 +60,43 @@ def trained(weights: Path, device: torch.device, channels_last: bool) -> Trained
         raise UserError(f"{weights}: no such weights; train them (`ssimbad status`) or fetch them (`dvc pull`)")
     if not beside.exists():
         raise UserError(f"{beside}: missing; it tells how the weights beside it were made, copy it along with them")
+    tensors, _ = checkpoints.read_tensors(weights)
     try:
         made = _Made.model_validate(artifacts.parsed_json(beside))
         setup = registry.setup_from(made.setup)
         colour = _colour(setup, made.colour, made.stage)
+        _require_of_size(made.setup, setup, sum(tensor.numel() for tensor in tensors.values()))
         model = registry.built(setup)
-    # The last of torch: no memory for such a network.
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError):
+    # The last of torch and NumPy: no memory for such a network.
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError):
         raise UserError(
             f"{beside}: no description of a model as this revision writes it; copy the one that was written with the"
             " weights, or train them again"
         ) from None
-    tensors, _ = checkpoints.read_tensors(weights)
     checkpoints.load_into(model, tensors, weights, parts(setup))
     fill(model, setup)
     memory = torch.channels_last if channels_last else torch.contiguous_format
     return Trained(model.to(device, memory_format=memory).eval(), setup, made.parameters, colour, made.stage)
+
+
+def _require_of_size(described: Any, setup: Setup, numbers: int) -> None:
+    """Raise ValueError for a network that holds more than the file's numbers, before there is memory for it."""
+    if _largest(described) > _LARGEST:
+        raise ValueError("no network has such a number")
+    with torch.device("meta"):
+        tensors = registry.built(setup).state_dict()
+    elsewhere = parts(setup)
+    if sum(t.numel() for name, t in tensors.items() if not (elsewhere and name.startswith(elsewhere))) > numbers:
+        raise ValueError("more numbers than the file has")
+
+
+def _largest(value: Any) -> int:
+    """Of the whole numbers in a description."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return max(map(_largest, value), default=0)
+    return value if isinstance(value, int) else 0
 
 
 def _colour(setup: Setup, colour: Colour, slot: str) -> Colour:
