@@ -268,13 +268,9 @@ class PowerCut:
         lost = 0
         assert all(synced for *_, synced in self._renamed), "a file gets its name before its bytes are on the disk"
         for target, earlier, _ in reversed(self._renamed):
-            if not target.exists():
-                continue
-            if chance.random() < 0.5:
+            if target.exists() and chance.random() < 0.5:
                 target.unlink() if earlier is None else target.write_bytes(earlier)
-            else:
-                continue
-            lost += 1
+                lost += 1
         return lost
 
 
