@@ -11,7 +11,7 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.faces import examining, framing
+from ssimbad.faces import examining, framing, shards
 from ssimbad.faces.examining import Looks, Seen
 from ssimbad.faces.reading import FORMATS, Unreadable
 from ssimbad.faces.sources.contract import Picture, Source
@@ -32,11 +32,12 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     """Read, check, split and store every image of the source.
 
     Images are read twice, first to check them and then to store the chosen ones straight into their place:
-    no copy of the data set is held in memory or in a scratch file (31,000 faces of 256² are 6 GB). Of
-    identical images, by file or by normalised pixels, the first by name stays (one that the test list names
-    stays before others).
+    no copy of the data set is held in memory or in a scratch file (31,000 faces of 256² are 6 GB). Where shards have
+    read them (`data.shards`), both is taken from these; the bytes are the same. Of identical images, by file or by
+    normalised pixels, the first by name stays (one that the test list names stays before others).
 
-    inputs: `raw` (folder or archive). outputs: `train`, `val`, `test` ((N, S, S, 3) uint8 .npy in manifest
+    inputs: `raw` (folder or archive), and `shard_seen`, `shard_faces`, `shard_given` where there are shards (see
+    `shards.run`). outputs: `train`, `val`, `test` ((N, S, S, 3) uint8 .npy in manifest
     order), of sources that may have sketches `given_train`, `given_val`, `given_test` ((M, S, S) uint8 .npy, those of
     the rows that have one, in their order), `manifest` (CSV: id, split, source, sha256 of the file, width, height
     upright, sketch, and mask, identity and box where there are any) and `quarantine` (CSV: source, reason).
@@ -48,7 +49,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     data = params.data
     with examining.opened(data, Path(inputs["raw"]), job) as reader:
         source: Source = reader.source
-        looks: Looks = reader
+        looks: Looks = shards.Gathered(inputs, reader) if "shard_seen" in inputs else reader
         pictures, seen = _faces(reader.pictures, looks.seen(job))
         if data.identity == "none":
             pictures = [replace(picture, identity="") for picture in pictures]
