@@ -38,7 +38,7 @@ def test_everything_read_is_made_upstream_or_comes_from_outside(tree):
     ("key", "stages"),
     [
         ("sketches.p", {"sketches", "evaluate", "baselines"}),
-        ("references.seed", {"raw", "references", "pretrain", "finetune"}),
+        ("references.seed", {"references", "pretrain", "finetune"}),
         ("schedule.points", {"ssim_curves", "select_phi"}),
         ("methods.ssimbad.finetune.learning_rate", {"finetune", "compute"}),
         ("methods.ssimbad.finetune.options", {"finetune", "compute"}),

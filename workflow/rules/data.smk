@@ -11,7 +11,6 @@ if EMBEDDED:
         output:
             "data/raw/embedded.zip",
             "data/raw/embedded.json",
-            "data/raw/cross_true.zip",
             [paths.LANDSCAPES] if rows.scenes(P) else [],
             "records/raw.json",
             touch(".state/raw.ok"),
@@ -172,7 +171,7 @@ rule references:
         upstream("references"),
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
-        only(EMBEDDED, "data/raw/cross_true.zip"),
+        only(EMBEDDED, paths.SHAPES),
         only(rows.scenes(P), paths.LANDSCAPES),
         of("references", "pairs"),
     output:

@@ -13,7 +13,6 @@ Wildcards = dict[str, Any]
 
 EMBEDDED = "data/raw/embedded.zip"
 FETCHED = "data/raw/fetched.zip"
-ANSWERS = "data/raw/cross_true.zip"
 MANIFEST = "data/faces/manifest.csv"
 TRUE = "data/references/cross_true.npy"
 SHAPES = "data/raw/embedded.json"

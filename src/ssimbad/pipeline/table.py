@@ -101,10 +101,9 @@ STAGES: tuple[Stage, ...] = (
         each=lambda p: [{}] if rows.has_answers(p) else [],
         inputs=lambda p, w: {},
         outputs=lambda p, w: {
-            "zip": paths.EMBEDDED, "shapes": paths.SHAPES, "answers": paths.ANSWERS,
-            **inputs.scenes(p, {"landscapes": paths.LANDSCAPES}),
+            "zip": paths.EMBEDDED, "shapes": paths.SHAPES, **inputs.scenes(p, {"landscapes": paths.LANDSCAPES}),
         },
-        params=lambda p, w: ("embedded", "data.train", "data.val", "data.test", "data.seed", "references.seed"),
+        params=lambda p, w: ("embedded", "data.train", "data.val", "data.test", "data.seed"),
     ),
     Stage(
         name="fetch",
@@ -177,7 +176,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=lambda p, w: {
             "test": "data/faces/test.npy",
             "manifest": paths.MANIFEST,
-            **inputs.embedded(p, {"answers": paths.ANSWERS}),
+            **inputs.embedded(p, {"shapes": paths.SHAPES}),
             **inputs.scenes(p, {"landscapes": paths.LANDSCAPES}),
             **({"pairs": p.references.pairs} if p.references.pairs else {}),
         },
@@ -190,7 +189,8 @@ STAGES: tuple[Stage, ...] = (
             **inputs.scenes(p, {"scene": "data/references/scene.npy"}),
         },
         params=lambda p, w: (
-            "references", "data.native_size", "data.source", "data.max_pixels", "embedded.background",
+            "references", "data.native_size", "data.source", "data.max_pixels", "embedded.style", "embedded.size",
+            "embedded.background",
         ),
     ),
     Stage(
