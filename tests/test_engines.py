@@ -296,6 +296,27 @@ def test_11_a_tampered_output_is_noticed(house):
     assert house.planned() == {}
 
 
+def test_12_shards_are_scattered_and_gathered_to_the_same_bytes(house):
+    files = [*(house.folder / "data").glob("faces/*.*"), *(house.folder / "data").glob("sketches/*.*")]
+    before = {path: path.read_bytes() for path in files}
+    texts = {
+        path: path.read_text() for name in ("params.yaml", "dvc.yaml", "dvc.lock") for path in [house.folder / name]
+    }
+    house.change("data.shards", 2)
+    planned = house.planned()
+    assert (planned["face_shard"], planned["sketch_shard"]) == (2, 2)
+    house.run("ssimbad", "dvc-yaml")
+    house.computed()
+    house.run("dvc", "repro", "-q", "sketches")
+    assert house.computed() == {"face_shard": 2, "faces": 1, "sketch_shard": 2, "sketches": 1}
+    assert house.planned() == {}, "what is made from them is as fresh as it was"
+    assert {path: path.read_bytes() for path in files} == before
+    for path, text in texts.items():
+        path.write_text(text)
+    house.run("dvc", "checkout", "-q")
+    assert house.planned() == {}
+
+
 def test_12_metrics_params_and_plots_of_dvc(house, tmp_path):
     assert "reports/metrics/ssimbad/finetune/seed-0/same.json" in house.run("dvc", "metrics", "show", "--md")
     assert "finetune.learning_rate" in house.run("dvc", "params", "diff", "v1", "v2", "--md")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.faces import stage
+from ssimbad.faces import shards, stage
 from ssimbad.faces.reading import normalise, normalise_grey
 from ssimbad.faces.sources import registry
 from ssimbad.params.blocks import Data
@@ -33,8 +33,9 @@ def image_bytes(number: int, kind: str = "PNG", shape: tuple[int, int] = (40, 36
     return buffer.getvalue()
 
 
-def run(raw: Path, out: Path, threads: int = 1, **data) -> dict[str, Path]:
-    """The stage's outputs; `source` may be a block without its path."""
+def run(raw: Path, out: Path, threads: int = 1, meanwhile=lambda: None, **data) -> dict[str, Path]:
+    """The stage's outputs; `source` may be a block without its path. With `shards` these read first, and after them
+    what is given happens `meanwhile`."""
 
     class Node:
         pass
@@ -50,7 +51,14 @@ def run(raw: Path, out: Path, threads: int = 1, **data) -> dict[str, Path]:
     names = [f"{kind}{split}" for kind in ("", "given_") for split in ("train", "val", "test")]
     outputs = {name: out / f"{name}.npy" for name in names}
     outputs |= {name: out / f"{name}.csv" for name in ("manifest", "quarantine")}
-    stage.run(View(node, DECLARED), {"raw": raw}, outputs, Job("faces", out, threads))
+    view, inputs = View(node, DECLARED), {"raw": raw}
+    for number in range(node.data.shards if node.data.shards > 1 else 0):
+        made = {name: out / f"shards/{name}-{number}" for name in ("seen", "faces", "given")}
+        shards.run(view, {"raw": raw}, made, Job("face_shard", out, threads, shard=number))
+        for name, path in made.items():
+            inputs.setdefault(f"shard_{name}", []).append(path)
+    meanwhile()
+    stage.run(view, inputs, outputs, Job("faces", out, threads))
     return outputs
 
 

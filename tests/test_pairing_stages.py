@@ -11,6 +11,8 @@ from skimage import data
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
+from ssimbad.faces import embedded
+from ssimbad.faces.reading import normalise
 from ssimbad.pairing import references, resize, stage_references, stage_sketches, tps, xdog
 from ssimbad.params import tree as params
 from ssimbad.params.view import View
@@ -18,7 +20,7 @@ from ssimbad.runtime.job import Job
 
 SIDE = 32
 COUNTS = {"train": 5, "val": 0, "test": 6}
-DECLARED = ("sketches", "references", "data.native_size", "data.source", "data.max_pixels")
+DECLARED = ("sketches", "references", "data.native_size", "data.source", "data.max_pixels", "embedded")
 
 
 @pytest.fixture
@@ -96,17 +98,17 @@ def test_given_sketches_are_used_as_they_are(view, inputs, tmp_path):
     assert not list(tmp_path.glob(".*tmp"))
 
 
-def _zip_answers(path: Path, names: list[str]) -> None:
-    colours = ((name, np.full((50, 50, 3), 7 * i, np.uint8)) for i, name in enumerate(names))
-    artifacts.write_zip(path, [(name, artifacts.png_bytes(image)) for name, image in colours])
+def _shapes(path: Path, ids: list[str]) -> dict[str, dict]:
+    drawn = {id_: {"shape": s, "palette": p} for id_, (s, p) in embedded.draw_faces(ids, "adventurer", 0).items()}
+    artifacts.write_json(path, drawn)
+    return drawn
 
 
 def test_references_are_the_seeded_warps_and_pairs(view, inputs, tmp_path, monkeypatch):
     ids, seed = _ids("test"), view.references.seed
     cross = references.derangement(ids, seed)
-    names = [f"{i}__{cross[i]}.png" for i in ids]
-    inputs["answers"] = tmp_path / "answers.zip"
-    _zip_answers(inputs["answers"], names[::-1])
+    inputs["shapes"] = tmp_path / "shapes.json"
+    drawn = _shapes(inputs["shapes"], ids[::-1])
     written = ("same", "cross", "other", "pairing", "true")
     one, many = _outputs(tmp_path / "one", *written), _outputs(tmp_path / "many", *written)
     stage_references.run(view, inputs, one, _job(tmp_path))
@@ -125,9 +127,10 @@ def test_references_are_the_seeded_warps_and_pairs(view, inputs, tmp_path, monke
         shown = artifacts.read_array(one[name])
         for i, row in enumerate(rows):
             np.testing.assert_array_equal(shown[i], same[ids.index(row[name])])
-    true = artifacts.read_array(one["true"])
-    assert true.shape == (6, SIDE, SIDE, 3)
-    assert [int(t.min()) for t in true] == [int(t.max()) for t in true] == [35, 28, 21, 14, 7, 0]
+    for id_, true in zip(ids, artifacts.read_array(one["true"]), strict=True):
+        shape, palette, size = drawn[id_]["shape"], drawn[cross[id_]]["palette"], view.embedded.size
+        answer = embedded.render("adventurer", shape, palette, size)
+        np.testing.assert_array_equal(true, normalise(answer, SIDE, 10**6)[0])
 
 
 def test_faces_of_a_folder_have_no_true_answers(view, inputs, tmp_path):
@@ -136,10 +139,10 @@ def test_faces_of_a_folder_have_no_true_answers(view, inputs, tmp_path):
     assert Image.fromarray(artifacts.read_array(outputs["same"])[0]).size == (SIDE, SIDE)
 
 
-def test_a_missing_answer_names_it_and_the_remedy(view, inputs, tmp_path):
-    inputs["answers"] = tmp_path / "answers.zip"
-    _zip_answers(inputs["answers"], ["test-0__test-0.png"])
-    with pytest.raises(UserError, match=r"answers\.zip.*test-0__.*run stage raw again"):
+def test_a_face_without_a_shape_is_named_with_the_remedy(view, inputs, tmp_path):
+    inputs["shapes"] = tmp_path / "shapes.json"
+    _shapes(inputs["shapes"], _ids("test")[:-1])
+    with pytest.raises(UserError, match=r"shapes\.json: has no test-5; run stage raw again"):
         stage_references.run(
             view, inputs, _outputs(tmp_path, "same", "cross", "other", "pairing", "true"), _job(tmp_path)
         )

@@ -38,7 +38,7 @@ def test_everything_read_is_made_upstream_or_comes_from_outside(tree):
     ("key", "stages"),
     [
         ("sketches.p", {"sketches", "evaluate", "baselines"}),
-        ("references.seed", {"raw", "references", "pretrain", "finetune"}),
+        ("references.seed", {"references", "pretrain", "finetune"}),
         ("schedule.points", {"ssim_curves", "select_phi"}),
         ("methods.ssimbad.finetune.learning_rate", {"finetune", "compute"}),
         ("methods.ssimbad.finetune.options", {"finetune", "compute"}),
@@ -66,6 +66,21 @@ def test_own_folder_leaves_out_what_only_embedded_faces_have(tree):
     assert not [i for i in found if i.stage.name == "raw"]
     assert {i.wildcards["setting"] for i in found if i.stage.name == "evaluate"} == {"same", "cross"}
     assert next(i for i in found if i.stage.name == "faces").inputs["raw"] == "my-faces"
+
+
+def test_shards_change_what_the_two_data_stages_read_and_nothing_else(tree):
+    """Rendered faces are dealt out too; a single shard is none."""
+    alone, one, three = (load(tree | {"data": tree["data"] | more}) for more in ({}, {"shards": 1}, {"shards": 3}))
+    assert instances(alone) == instances(one)
+    plain, scattered = ({i.name: i for i in instances(p)} for p in (alone, three))
+    assert [name for name in scattered if name not in plain] == [
+        "face_shard-0", "face_shard-1", "face_shard-2", "sketch_shard-0", "sketch_shard-1", "sketch_shard-2",
+    ]  # fmt: skip
+    assert [name for name in plain if plain[name] != scattered[name]] == ["faces", "sketches"]
+    assert plain["faces"].params == scattered["faces"].params
+    assert scattered["face_shard-0"].upstream == ("raw",)
+    assert {"face_shard-0", "face_shard-1", "face_shard-2"} <= set(scattered["faces"].upstream)
+    assert {"faces", "sketch_shard-2"} <= set(scattered["sketches"].upstream)
 
 
 def test_feature_weights_are_a_stage_only_when_switched_on(tree):
@@ -126,7 +141,7 @@ def test_snakemake_rules_are_the_table(house, tree, change):
     from .conftest import miniature
 
     if change == "folder":
-        tree["data"] |= {"source": "folder", "path": "my-faces", "test_list": "test.txt"}
+        tree["data"] |= {"source": "folder", "path": "my-faces", "test_list": "test.txt", "shards": 3}
         (house / "my-faces").mkdir()
         (house / "test.txt").touch()
         tree["methods"]["split-attention"] = miniature("demo-all")["methods"]["split-attention"]
@@ -146,7 +161,11 @@ def test_snakemake_rules_are_the_table(house, tree, change):
         tree["report"]["ladder"] = ["edm", "ssimbad"]
         tree["report"]["nfe"] = {"calls": [2], "samplers": [{"name": "euler"}], "images": 4}
     write_params(house, tree)
-    assert snakemake_dag(house) == table_dag(load(tree))
+    found = snakemake_dag(house)
+    assert found == table_dag(load(tree))
+    for stage in ("face_shard", "sketch_shard"):
+        scattered = sorted(command for command in found if f"stage {stage} " in command)
+        assert scattered == [f"ssimbad stage {stage} shard={i}" for i in range(tree["data"].get("shards", 0))]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -194,14 +194,18 @@ def test_images_of_a_source_are_counted(tmp_path, tree):
         (tmp_path / "mine" / name).touch()
     tree["data"] |= {"source": "folder", "path": str(tmp_path / "mine"), "train": None}
 
-    def line(data: dict) -> disk.Line:
+    def line(data: dict, what: str = "data/faces") -> disk.Line | None:
         found = disk.lines(Params.model_validate({**tree, "data": tree["data"] | data}), {})
-        return next(one for one in found if one.what == "data/faces")
+        return next((one for one in found if one.what == what), None)
 
     side = tree["data"]["native_size"]
     assert line({}).bytes == 7 * 3 * side**2 and line({}).most and "all 7 images" in line({}).note
     assert line({"crop": "face", "crop_most": 3}).bytes == 21 * 3 * side**2
     assert line({"path": str(tmp_path / "none")}).bytes is None
+    assert line({"train": 5}, "data/faces/shards") is None
+    for train in (5, None):  # shards read whatever there is
+        assert line({"train": train, "shards": 4}, "data/faces/shards").bytes == 7 * 4 * side**2
+    assert line({"shards": 4}, "data/sketches/shards").bytes == 7 * side**2
     (tmp_path / "mine/line/0.png").rename(tmp_path / "mine/line/x.png")
     assert line({}).bytes == 7 * 3 * side**2
     assert not line({"train": 5}).most

@@ -135,6 +135,30 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.save(file, np.ascontiguousarray(array), allow_pickle=False)
 
 
+@contextmanager
+def growing(path: Path, row: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
+    """An array (N, *row) uint8 of as many rows as are put: the bytes of `write_array`, and one row of it in memory."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        count = 0
+
+        def begin() -> None:
+            # NumPy pads the header, so that it is as long for any number of rows.
+            head = {"descr": "|u1", "fortran_order": False, "shape": (count, *row)}
+            np.lib.format.write_array_header_1_0(file, head)
+
+        def put(image: np.ndarray) -> None:
+            nonlocal count
+            if image.shape != row or image.dtype != np.uint8:
+                raise ValueError(f"{path}: {image.shape} {image.dtype} is no row of {row} bytes")
+            file.write(np.ascontiguousarray(image).data)
+            count += 1
+
+        begin()
+        yield put
+        file.seek(0)
+        begin()
+
+
 def read_array(path: Path) -> np.ndarray:
     """Memory-mapped read of `write_array`'s file. Raises UserError when it is missing or is no plain array."""
     try:

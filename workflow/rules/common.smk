@@ -40,6 +40,7 @@ wildcard_constraints:
     stage="|".join(registry.slots()),
     seed="[0-9]+",
     setting="[a-z]+(-[a-z]+)*",
+    shard="[0-9]+",
 
 
 def upstream(stage):

@@ -11,7 +11,6 @@ if EMBEDDED:
         output:
             "data/raw/embedded.zip",
             "data/raw/embedded.json",
-            "data/raw/cross_true.zip",
             [paths.LANDSCAPES] if rows.scenes(P) else [],
             "records/raw.json",
             touch(".state/raw.ok"),
@@ -56,11 +55,64 @@ if rows.fetched(P):
             "ssimbad stage fetch 2>&1 | tee {log}"
 
 
+if P.data.shards > 1:
+    # Scattered: a job for each shard of the source's pictures, and later of the faces without a sketch.
+
+    rule face_shard:
+        input:
+            upstream("face_shard"),
+            ancient(RAW),
+            of("face_shard", "beside"),
+        output:
+            "data/faces/shards/{shard}.json",
+            "data/faces/shards/{shard}.npy",
+            [] if EMBEDDED else ["data/faces/shards/given_{shard}.npy"],
+            "records/face_shard-{shard}.json",
+            touch(".state/face_shard-{shard}.ok"),
+        log:
+            "logs/face_shard/{shard}.log",
+        conda:
+            "../envs/ssimbad.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=60,
+        message:
+            "face_shard {wildcards.shard}: reading and cropping a part of the raw images"
+        shell:
+            "ssimbad stage face_shard shard={wildcards.shard} 2>&1 | tee {log}"
+
+    rule sketch_shard:
+        input:
+            upstream("sketch_shard"),
+            ancient("data/faces/train.npy"),
+            ancient("data/faces/val.npy"),
+            ancient("data/faces/test.npy"),
+            ancient("data/faces/manifest.csv"),
+        output:
+            "data/sketches/shards/{shard}.npy",
+            "records/sketch_shard-{shard}.json",
+            touch(".state/sketch_shard-{shard}.ok"),
+        log:
+            "logs/sketch_shard/{shard}.log",
+        conda:
+            "../envs/ssimbad.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=60,
+        message:
+            "sketch_shard {wildcards.shard}: XDoG of a part of the faces"
+        shell:
+            "ssimbad stage sketch_shard shard={wildcards.shard} 2>&1 | tee {log}"
+
+
 rule faces:
     input:
         upstream("faces"),
         ancient(RAW),
         of("faces", "beside"),
+        of("faces", "shard_seen", "shard_faces", "shard_given"),
         only(P.data.test_list, P.data.test_list),
     output:
         "data/faces/train.npy",
@@ -93,6 +145,7 @@ rule sketches:
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
         only(not EMBEDDED, *GIVEN),
+        of("sketches", "shards"),
     output:
         "data/sketches/train.npy",
         "data/sketches/val.npy",
@@ -118,7 +171,7 @@ rule references:
         upstream("references"),
         ancient("data/faces/test.npy"),
         ancient("data/faces/manifest.csv"),
-        only(EMBEDDED, "data/raw/cross_true.zip"),
+        only(EMBEDDED, paths.SHAPES),
         only(rows.scenes(P), paths.LANDSCAPES),
         of("references", "pairs"),
     output:

@@ -44,10 +44,13 @@ class Look:
 
 def look(pixels: np.ndarray) -> Look:
     """Of (H, W, 3) uint8."""
-    low, high = pixels.min(axis=-1), pixels.max(axis=-1)
-    coloured = high.astype(np.int16) - low > _CHROMA
+    # Channel by channel: to reduce the last axis of three takes NumPy twenty times as long.
+    red, green, blue = (pixels[..., i] for i in range(3))
+    low, high = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    coloured = high - low > _CHROMA
     white, black = low >= _WHITE, high <= _BLACK
-    return Look(float(coloured.mean()), float(white.mean()), float((~coloured & ~white & ~black).mean()))
+    shares = (np.count_nonzero(which) / coloured.size for which in (coloured, white, ~(coloured | white | black)))
+    return Look(*shares)
 
 
 def part(image: Image.Image, side: str) -> Image.Image:

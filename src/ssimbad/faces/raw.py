@@ -1,4 +1,4 @@
-"""Stage raw: renders the embedded faces and the true answers of the cross pairing."""
+"""Stage raw: renders the embedded faces."""
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
@@ -16,35 +16,26 @@ _Drawing = tuple[str, Shape, Palette, int]
 
 
 def run(params: View, inputs: dict, outputs: dict[str, Path], job: Job) -> None:
-    """Write the rendered faces, their shapes and palettes, and the cross answers.
+    """Write the rendered faces, their shapes and palettes.
 
-    outputs: `zip` (`<id>.png`, and CREDITS.txt for the artwork), `shapes` ({id: {"shape", "palette"}}),
-    `answers` (`<sketch id>__<reference id>.png`: the shape of the sketch's face in the palette of the
-    reference's) and, of faces before scenes, `landscapes` (`<id>.png` of test faces: the scene alone).
+    outputs: `zip` (`<id>.png`, and CREDITS.txt for the artwork), `shapes` ({id: {"shape", "palette"}}) and, of faces
+    before scenes, `landscapes` (`<id>.png` of test faces: the scene alone).
 
     Raises:
         UserError: `data.train` is null, or more faces are asked than there are shapes.
     """
-    from ssimbad.pairing.references import derangement
-
     data, style, size = params.data, params.embedded.style, params.embedded.size
     ids = face_ids(data.train + data.val + data.test)
     faces = draw_faces(ids, style, params.embedded.seed, params.embedded.background)
-    tests = split_ids(ids, data.train, data.val, data.test, data.seed)["test"]
-    pairs = list(derangement(tests, params.references.seed).items())
-
-    plain = [(style, *faces[id_], size) for id_ in ids]
-    crossed = [(style, faces[sketch][0], faces[reference][1], size) for sketch, reference in pairs]
-    with _rendering(plain + crossed, job) as pngs:
-        first = ((f"{id_}.png", next(pngs)) for id_ in ids)
-        artifacts.write_zip(outputs["zip"], _credited(first, style))
-        second = ((f"{sketch}__{reference}.png", next(pngs)) for sketch, reference in pairs)
-        artifacts.write_zip(outputs["answers"], second)
+    with _rendering([(style, *faces[id_], size) for id_ in ids], job) as pngs:
+        rendered = ((f"{id_}.png", next(pngs)) for id_ in ids)
+        artifacts.write_zip(outputs["zip"], _credited(rendered, style))
     if "landscapes" in outputs:
+        tests = split_ids(ids, data.train, data.val, data.test, data.seed)["test"]
         alone = ((f"{id_}.png", render_landscape(*faces[id_], size)) for id_ in tests)
         artifacts.write_zip(outputs["landscapes"], alone)
     artifacts.write_json(outputs["shapes"], {i: {"shape": s, "palette": p} for i, (s, p) in faces.items()})
-    job.say(f"raw: {len(ids)} faces -> {outputs['zip']}; {len(pairs)} cross answers -> {outputs['answers']}")
+    job.say(f"raw: {len(ids)} faces -> {outputs['zip']}")
 
 
 def _credited(faces: Iterator[tuple[str, bytes]], style: str) -> Iterator[tuple[str, bytes]]:

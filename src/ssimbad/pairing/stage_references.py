@@ -9,7 +9,7 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
-from ssimbad.faces import manifest
+from ssimbad.faces import embedded, manifest
 from ssimbad.faces.reading import Unreadable, normalise
 from ssimbad.pairing import protocol, resize, tps
 from ssimbad.params.view import View
@@ -23,16 +23,15 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     """The warped references of the test set and the cross pairing.
 
     inputs: `test` ((N, S, S, 3) uint8 .npy), `manifest`, `pairs` (CSV) where a cross pairing is given, for embedded
-    faces `answers` (zip of `<sketch id>__<reference id>.png`), and of those before scenes `landscapes` (zip of
-    `<id>.png`).
+    faces `shapes` (JSON: {id: {"shape", "palette"}}), and of those before scenes `landscapes` (zip of `<id>.png`).
     outputs: `same`, `cross`, `other` ((N, S, S, 3) uint8 .npy: the warped face itself, its cross partner's
     and somebody else's), `pairing` (CSV: id, cross, other), for embedded faces `true` ((N, S, S, 3) uint8
     .npy: the sketch's shape in the cross partner's colours) and before scenes `scene` (the cross partner's landscape
     without its figure, warped as that face).
 
     Raises:
-        UserError: the manifest does not belong to the faces, they are fewer than three, or an answer is
-        missing.
+        UserError: the manifest does not belong to the faces, they are fewer than three, or of one there is no shape or
+            landscape.
     """
     seed = params.references.seed
     ids = manifest.ids(inputs["manifest"], "test")
@@ -47,8 +46,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     artifacts.write_array(outputs["other"], same[[place[other[i]] for i in ids]])
     artifacts.write_csv(outputs["pairing"], ("id", "cross", "other"), [(i, cross[i], other[i]) for i in ids])
     if "true" in outputs:
-        answers = _members(inputs["answers"], [f"{i}__{cross[i]}.png" for i in ids], params)
-        artifacts.write_array(outputs["true"], answers)
+        artifacts.write_array(outputs["true"], _answers(inputs["shapes"], [(i, cross[i]) for i in ids], params, job))
     if "scene" in outputs:
         scenes = _warped(_members(inputs["landscapes"], [f"{i}.png" for i in ids], params), warps, job)
         artifacts.write_array(outputs["scene"], scenes[[place[cross[i]] for i in ids]])
@@ -68,6 +66,21 @@ def _warped(faces: np.ndarray, warps: tps.Warp, job: Job) -> np.ndarray:
             same[start : start + len(images)] = images
             bar.update(len(images))
     return same
+
+
+def _answers(shapes: Path, pairs: list[tuple[str, str]], params: View, job: Job) -> np.ndarray:
+    """(N, S, S, 3) uint8: the shape of the first of each pair in the palette of the second, read as the faces are."""
+    drawn, data = artifacts.read_json(shapes), params.data
+    if missing := next((id_ for pair in pairs for id_ in pair if id_ not in drawn), None):
+        raise UserError(f"{shapes}: has no {missing}; run stage raw again")
+    answers = np.empty((len(pairs), data.native_size, data.native_size, 3), np.uint8)
+    with job.progress(len(pairs), "true answers") as bar:
+        for row, (own, other) in enumerate(pairs):
+            shape, palette = drawn[own]["shape"], drawn[other]["palette"]
+            png = embedded.render(params.embedded.style, shape, palette, params.embedded.size)
+            answers[row] = normalise(png, data.native_size, data.max_pixels)[0]
+            bar.update(1)
+    return answers
 
 
 def _members(path: Path, names: list[str], params: View) -> np.ndarray:

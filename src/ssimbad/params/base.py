@@ -49,7 +49,9 @@ TAKEN = (
     *[
         "raw",
         "fetch",
+        "face_shard",
         "faces",
+        "sketch_shard",
         "sketches",
         "references",
         "data_sheet",

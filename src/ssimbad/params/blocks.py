@@ -53,6 +53,11 @@ class Data(Strict):
         default="auto",
         description="auto: where folders are characters, cross pairs never share one; none: they may",
     )
+    shards: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1,
+        description="jobs among which reading and drawing the faces are dealt out; no result depends on it, 1: no such "
+        "jobs, and half the disk",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Data:

@@ -14,6 +14,13 @@ from ssimbad.pipeline.paths import Wildcards
 Files = dict[str, str | list[str]]
 
 
+LOOKED = (
+    "data.source", "data.path", "data.native_size", "data.max_pixels", "data.crop", "data.crop_factor",
+    "data.crop_least", "data.crop_most",
+)  # fmt: skip
+"""Parameters by which pictures of a source are looked at."""
+
+
 def embedded(p: Params, files: Files) -> Files:
     return files if rows.has_answers(p) else {}
 
@@ -28,6 +35,24 @@ def source(p: Params) -> Files:
     config = sources.config(p.data.source, p.data.path)
     beside = sources.of(config).beside(config)
     return {"raw": paths.source(p), **({"beside": beside} if beside else {})}
+
+
+def face_shard(p: Params, w: Wildcards) -> dict[str, str]:
+    """What one shard of the source's pictures is read into."""
+    files = {"seen": paths.shard("faces", w, "{}.json"), "faces": paths.shard("faces", w)}
+    return files | ({"given": paths.shard("faces", w, "given_{}.npy")} if given(p) else {})
+
+
+def face_shards(p: Params) -> Files:
+    """What the shards have read, where there are any."""
+    names = [face_shard(p, w) for w in rows.shards(p)]
+    return {f"shard_{key}": [files[key] for files in names] for key in (names[0] if names else ())}
+
+
+def sketch_shards(p: Params) -> Files:
+    """What the shards have drawn, where there are any."""
+    found = [paths.shard("sketches", w) for w in rows.shards(p)]
+    return {"shards": found} if found else {}
 
 
 def scenes(p: Params, files: Files) -> Files:

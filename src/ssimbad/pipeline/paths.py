@@ -9,11 +9,10 @@ from ssimbad.pairing import settings
 from ssimbad.params.tree import Params
 
 Wildcards = dict[str, Any]
-"""Of one stage instance: method, stage, seed, setting, as far as it has them."""
+"""Of one stage instance: method, stage, seed, setting, shard, as far as it has them."""
 
 EMBEDDED = "data/raw/embedded.zip"
 FETCHED = "data/raw/fetched.zip"
-ANSWERS = "data/raw/cross_true.zip"
 MANIFEST = "data/faces/manifest.csv"
 TRUE = "data/references/cross_true.npy"
 SHAPES = "data/raw/embedded.json"
@@ -83,6 +82,11 @@ def feature_file(name: str) -> str:
 
 def splits(folder: str) -> dict[str, str]:
     return {name: f"data/{folder}/{name}.npy" for name in ("train", "val", "test")}
+
+
+def shard(folder: str, w: Wildcards, name: str = "{}.npy") -> str:
+    """What a shard of the data makes."""
+    return f"data/{folder}/shards/{name.format(w['shard'])}"
 
 
 def figure(*names: str) -> dict[str, str]:

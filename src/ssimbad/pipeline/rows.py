@@ -78,6 +78,11 @@ def fetched(p: Params) -> bool:
     return sources.of(config).fetched(config)
 
 
+def shards(p: Params) -> list[Wildcards]:
+    """The jobs among which reading and drawing faces are dealt out; none where a single one does it."""
+    return [{"shard": i} for i in range(p.data.shards)] if p.data.shards > 1 else []
+
+
 def coloured_rows(p: Params) -> list[Wildcards]:
     """Every archive of answers: rows in each setting in which something else is shown."""
     return [{**w, "setting": s} for w in listed(p) for s in settings.coloured(takes(p, w), has(p))]

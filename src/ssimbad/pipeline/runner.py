@@ -238,6 +238,7 @@ def _job(instance: Instance, scratch: Path) -> Job:
         of=w.get("stage"),
         seed=w.get("seed"),
         setting=w.get("setting"),
+        shard=w.get("shard"),
     )
 
 

@@ -101,10 +101,9 @@ STAGES: tuple[Stage, ...] = (
         each=lambda p: [{}] if rows.has_answers(p) else [],
         inputs=lambda p, w: {},
         outputs=lambda p, w: {
-            "zip": paths.EMBEDDED, "shapes": paths.SHAPES, "answers": paths.ANSWERS,
-            **inputs.scenes(p, {"landscapes": paths.LANDSCAPES}),
+            "zip": paths.EMBEDDED, "shapes": paths.SHAPES, **inputs.scenes(p, {"landscapes": paths.LANDSCAPES}),
         },
-        params=lambda p, w: ("embedded", "data.train", "data.val", "data.test", "data.seed", "references.seed"),
+        params=lambda p, w: ("embedded", "data.train", "data.val", "data.test", "data.seed"),
     ),
     Stage(
         name="fetch",
@@ -125,10 +124,20 @@ STAGES: tuple[Stage, ...] = (
         fetched=True,
     ),
     Stage(
+        name="face_shard",
+        run="ssimbad.faces.shards:run",
+        each=rows.shards,
+        inputs=lambda p, w: inputs.source(p),
+        outputs=inputs.face_shard,
+        params=lambda p, w: (*inputs.LOOKED, "data.shards"),
+    ),
+    Stage(
         name="faces",
         run="ssimbad.faces.stage:run",
         inputs=lambda p, w: {
-            **inputs.source(p), **({"test_list": p.data.test_list} if p.data.test_list else {}),
+            **inputs.source(p),
+            **inputs.face_shards(p),
+            **({"test_list": p.data.test_list} if p.data.test_list else {}),
         },
         outputs=lambda p, w: {
             **paths.splits("faces"),
@@ -137,11 +146,17 @@ STAGES: tuple[Stage, ...] = (
             "quarantine": "data/faces/quarantine.csv",
         },
         params=lambda p, w: (
-            "data.source", "data.path", "data.test_list", "data.native_size", "data.train", "data.val", "data.test",
-            "data.seed", "data.max_pixels", "data.drawings", "data.splits", "data.crop", "data.crop_factor",
-            "data.crop_least", "data.crop_most",
-            "data.identity",
+            *inputs.LOOKED, "data.test_list", "data.train", "data.val", "data.test", "data.seed", "data.drawings",
+            "data.splits", "data.identity",
         ),
+    ),
+    Stage(
+        name="sketch_shard",
+        run="ssimbad.pairing.stage_sketches:run_shard",
+        each=rows.shards,
+        inputs=lambda p, w: {**paths.splits("faces"), "manifest": paths.MANIFEST},
+        outputs=lambda p, w: {"sketches": paths.shard("sketches", w)},
+        params=lambda p, w: ("sketches", "data.shards"),
     ),
     Stage(
         name="sketches",
@@ -150,6 +165,7 @@ STAGES: tuple[Stage, ...] = (
             **paths.splits("faces"),
             "manifest": paths.MANIFEST,
             **inputs.given(p),
+            **inputs.sketch_shards(p),
         },
         outputs=lambda p, w: paths.splits("sketches"),
         params=lambda p, w: ("sketches",),
@@ -160,7 +176,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=lambda p, w: {
             "test": "data/faces/test.npy",
             "manifest": paths.MANIFEST,
-            **inputs.embedded(p, {"answers": paths.ANSWERS}),
+            **inputs.embedded(p, {"shapes": paths.SHAPES}),
             **inputs.scenes(p, {"landscapes": paths.LANDSCAPES}),
             **({"pairs": p.references.pairs} if p.references.pairs else {}),
         },
@@ -173,7 +189,8 @@ STAGES: tuple[Stage, ...] = (
             **inputs.scenes(p, {"scene": "data/references/scene.npy"}),
         },
         params=lambda p, w: (
-            "references", "data.native_size", "data.source", "data.max_pixels", "embedded.background",
+            "references", "data.native_size", "data.source", "data.max_pixels", "embedded.style", "embedded.size",
+            "embedded.background",
         ),
     ),
     Stage(

@@ -59,6 +59,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
         Line("data/weights", downloads(p)[0], "feature networks") if p.weights.enabled else Line("data/weights", 0),
         Line("data/faces", faces and 3 * pixels * faces, note, most=whole and faces is not None),
         Line("data/sketches", faces and pixels * faces, note, most=whole and faces is not None),
+        *_shards(p, faces, whole),
         Line("data/references", references),
         *([Line("data/masks", faces and pixels * (faces + 3 * data.test), note)] if rows.masked(p) else []),
         Line("models", weights, f"{len(work)} trainings × {seeds} seeds"),
@@ -71,6 +72,21 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
         Line(
             "work: states, all at once", seeds * sum(states.values()), "if all trainings run side by side", passing=True
         ),
+    ]
+
+
+def _shards(p: Params, faces: int | None, whole: bool) -> list[Line]:
+    """Whatever the splits take, shards hold every picture of the source, and the given sketches of sources that may
+    have some."""
+    if not rows.shards(p):
+        return []
+    pixels = p.data.native_size**2
+    there = faces if whole or rows.has_answers(p) else count_images(p)
+    each, given = 3 * pixels, "" if rows.has_answers(p) else ", with a sketch each"
+    note = f"every usable picture of the source once more{given}"
+    return [
+        Line("data/faces/shards", there and (each + (pixels if given else 0)) * there, note, most=True),
+        Line("data/sketches/shards", faces and pixels * faces, "every drawn sketch once more", most=True),
     ]
 
 

@@ -38,6 +38,7 @@ class Job:
     of: str | None = None
     seed: int | None = None
     setting: str | None = None
+    shard: int | None = None
     log: Spool | None = None
     group: ProcessGroup = ALONE
     confirm: Callable[[], None] = lambda: None
@@ -47,7 +48,14 @@ class Job:
     def name(self) -> str:
         """For example `colorize-ssimbad-finetune-seed-0-cross`; `raw` alone for a stage without instances."""
         seed = None if self.seed is None else f"seed-{self.seed}"
-        return "-".join(filter(None, (self.stage, self.method, self.of, seed, self.setting)))
+        shard = None if self.shard is None else str(self.shard)
+        return "-".join(filter(None, (self.stage, self.method, self.of, seed, self.setting, shard)))
+
+    def block(self, count: int, shards: int) -> slice:
+        """The part that is this shard's of `count` things in a row, of which `shards` jobs have as many each."""
+        if self.shard is None:
+            raise ValueError(f"{self.name}: no shard")
+        return slice(count * self.shard // shards, count * (self.shard + 1) // shards)
 
     def say(self, text: str) -> None:
         """One line in the log."""
