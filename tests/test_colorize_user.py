@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,22 @@ def test_lines_and_layers_are_written_beside(weights, pictures, tmp_path):
         assert {path.name for path in place.iterdir()} == {path.name for path in folder.iterdir()}
     assert np.asarray(Image.open(tmp_path / "lines/pencil.png")).shape == (16, 16)
     assert np.asarray(Image.open(tmp_path / "layers/pencil.png")).shape == (40, 25, 4)
+    rasters = tmp_path / "rasters"
+    user.run(folder, reference, weights, tmp_path / "again", ora=rasters)
+    assert {path.name for path in rasters.iterdir()} == {f"{path.stem}.ora" for path in folder.iterdir()}
+    one = {"ora": rasters / "grey.ora"}
+    refused(
+        tmp_path, "grey.ora is there; name another", folder / "grey.png", reference, weights, tmp_path / "z.png", **one
+    )
+    user.run(folder / "grey.png", reference, weights, tmp_path / "z.png", ora=rasters, overwrite=True)
+    with zipfile.ZipFile(one["ora"], "a") as archive:
+        archive.writestr("data/mine.png", b"")
+    more = one | {"overwrite": True}
+    refused(
+        tmp_path, "grey.ora is there, and not as", folder / "grey.png", reference, weights, tmp_path / "y.png", **more
+    )
+    wrong = {"layers": tmp_path / "x.ora"}
+    refused(tmp_path, "there is --ora", folder / "grey.png", reference, weights, tmp_path / "y.png", **wrong)
     twice = {"show_lines": tmp_path / "x.png", "layers": tmp_path / "x.png"}
     refused(tmp_path, "would be written twice", folder / "grey.png", reference, weights, tmp_path / "y.png", **twice)
     sketch = {"layers": folder / "grey.png"}

@@ -146,15 +146,16 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def png_bytes(image: np.ndarray) -> bytes:
-    """(H, W, 3) or (H, W) uint8 → PNG, without metadata."""
+    """(H, W), (H, W, 3) or (H, W, 4) uint8 → PNG, without metadata."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
 
 
-def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+def write_zip(path: Path, members: Iterable[tuple[str, bytes]], comment: bytes = b"") -> None:
     """Stored (not deflated) archive with fixed dates; members in the order given."""
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        archive.comment = comment
         for name, data in members:
             archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data)
 

@@ -237,6 +237,10 @@ def colorize(
         Path | None,
         typer.Option(help="write the colours alone at the sketch's own size, to lie under its lines"),
     ] = None,
+    ora: Annotated[
+        Path | None,
+        typer.Option(help="write an OpenRaster file: lines, colours and flat areas as layers; a .ora, or a folder"),
+    ] = None,
     show_lines: Annotated[
         Path | None, typer.Option(help="write the drawing as the network sees it: a .png, or a folder")
     ] = None,
@@ -266,8 +270,8 @@ def colorize(
 
     user.run(
         sketch, reference, weights, out, mask=mask, reference_mask=reference_mask, options=_pairs(option or []),
-        show_lines=show_lines, layers=layers, overwrite=overwrite, sequence=sequence, lines=lines, fit=fit, steps=steps,
-        sampler=sampler, seed=seed,
+        show_lines=show_lines, layers=layers, ora=ora, overwrite=overwrite, sequence=sequence, lines=lines, fit=fit,
+        steps=steps, sampler=sampler, seed=seed,
     )  # fmt: skip
 
 

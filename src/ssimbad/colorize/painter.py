@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from ssimbad.colorize import chunks, ink, layers, load
+from ssimbad.colorize import chunks, ink, layers, load, ora
 from ssimbad.colorize.pictures import Picture, Wrong, frame, read, to_model, to_share, to_square
 from ssimbad.errors import UserError
 from ssimbad.methods import registry
@@ -76,6 +76,12 @@ class Answer:
     def layer(self) -> np.ndarray:
         """(H, W, 4) uint8: the same as a layer that lies under the lines."""
         return layers.transparent(self.colours)
+
+    @property
+    def raster(self) -> list[tuple[str, bytes]]:
+        """What an OpenRaster file holds, (name, bytes): lines over colours over flat areas, at the sketch's size."""
+        flat = layers.transparent(layers.flat(self.colours, self.drawing))
+        return ora.members({"lines": layers.line_layer(self.drawing), "colours": self.layer, "flat": flat})
 
 
 class Painter:

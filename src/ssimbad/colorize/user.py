@@ -21,8 +21,9 @@ from ssimbad.runtime import cores, devices, pool
 SOME_FAILED = 3
 """Exit status where some sketches of a folder could not be coloured."""
 _PAPER = 250  # a level of the drawing as it is seen
-_WRITTEN = {"out": "image", "show_lines": "seen", "layers": "layer"}
+_WRITTEN = {"out": "image", "show_lines": "seen", "layers": "layer", "ora": "raster"}
 """By the option that names the place: what of an answer goes there."""
+_ENDINGS = {"ora": ".ora"}  # of all others .png
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def run(
     options: Mapping[str, str] | None = None,
     show_lines: Path | None = None,
     layers: Path | None = None,
+    ora: Path | None = None,
     overwrite: bool = False,
     sequence: bool = False,
     **how: Any,
@@ -67,6 +69,7 @@ def run(
         options: of the weights' colour options, as text, those that are to be otherwise.
         show_lines: where the drawing is written as the network sees it; a folder where the sketches are one.
         layers: where the colours alone are written, at the sketch's own size, RGBA.
+        ora: where lines, colours and flat areas are written as the layers of an OpenRaster file.
         overwrite: earlier answers may be replaced, and nothing else.
         sequence: the sketches are the frames of one, and how much neighbouring answers differ is told.
         how: other arguments of `Painter.colour`.
@@ -76,14 +79,13 @@ def run(
             ParameterError: the options do not fit each other, or an answer would replace a file.
     """
     references = [reference] if isinstance(reference, Path) else list(reference)
-    places = {name: path for name, path in (("out", out), ("show_lines", show_lines), ("layers", layers)) if path}
+    asked = {"out": out, "show_lines": show_lines, "layers": layers, "ora": ora}
+    places = {name: path for name, path in asked.items() if path}
     if sequence and (not sketch.is_dir() or any(path.is_dir() for path in references)):
         raise ParameterError("--sequence: wants a folder of sketches and the same references, files, for all")
     jobs = _jobs(sketch, references, mask, reference_mask, places)
     read = [path for job in jobs for paths in job.inputs.values() for path in paths]
-    answers.check(
-        [weights, weights.with_suffix(".json"), *read], [p for job in jobs for p in job.places.values()], overwrite
-    )
+    answers.check([*load.files(weights), *read], [p for job in jobs for p in job.places.values()], overwrite)
     painter = Painter(weights)
     how["options"] = {key: _value(text) for key, text in (options or {}).items()}
     failed, frames = [], Flicker()
@@ -199,17 +201,29 @@ def _jobs(
         figures = [[path] for path in folders.beside("mask", _by_name("reference_mask", reference_mask, own), own)]
     names = folders.answers(sketches)
     return [
-        Job(one, row, of_sketch, of_reference, {name: path / f"{names[one]}.png" for name, path in places.items()})
+        Job(
+            one,
+            row,
+            of_sketch,
+            of_reference,
+            {key: path / f"{names[one]}{_ending(key)}" for key, path in places.items()},
+        )
         for one, row, of_sketch, of_reference in zip(sketches, given, masks, figures, strict=True)
     ]
 
 
 def _place(name: str, path: Path, sketch: Path) -> Path:
+    ending = _ending(name)
     if path.is_dir():
-        path = path / f"{sketch.stem}.png"
-    if path.suffix.lower() != ".png":
-        raise ParameterError(f"--{_flag(name)} {path}: the answer is a PNG; give it the ending .png")
+        path = path / f"{sketch.stem}{ending}"
+    if path.suffix.lower() != ending:
+        other = "; for OpenRaster there is --ora" if path.suffix.lower() == _ENDINGS["ora"] else ""
+        raise ParameterError(f"--{_flag(name)} {path}: give it the ending {ending}{other}")
     return path
+
+
+def _ending(name: str) -> str:
+    return _ENDINGS.get(name, ".png")
 
 
 def _by_name(name: str, path: Path, pictures: Sequence[Path]) -> Path:
