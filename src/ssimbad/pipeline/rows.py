@@ -67,6 +67,11 @@ def scenes(p: Params) -> bool:
     return has_answers(p) and p.embedded.background == "scene"
 
 
+def styled(p: Params) -> bool:
+    """Whether trainings see sketches of several styles, or of another one than is judged."""
+    return p.sketches.styles != ["xdog"]
+
+
 def has(p: Params) -> set[str]:
     """What the data have besides faces: see `Setting.asks`."""
     return {what for what, there in (("answers", has_answers(p)), ("scenes", scenes(p))) if there}

@@ -151,7 +151,9 @@ STAGES: tuple[Stage, ...] = (
             "manifest": paths.MANIFEST,
             **inputs.given(p),
         },
-        outputs=lambda p, w: paths.splits("sketches"),
+        outputs=lambda p, w: {
+            **paths.splits("sketches"), **({"styles": paths.STYLED} if rows.styled(p) else {}),
+        },
         params=lambda p, w: ("sketches",),
     ),
     Stage(
