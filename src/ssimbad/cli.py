@@ -222,7 +222,9 @@ def colorize(
             help="a picture for all sketches, or a folder with equal names; repeatable: the answers are averaged"
         ),
     ],
-    weights: Annotated[Path, typer.Option(help="NAME.safetensors, with NAME.json beside it")],
+    weights: Annotated[
+        Path, typer.Option(help="NAME.safetensors, with NAME.json beside it, or a folder that export wrote")
+    ],
     out: Annotated[Path, typer.Option(help="a .png, or a folder; never onto a file of yours")],
     fit: Annotated[
         str, typer.Option(help="model: the model's size; sketch: the sketch's own, under its lines")
@@ -322,6 +324,20 @@ def compare(
     from ssimbad.reporting import compare as comparing
 
     print(comparing.run(first, second, setting, metric), end="")
+
+
+@app.command()
+def export(
+    row: Annotated[str, typer.Argument(help="<method>/<stage>")],
+    out: Annotated[Path, typer.Option(help="the folder to write; what is there already is never replaced")],
+    seed: Annotated[int | None, typer.Option(help="of the training; default: the first of the parameters")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="with the network as ONNX, for programs without Python")] = False,
+) -> None:
+    """Write a row's weights as a folder that others can load, with a model card, in the Hugging Face hub's form."""
+    from ssimbad.params import tree as params
+    from ssimbad.pipeline import publish
+
+    print(publish.run(params.load(), row, out, seed, onnx))
 
 
 @app.command("export-run")

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from ssimbad.colorize import chunks, ink, layers, load, ora
+from ssimbad.colorize import chunks, hub, ink, layers, load, ora
 from ssimbad.colorize.pictures import Picture, Wrong, frame, read, to_model, to_share, to_square
 from ssimbad.errors import UserError
 from ssimbad.methods import registry
@@ -88,7 +88,10 @@ class Painter:
     """Trained weights, loaded once, that colour any number of sketches; threads may share it."""
 
     def __init__(self, weights: str | Path, device: torch.device | str | None = None) -> None:
-        """Load NAME.safetensors, described by NAME.json beside it, onto a device (default: a GPU if there is one).
+        """Load NAME.safetensors, described by NAME.json beside it, or a folder that `ssimbad export` wrote.
+
+        Args:
+            device: where it computes; default: a GPU if there is one.
 
         Raises:
             UserError: a file is missing or unreadable, the two do not fit, or the weights take no sketch.
@@ -100,6 +103,17 @@ class Painter:
             raise UserError(f"{weights}: these weights take no sketch; name weights that colour one")
         bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self._precision = "bf16" if bf16 else "fp32"
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, device: torch.device | str | None = None
+    ) -> Painter:
+        """Of what `ssimbad export` wrote: a folder here, or a repository of the Hugging Face hub, `OWNER/NAME`.
+
+        Raises:
+            UserError: there is neither, or as for `Painter(...)`.
+        """
+        return cls(hub.folder(name, revision), device)
 
     @property
     def options(self) -> Options:

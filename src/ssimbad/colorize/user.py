@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from ssimbad.colorize import answers, folders
+from ssimbad.colorize import answers, folders, load
 from ssimbad.colorize.painter import Answer, Painter
 from ssimbad.colorize.pictures import Wrong
 from ssimbad.errors import ParameterError, UserError
@@ -191,7 +191,7 @@ def _jobs(
     if others:
         print(f"ssimbad: passed over, no pictures: {', '.join(path.name for path in others)}", file=sys.stderr)
     for name, path in places.items():
-        if path.is_file() or path.suffix.lower() == ".png":
+        if path.is_file() or path.suffix.lower() == _ending(name):
             raise ParameterError(f"--{_flag(name)} {path}: the sketches are a folder, so name a folder for the answers")
     given = list(zip(*(folders.beside("reference", path, sketches) for path in references), strict=True))
     masks = folders.beside("mask", _by_name("mask", mask, sketches), sketches) if mask else [None] * len(sketches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssimbad.errors import ParameterError
 from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.methods.contract import MASKS, PHI, Method
@@ -33,6 +34,14 @@ def listed(p: Params) -> list[Wildcards]:
         if stage in method.colour
         for seed in p.seeds
     ]
+
+
+def named(p: Params, row: str) -> list[Wildcards]:
+    """Of `listed`, those of the row `<method>/<stage>`, one for each seed. Raises ParameterError: there is none."""
+    if found := [w for w in listed(p) if f"{w['method']}/{w['stage']}" == row]:
+        return found
+    known = ", ".join(dict.fromkeys(f"{w['method']}/{w['stage']}" for w in listed(p)))
+    raise ParameterError(f"{row}: no row of params.yaml; there are {known}")
 
 
 def parts(p: Params, training: str) -> list[str]:
