@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from ssimbad.colorize import answers, folders, load
+from ssimbad import artifacts
+from ssimbad.colorize import answers, at_hand, folders, load, recipe
 from ssimbad.colorize.painter import Answer, Painter
 from ssimbad.colorize.pictures import Wrong
 from ssimbad.errors import ParameterError, UserError
@@ -44,6 +45,35 @@ class Job:
         return {name: paths for name, paths in (found | {"mask": self.mask and [self.mask]}).items() if paths}
 
 
+def command(given: Mapping[str, Any], repeated: Path | None = None, note: Path | None = None) -> None:
+    """`ssimbad colorize`: by what is named here, else by what a .json tells, else by the best weights here.
+
+    Args:
+        given: arguments of `run`, None where nothing is said.
+        repeated: the .json of an earlier answer, of the page or of `note`.
+        note: where such a .json is written, once all is coloured.
+
+    Raises:
+        UserError: as `run` and `recipe.read`; ParameterError: something is missing, or `note` is there.
+    """
+    told = recipe.read(repeated) if repeated else {}
+    named = {name: value for name, value in given.items() if value not in (None, [])}
+    how = told | named | {"options": told.get("options", {}) | (named.get("options") or {})}
+    for name in ("sketch", "reference", "out"):
+        if name not in how:
+            also = "" if name == "out" else ", or --from a .json that tells it"
+            raise ParameterError(f"--{name}: missing; name a picture{also}")
+    if note and (note.suffix.lower() != ".json" or note.exists()):
+        reason = "there already, and nothing is replaced" if note.exists() else "give it the ending .json"
+        raise ParameterError(f"--note {note}: {reason}")
+    if "weights" not in how:
+        how["weights"] = at_hand.best()
+        print(f"ssimbad: weights: {how['weights']}, the best here; --weights names others", file=sys.stderr)
+    run(**how)
+    if note:
+        artifacts.write_json(note, recipe.written(note, how))
+
+
 def run(
     sketch: Path,
     reference: Path | Sequence[Path],
@@ -52,7 +82,7 @@ def run(
     *,
     mask: Path | None = None,
     reference_mask: Path | None = None,
-    options: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
     show_lines: Path | None = None,
     layers: Path | None = None,
     ora: Path | None = None,
@@ -66,7 +96,7 @@ def run(
         reference: one, or several whose answers are averaged.
         mask, reference_mask: of the figures (white) in the sketch and in the reference, for weights that take them, or
             folders with equal names; without, they are found by rules (pairing/masks.py).
-        options: of the weights' colour options, as text, those that are to be otherwise.
+        options: of the weights' colour options, those that are to be otherwise; text is read as YAML.
         show_lines: where the drawing is written as the network sees it; a folder where the sketches are one.
         layers: where the colours alone are written, at the sketch's own size, RGBA.
         ora: where lines, colours and flat areas are written as the layers of an OpenRaster file.
@@ -87,7 +117,7 @@ def run(
     read = [path for job in jobs for paths in job.inputs.values() for path in paths]
     answers.check([*load.files(weights), *read], [p for job in jobs for p in job.places.values()], overwrite)
     painter = Painter(weights)
-    how["options"] = {key: _value(text) for key, text in (options or {}).items()}
+    how["options"] = {key: _value(value) for key, value in (options or {}).items()}
     failed, frames = [], Flicker()
     with tqdm(total=len(jobs), unit="sketch", disable=None) as bar:
         for job, answer in _coloured(painter, jobs, how):
@@ -237,12 +267,12 @@ def _shown(path: Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
-def _value(text: str) -> object:
-    """Of an option, as YAML reads it."""
+def _value(told: object) -> object:
+    """Of an option: text as YAML reads it."""
     try:
-        return yaml.safe_load(text)
+        return yaml.safe_load(told) if isinstance(told, str) else told
     except yaml.YAMLError:
-        return text
+        return told
 
 
 def _read(argument: str, path: Path, number: int) -> bytes:
