@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, PngImagePlugin
 
-from ssimbad.colorize import folders, user
+from ssimbad import artifacts
+from ssimbad.colorize import at_hand, folders, user
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.web import server
 
 
 def test_a_folder_after_one_reference(weights, pictures, tmp_path):
@@ -257,10 +260,78 @@ def test_lines_and_layers_are_written_beside(weights, pictures, tmp_path):
         assert {path.name for path in place.iterdir()} == {path.name for path in folder.iterdir()}
     assert np.asarray(Image.open(tmp_path / "lines/pencil.png")).shape == (16, 16)
     assert np.asarray(Image.open(tmp_path / "layers/pencil.png")).shape == (40, 25, 4)
+    rasters = tmp_path / "rasters"
+    user.run(folder, reference, weights, tmp_path / "again", ora=rasters)
+    assert {path.name for path in rasters.iterdir()} == {f"{path.stem}.ora" for path in folder.iterdir()}
+    one = {"ora": rasters / "grey.ora"}
+    refused(
+        tmp_path, "grey.ora is there; name another", folder / "grey.png", reference, weights, tmp_path / "z.png", **one
+    )
+    user.run(folder / "grey.png", reference, weights, tmp_path / "z.png", ora=rasters, overwrite=True)
+    with zipfile.ZipFile(one["ora"], "a") as archive:
+        archive.writestr("data/mine.png", b"")
+    more = one | {"overwrite": True}
+    refused(
+        tmp_path, "grey.ora is there, and not as", folder / "grey.png", reference, weights, tmp_path / "y.png", **more
+    )
+    wrong = {"layers": tmp_path / "x.ora"}
+    refused(tmp_path, "there is --ora", folder / "grey.png", reference, weights, tmp_path / "y.png", **wrong)
     twice = {"show_lines": tmp_path / "x.png", "layers": tmp_path / "x.png"}
     refused(tmp_path, "would be written twice", folder / "grey.png", reference, weights, tmp_path / "y.png", **twice)
     sketch = {"layers": folder / "grey.png"}
     refused(tmp_path, "is an input", folder / "grey.png", reference, weights, tmp_path / "y.png", **sketch)
+
+
+def test_an_answer_is_repeated_from_its_note(weights, pictures, tmp_path, monkeypatch):
+    folder, reference = pictures
+    a, b, c, note = (tmp_path / name for name in ("a.png", "b.png", "c.png", "a.json"))
+    given = {"sketch": folder / "grey.png", "reference": [reference], "weights": weights, "out": a, "seed": 4}
+    user.command(given | {"steps": 3, "options": {"guidance": "{weight: 1.0}"}, "fit": None}, note=note)
+    monkeypatch.chdir(folder)
+    user.command({"out": b}, repeated=Path("../a.json"))
+    user.command({"out": c, "seed": 5}, repeated=note)
+    assert a.read_bytes() == b.read_bytes() != c.read_bytes()
+    (tmp_path / "text.json").write_text("no JSON")
+    (tmp_path / "other.json").write_text('{"sketches": 1}')
+    (tmp_path / "part.json").write_text('{"seed": 1}')
+    new = {"out": tmp_path / "d.png"}
+    for told, more, said in [
+        ("text.json", {}, "text.json: no JSON"),
+        ("other.json", {}, "other.json: sketches: Extra inputs"),
+        ("gone.json", {}, "gone.json: cannot be read"),
+        ("part.json", {}, "--sketch: missing; name a picture, or --from"),
+        ("a.json", {"note": note}, "a.json: there already"),
+        ("a.json", {"note": tmp_path / "a.txt"}, "a.txt: give it the ending .json"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            user.command(new, repeated=tmp_path / told, **more)
+    with pytest.raises(UserError, match=r"--out: missing; name a picture$"):
+        user.command({}, repeated=note)
+    assert not new["out"].exists()
+
+
+def test_the_best_weights_here_are_those_of_the_best_measured_row(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no weights in models/; train some"):
+        at_hand.best()
+    values = {"a/pretrain": 17.5, "b/pretrain": 18.5, "c/finetune": None, "d/pretrain": "?", "e/finetune": 16.0}
+    for row, value in values.items():
+        for ending in (".safetensors", ".json"):
+            path = tmp_path / "models" / row / f"seed-0{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(weights.with_suffix(ending).read_bytes())
+        summary = tmp_path / "reports/metrics" / row / "seed-0/cross-true.json"
+        artifacts.write_json(summary, {"metrics": {"psnr": {"value": value}}})
+    (tmp_path / "models/f/pretrain").mkdir(parents=True)
+    (tmp_path / "models/f/pretrain/seed-0.safetensors").touch()  # nothing says how it was made
+    found = at_hand.found()
+    order = ["b/pretrain", "a/pretrain", "e/finetune", "c/finetune", "d/pretrain"]
+    assert [f"{path.parent.parent.name}/{path.parent.name}" for path in found] == order
+    assert list(found.values()) == [18.5, 17.5, 16.0, None, None]
+    assert at_hand.best() == Path("models/b/pretrain/seed-0.safetensors")
+    assert list(server.Studio(list(found), found).notes.values()) == [
+        "18.50 dB cross-true, the best row here", "17.50 dB cross-true", "16.00 dB cross-true",
+    ]  # fmt: skip
 
 
 def test_references_go_by_equal_names_of_any_spelling(tmp_path):

@@ -416,6 +416,7 @@ def test_a_wrong_parameter_stops_before_any_job(tmp_path):
 WRITERS = {
     "compare": "ssimbad/pretrain ssimbad/finetune --metric psnr",
     "export-run": "ssimbad/finetune --out row.zip",
+    "export": "ssimbad/finetune --out exported",
     "sweep": "rates finetune.images=16,32 --of ssimbad",
     "dvc-yaml": "",
     "versions": "",

@@ -7,12 +7,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ssimbad.training import feed as feeding
-from ssimbad.training.feed import BatchRng, Shard
+from ssimbad.training.feed import BatchRng, Feed, Shard
 
-from .small import CPU, feed
+from .small import CPU, WARP, feed
 
 
 def test_an_epoch_shows_every_image_once_and_the_next_another_order():
@@ -59,6 +60,24 @@ def test_batches_come_from_images_seen_alone():
     assert a.target.shape == (8, 3, 16, 16)
     assert a.sketch.shape == (8, 1, 16, 16)
     assert not torch.equal(a.reference, one.batch(44, 8, Shard()).reference)
+
+
+def test_sketches_of_several_styles_are_drawn_from_images_seen_alone():
+    faces = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    several = np.stack([faces[..., 0], 255 - faces[..., 0], faces[..., 1]], axis=1)
+
+    def styled(kept: slice) -> Feed:
+        return Feed(faces, several[:, kept], 16, WARP, 5, CPU, True)
+
+    whole = styled(slice(None))
+    batch, one = whole.batch(24, 8, Shard()), [styled(slice(k, k + 1)).batch(24, 8, Shard()) for k in range(3)]
+    shown = [[k for k in range(3) if torch.equal(batch.sketch[i], one[k].sketch[i])] for i in range(8)]
+    assert all(len(found) == 1 for found in shown) and {found[0] for found in shown} == {0, 1, 2}
+    assert torch.equal(one[0].sketch, feed().batch(24, 8, Shard()).sketch)  # of one style nothing is drawn
+    parts = [styled(slice(None)).batch(24, 8, Shard(rank, 2)).sketch for rank in (0, 1)]
+    assert torch.equal(batch.sketch, torch.cat(parts))
+    again = torch.cat([whole.batch(24 + 8 * k, 8, Shard()).sketch for k in (1, 0)])
+    assert torch.equal(again[8:], batch.sketch) and not torch.equal(again[:8], batch.sketch)
 
 
 def test_shards_are_the_rows_of_the_global_batch():

@@ -29,7 +29,7 @@ ALLOWED = {
     "noise": PURE,
     "samplers": PURE | {"ssimbad.noise"},
     "pairing.lines": PURE | {"ssimbad.pairing.xdog"},
-    **{f"pairing.{name}": PURE for name in ("xdog", "tps", "resize", "references", "settings")},
+    **{f"pairing.{name}": PURE for name in ("xdog", "tps", "resize", "references", "settings", "styles")},
 }
 # Outside library: the one room that knows it.
 OWNER = {"mlflow": "tracking", "dvc": "pipeline", "snakemake": "pipeline"}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import tracemalloc
+import zipfile
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
 
-from ssimbad.colorize import ink, layers
+from ssimbad.colorize import answers, ink, layers
 from ssimbad.colorize.painter import Painter
 from ssimbad.colorize.pictures import to_square
 
@@ -73,6 +76,46 @@ def test_an_enclosed_black_area_takes_the_nearest_colour():
     layer = layers.colour_layer(small, seen, drawing)
     under = layer[80, 62:118].astype(int)
     assert (np.minimum(*(np.abs(under - colour).max(axis=1) for colour in (RED, BLUE))) < 60).all()
+
+
+def test_areas_closed_by_lines_are_flat_in_their_median():
+    sheet = np.full((40, 60, 3), 255, np.uint8)
+    sheet[5:35, 10], sheet[5:35, 40], sheet[5, 10:41], sheet[34, 10:41] = 0, 0, 0, 0
+    drawing = ink.read(sheet, None, "clean")
+    layer = np.full((40, 60, 3), BLUE, np.uint8)
+    layer[6:34, 11:40] = RED
+    layer[6:16, 11:40] = (0, 255, 0)  # less than half of the area
+    found = layers.flat(layer, drawing)
+    assert (found[6:34, 11:40] == RED).all() and (found[:5] == BLUE).all() and (found[:, 42:] == BLUE).all()
+    assert {tuple(colour) for colour in found.reshape(-1, 3)} == {RED, BLUE}
+    assert np.array_equal(layers.flat(layer, ink.Drawing(sheet, np.zeros((40, 60), np.uint8), 1.0)), layer)
+
+
+def test_an_open_raster_file_reads_back_as_specified(weights, tmp_path):
+    """https://www.freedesktop.org/wiki/Specifications/OpenRaster: file layout, layer stack."""
+    sheet = np.full((90, 300, 3), 255, np.uint8)
+    sheet[20:24, 10:290] = (200, 30, 40)
+    sheet[50:53, 10:290], sheet[53, 10:290] = (20, 30, 160), (140, 145, 205)
+    answer = Painter(weights, "cpu").colour(sheet, np.full((20, 20, 3), (90, 160, 90), np.uint8), fit="sketch")
+    answers.write(tmp_path / "a.ora", answer.raster)
+    assert (tmp_path / "a.ora").read_bytes()[30:54] == b"mimetypeimage/openraster"  # first, stored, no extra field
+    with zipfile.ZipFile(tmp_path / "a.ora") as archive:
+        stack = ElementTree.fromstring(archive.read("stack.xml"))
+        stored = {info.filename: info.compress_type for info in archive.infolist()}
+        pictures = {
+            name: Image.open(io.BytesIO(archive.read(name))) for name in archive.namelist() if name.endswith(".png")
+        }
+    assert stored["mimetype"] == zipfile.ZIP_STORED
+    assert (stack.tag, stack.get("w"), stack.get("h")) == ("image", "300", "90")
+    found = {layer.get("name"): pictures[layer.get("src")] for layer in stack.find("stack").findall("layer")}
+    assert list(found) == ["lines", "colours", "flat"]  # from the topmost
+    assert all((picture.mode, picture.size) == ("RGBA", (300, 90)) for picture in found.values())
+    assert np.array_equal(np.asarray(found["lines"])[..., 3], 255 - answer.drawing.lines)
+    assert np.array_equal(np.asarray(found["colours"]), answer.layer)
+    merged = Image.alpha_composite(Image.alpha_composite(found["flat"], found["colours"]), found["lines"])
+    assert np.array_equal(np.asarray(pictures["mergedimage.png"]), np.asarray(merged))
+    assert np.abs(np.asarray(merged)[..., :3].astype(int) - answer.image).max() <= 1
+    assert pictures["Thumbnails/thumbnail.png"].size == (256, 77)
 
 
 def test_work_and_memory_follow_the_sketchs_own_pixels(weights):

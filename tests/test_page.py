@@ -18,6 +18,7 @@ import uvicorn
 import yaml
 from PIL import Image
 
+from ssimbad.colorize import user
 from ssimbad.colorize.painter import Painter
 from ssimbad.errors import UserError
 from ssimbad.web import server
@@ -85,7 +86,7 @@ def asked(weights):
     }  # fmt: skip
 
 
-def test_an_answer_is_the_painters_with_pictures_on_the_way(site, asked, weights):
+def test_an_answer_is_the_painters_with_pictures_on_the_way(site, asked, weights, tmp_path):
     status, said = site("/api/colour", asked)
     *steps, answer = [json.loads(line) for line in said.splitlines()]
     sketch, reference = pixels(asked["sketch"]), pixels(asked["references"][0])
@@ -98,6 +99,11 @@ def test_an_answer_is_the_painters_with_pictures_on_the_way(site, asked, weights
         f"ssimbad colorize --weights {weights.as_posix()} --sketch 'my drawing.png' --reference r.png --steps 3"
         " --seed 1 --fit sketch --out coloured.png"
     )
+    Image.fromarray(sketch).save(tmp_path / "my drawing.png")
+    Image.fromarray(reference).save(tmp_path / "r.png")
+    (tmp_path / "coloured.json").write_text(json.dumps(answer["repeat"]))
+    user.command({"out": tmp_path / "again.png"}, repeated=tmp_path / "coloured.json")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), wanted.image)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_only_this_page_is_served_and_only_so_much(site, asked, monkeypatch):
 
 def test_what_can_be_chosen_is_told(site, asked):
     state = json.loads(site("/api/state")[1])
-    assert state == {"weights": [asked["weights"]], "examples": 4, "study": True}
+    assert state == {"weights": [asked["weights"]], "notes": {}, "examples": 4, "study": True}
     options = json.loads(site(f"/api/options?weights={asked['weights']}")[1])
     assert (
         options["sampler"] == "euler"

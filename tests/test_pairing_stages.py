@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import embedded
 from ssimbad.faces.reading import normalise
-from ssimbad.pairing import references, resize, stage_references, stage_sketches, tps, xdog
+from ssimbad.pairing import references, resize, stage_references, stage_sketches, styles, tps, xdog
 from ssimbad.params import tree as params
 from ssimbad.params.view import View
 from ssimbad.runtime.job import Job
@@ -80,6 +81,19 @@ def test_sketches_are_the_xdog_of_the_faces_whatever_the_threads(view, inputs, t
         for i, (id_, face) in enumerate(zip(_ids(split), artifacts.read_array(inputs[split]), strict=True)):
             sigma = xdog.draw_sigma([id_], constants.seed, constants)
             np.testing.assert_array_equal(drawn[i], xdog.sketch(face[None], sigma, constants)[0])
+
+
+def test_sketches_of_several_styles_come_beside_and_change_nothing_else(view, inputs, tmp_path, monkeypatch):
+    plain, more = _outputs(tmp_path / "plain", *COUNTS), _outputs(tmp_path / "more", *COUNTS, "styles")
+    stage_sketches.run(view, inputs, plain, _job(tmp_path))
+    monkeypatch.setattr(stage_sketches, "_CHUNK", 2)
+    asked = SimpleNamespace(**dict(view.sketches) | {"styles": ["broken", "xdog", "vector"]})
+    stage_sketches.run(SimpleNamespace(sketches=asked), inputs, more, _job(tmp_path))
+    assert _bytes(plain) == {name: data for name, data in _bytes(more).items() if name != "styles"}
+    every, train = artifacts.read_array(more["styles"]), artifacts.read_array(plain["train"])
+    assert every.shape == (5, 3, SIDE, SIDE) and every.dtype == np.uint8
+    for i, name in enumerate(asked.styles):
+        np.testing.assert_array_equal(every[:, i], styles.drawn(train, _ids("train"), name, asked.seed))
 
 
 def test_given_sketches_are_used_as_they_are(view, inputs, tmp_path):

@@ -61,6 +61,23 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, where there is nothing; on success it becomes `path`, on failure it
+    disappears. What is in it is written by the functions below."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -170,15 +187,16 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def png_bytes(image: np.ndarray) -> bytes:
-    """(H, W, 3) or (H, W) uint8 → PNG, without metadata."""
+    """(H, W), (H, W, 3) or (H, W, 4) uint8 → PNG, without metadata."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
 
 
-def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+def write_zip(path: Path, members: Iterable[tuple[str, bytes]], comment: bytes = b"") -> None:
     """Stored (not deflated) archive with fixed dates; members in the order given."""
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        archive.comment = comment
         for name, data in members:
             archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data)
 

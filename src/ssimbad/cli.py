@@ -231,27 +231,38 @@ def results() -> None:
 
 @app.command()
 def colorize(
-    sketch: Annotated[Path, typer.Option(help="a picture, or a folder of pictures")],
+    sketch: Annotated[Path | None, typer.Option(help="a picture, or a folder of pictures")] = None,
     reference: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             help="a picture for all sketches, or a folder with equal names; repeatable: the answers are averaged"
         ),
-    ],
-    weights: Annotated[Path, typer.Option(help="NAME.safetensors, with NAME.json beside it")],
-    out: Annotated[Path, typer.Option(help="a .png, or a folder; never onto a file of yours")],
-    fit: Annotated[
-        str, typer.Option(help="model: the model's size; sketch: the sketch's own, under its lines")
-    ] = "model",
-    lines: Annotated[
-        str,
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="a .png, or a folder; never onto a file of yours")] = None,
+    weights: Annotated[
+        Path | None,
         typer.Option(
-            help="auto: found in any drawing; clean: darker than the paper; invert: lighter; as-is: grey as it is"
+            help="NAME.safetensors, with NAME.json beside it, or a folder that export wrote; default: the best here"
         ),
-    ] = "auto",
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(help="model: the model's size; sketch: the sketch's own, under its lines; default: model"),
+    ] = None,
+    lines: Annotated[
+        str | None,
+        typer.Option(
+            help="auto: found in any drawing; clean: darker than the paper; invert: lighter; as-is: grey as it is;"
+            " default: auto"
+        ),
+    ] = None,
     layers: Annotated[
         Path | None,
         typer.Option(help="write the colours alone at the sketch's own size, to lie under its lines"),
+    ] = None,
+    ora: Annotated[
+        Path | None,
+        typer.Option(help="write an OpenRaster file: lines, colours and flat areas as layers; a .ora, or a folder"),
     ] = None,
     show_lines: Annotated[
         Path | None, typer.Option(help="write the drawing as the network sees it: a .png, or a folder")
@@ -260,7 +271,7 @@ def colorize(
     sampler: Annotated[
         str | None, typer.Option(help="one of those that the weights' method has; default as above")
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the initial noise")] = 0,
+    seed: Annotated[int | None, typer.Option(help="of the initial noise; default: 0")] = None,
     mask: Annotated[
         Path | None,
         typer.Option(help="white where the sketch's figure is, or a folder with equal names; default: by rule"),
@@ -280,16 +291,21 @@ def colorize(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace earlier answers; no other file ever is")
     ] = False,
+    repeated: Annotated[
+        Path | None, typer.Option("--from", help="a .json of the page or of --note: all that is not said here")
+    ] = None,
+    note: Annotated[Path | None, typer.Option(help="write a .json that --from repeats")] = None,
 ) -> None:
     """Colour your own sketches after a reference. Exit code 3: some of a folder cannot be read; the others are done."""
     from ssimbad.colorize import user
 
-    user.run(
-        sketch, reference, weights, out, mask=mask, reference_mask=reference_mask, mask_network=mask_network,
-        options=_pairs(option or []),
-        show_lines=show_lines, layers=layers, overwrite=overwrite, sequence=sequence, lines=lines, fit=fit, steps=steps,
-        sampler=sampler, seed=seed,
-    )  # fmt: skip
+    given = {
+        "sketch": sketch, "reference": reference, "out": out, "weights": weights, "fit": fit, "lines": lines,
+        "layers": layers, "ora": ora, "show_lines": show_lines, "steps": steps, "sampler": sampler, "seed": seed,
+        "mask": mask, "reference_mask": reference_mask, "mask_network": mask_network, "options": _pairs(option or []), "sequence": sequence,
+        "overwrite": overwrite,
+    }  # fmt: skip
+    user.command(given, repeated, note)
 
 
 @app.command()
@@ -339,6 +355,20 @@ def compare(
     from ssimbad.reporting import compare as comparing
 
     print(comparing.run(first, second, setting, metric), end="")
+
+
+@app.command()
+def export(
+    row: Annotated[str, typer.Argument(help="<method>/<stage>")],
+    out: Annotated[Path, typer.Option(help="the folder to write; what is there already is never replaced")],
+    seed: Annotated[int | None, typer.Option(help="of the training; default: the first of the parameters")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="with the network as ONNX, for programs without Python")] = False,
+) -> None:
+    """Write a row's weights as a folder that others can load, with a model card, in the Hugging Face hub's form."""
+    from ssimbad.params import tree as params
+    from ssimbad.pipeline import publish
+
+    print(publish.run(params.load(), row, out, seed, onnx))
 
 
 @app.command("export-run")

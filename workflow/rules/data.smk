@@ -150,6 +150,7 @@ rule sketches:
         "data/sketches/train.npy",
         "data/sketches/val.npy",
         "data/sketches/test.npy",
+        [paths.STYLED] if rows.styled(P) else [],
         "records/sketches.json",
         touch(".state/sketches.ok"),
     log:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ssimbad import artifacts
 from ssimbad.colorize.folders import one_name
 from ssimbad.errors import ParameterError
 
-_KEY = "Software"  # of the PNG's text, whose value tells that its pixels are an answer as it was written
+_KEY = "Software"  # of a PNG's text, whose value, as a zip's comment, tells that it is an answer as it was written
 
 
 def check(inputs: Iterable[Path], outputs: Iterable[Path], overwrite: bool) -> None:
@@ -47,12 +48,15 @@ def check(inputs: Iterable[Path], outputs: Iterable[Path], overwrite: bool) -> N
         taken.add(one_name(str(answer)))
 
 
-def write(path: Path, image: np.ndarray) -> None:
-    """(H, W), (H, W, 3) or (H, W, 4) uint8 → PNG that is known again as an answer."""
+def write(path: Path, answer: np.ndarray | Sequence[tuple[str, bytes]]) -> None:
+    """(H, W), (H, W, 3) or (H, W, 4) uint8 → PNG, or (name, bytes) → zip, that is known again as an answer."""
+    if not isinstance(answer, np.ndarray):
+        artifacts.write_zip(path, answer, _mark(_flat(answer)).encode())
+        return
     about = PngImagePlugin.PngInfo()
-    about.add_text(_KEY, _mark(image))
+    about.add_text(_KEY, _mark([answer.tobytes()]))
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=6, pnginfo=about)
+    Image.fromarray(answer).save(buffer, format="PNG", compress_level=6, pnginfo=about)
     artifacts.write_bytes(path, buffer.getvalue())
 
 
@@ -65,13 +69,26 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _mark(image: np.ndarray) -> str:
-    return f"ssimbad colorize {hashlib.sha256(image.tobytes()).hexdigest()[:16]}"
+def _mark(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return f"ssimbad colorize {digest.hexdigest()[:16]}"
+
+
+def _flat(members: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    for name, data in members:
+        yield from (name.encode(), data)
 
 
 def _ours(path: Path) -> bool:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return archive.comment.decode() == _mark(
+                    _flat((name, archive.read(name)) for name in archive.namelist())
+                )
         with Image.open(path, formats=["PNG"]) as image:
-            return image.info.get(_KEY) == _mark(np.asarray(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return image.info.get(_KEY) == _mark([np.asarray(image).tobytes()])
+    except (OSError, ValueError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError):
         return False

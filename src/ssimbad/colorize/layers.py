@@ -18,6 +18,7 @@ _SMOOTH = 0.6  # standard deviation of the filter, pixels of the small answer
 _ROUNDS = 3
 _WALL = 8.0  # of the logarithm of what passes a pixel that is all ink
 _NOTHING = 1e-12
+_LINE = 128  # a level of the lines below which they close an area
 
 
 def colour_layer(small: np.ndarray, seen: np.ndarray, drawing: Drawing) -> np.ndarray:
@@ -72,14 +73,48 @@ def composed(layer: np.ndarray, drawing: Drawing) -> np.ndarray:
     the sketch gives way to the layer: s + (1 - ink)·(layer - paper), the paper being the lightest colour close by.
     """
     out = np.where((drawing.lines == 0)[..., None], drawing.colours, layer)
-    mixed = (drawing.lines > 0) & (drawing.lines < 255)
+    mixed, share, paper = _mixed(drawing)
     if mixed.any():
-        reach = 2 * int(min(np.ceil(drawing.width), 8)) + 3 if np.isfinite(drawing.width) else 9
-        share = (drawing.lines[mixed] / np.float32(255))[:, None]
-        paper = np.stack([ndimage.maximum_filter(drawing.colours[..., c], reach)[mixed] for c in range(3)], axis=1)
         colours = drawing.colours[mixed] + share * (layer[mixed].astype(np.float32) - paper)
         out[mixed] = np.clip(np.rint(colours), 0, 255).astype(np.uint8)
     return out
+
+
+def _mixed(drawing: Drawing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where pixels are ink and paper, (H, W) bool; of these M the paper's share, (M, 1) float32, and colour, (M, 3)."""
+    mixed = (drawing.lines > 0) & (drawing.lines < 255)
+    reach = 2 * int(min(np.ceil(drawing.width), 8)) + 3 if np.isfinite(drawing.width) else 9
+    share = (drawing.lines[mixed] / np.float32(255))[:, None]
+    if not len(share):
+        return mixed, share, np.empty((0, 3), np.uint8)
+    paper = np.stack([ndimage.maximum_filter(drawing.colours[..., c], reach)[mixed] for c in range(3)], axis=1)
+    return mixed, share, paper
+
+
+def line_layer(drawing: Drawing) -> np.ndarray:
+    """(H, W, 4) uint8: the sketch's lines alone, which over a colour layer give `composed`.
+
+    Alpha is the share of ink; the colour of a pixel that is ink and paper is that of its ink.
+    """
+    out = np.concatenate([drawing.colours, 255 - drawing.lines[..., None]], axis=2)
+    mixed, share, paper = _mixed(drawing)
+    ink = (drawing.colours[mixed] - share * paper) / (1 - share)
+    out[mixed, :3] = np.clip(np.rint(ink), 0, 255).astype(np.uint8)
+    return out
+
+
+def flat(layer: np.ndarray, drawing: Drawing) -> np.ndarray:
+    """(H, W, 3) uint8: every area that the lines close in its one colour, the median of the colour layer in it.
+
+    Areas are 4-connected, so that a line one pixel wide closes them; what is under the lines belongs to the nearest.
+    """
+    areas, count = ndimage.label(drawing.lines >= _LINE)
+    if not count:
+        return layer
+    index = np.arange(1, count + 1)
+    medians = np.stack([ndimage.median(layer[..., c], areas, index) for c in range(3)], axis=1)
+    nearest = ndimage.distance_transform_edt(areas == 0, return_distances=False, return_indices=True)
+    return np.rint(medians).astype(np.uint8)[areas[tuple(nearest)] - 1]
 
 
 def transparent(layer: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A trained model from its two files: NAME.safetensors and NAME.json, how it was made."""
+"""A trained model from its two files: NAME.safetensors and NAME.json, how it was made; or from a folder of both."""
 
 from __future__ import annotations
 
@@ -49,13 +49,22 @@ class Trained:
         return registry.get(self.setup.kind)
 
 
+TENSORS, CONFIG = "model.safetensors", "config.json"
+"""The two in a folder that was exported."""
+
+
+def files(weights: Path) -> tuple[Path, Path]:
+    """The tensors and how they were made, of NAME.safetensors or of a folder."""
+    return (weights / TENSORS, weights / CONFIG) if weights.is_dir() else (weights, weights.with_suffix(".json"))
+
+
 def trained(weights: Path, device: torch.device, channels_last: bool) -> Trained:
     """The model, ready to colour, and what its JSON tells.
 
     Raises:
         UserError: a file is missing, unreadable, or the two do not fit each other.
     """
-    beside = weights.with_suffix(".json")
+    weights, beside = files(weights)
     if not weights.exists():
         raise UserError(f"{weights}: no such weights; train them (`ssimbad status`) or fetch them (`dvc pull`)")
     if not beside.exists():
@@ -73,8 +82,9 @@ def trained(weights: Path, device: torch.device, channels_last: bool) -> Trained
             f"{beside}: no description of a model as this revision writes it; copy the one that was written with the"
             " weights, or train them again"
         ) from None
-    checkpoints.load_into(model, tensors, weights, parts(setup))
-    fill(model, setup)
+    stored = tuple(part for part in parts(setup) if any(name.startswith(part) for name in tensors))
+    checkpoints.load_into(model, tensors, weights, tuple(part for part in parts(setup) if part not in stored))
+    fill(model, setup, stored)
     memory = torch.channels_last if channels_last else torch.contiguous_format
     return Trained(model.to(device, memory_format=memory).eval(), setup, made.parameters, colour, made.stage)
 
@@ -112,14 +122,17 @@ def parts(setup: Setup) -> tuple[str, ...]:
     return tuple(f"{name}." for name, needed in setup.needed.items() if isinstance(needed, Part))
 
 
-def fill(model: nn.Module, setup: Setup) -> None:
+def fill(model: nn.Module, setup: Setup, but: tuple[str, ...] = ()) -> None:
     """Bring the finished parts of other trainings into a model, frozen; and theirs into them.
+
+    Args:
+        but: prefixes of those that are there already.
 
     Raises:
         UserError: a file is missing, damaged or not the one that the setup names.
     """
     for name, part in setup.needed.items():
-        if isinstance(part, Part):
+        if isinstance(part, Part) and f"{name}." not in but:
             path = Path(part.weights)
             tensors, _ = checkpoints.read_tensors(path)
             if artifacts.sha256(path) != part.sha256:

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from ssimbad.colorize import chunks, ink, layers, load
+from ssimbad.colorize import chunks, hub, ink, layers, load, ora
 from ssimbad.colorize.pictures import Picture, Wrong, frame, read, to_model, to_share, to_square
 from ssimbad.errors import UserError
 from ssimbad.methods import registry
@@ -76,6 +76,12 @@ class Answer:
         """(H, W, 4) uint8: the same as a layer that lies under the lines."""
         return layers.transparent(self.colours)
 
+    @property
+    def raster(self) -> list[tuple[str, bytes]]:
+        """What an OpenRaster file holds, (name, bytes): lines over colours over flat areas, at the sketch's size."""
+        flat = layers.transparent(layers.flat(self.colours, self.drawing))
+        return ora.members({"lines": layers.line_layer(self.drawing), "colours": self.layer, "flat": flat})
+
 
 class Painter:
     """Trained weights, loaded once, that colour any number of sketches; threads may share it."""
@@ -86,9 +92,10 @@ class Painter:
         device: torch.device | str | None = None,
         mask_network: str | Path | None = None,
     ) -> None:
-        """Load NAME.safetensors, described by NAME.json beside it, onto a device (default: a GPU if there is one).
+        """Load NAME.safetensors, described by NAME.json beside it, or a folder that `ssimbad export` wrote.
 
         Args:
+            device: where it computes; default: a GPU if there is one.
             mask_network: what finds the figure of a reference in place of the rule; see `masks.of_network`.
 
         Raises:
@@ -108,6 +115,17 @@ class Painter:
         self._find = {"mask": masks.of_sketch, "reference_mask": find}
         bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self._precision = "bf16" if bf16 else "fp32"
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, device: torch.device | str | None = None
+    ) -> Painter:
+        """Of what `ssimbad export` wrote: a folder here, or a repository of the Hugging Face hub, `OWNER/NAME`.
+
+        Raises:
+            UserError: there is neither, or as for `Painter(...)`.
+        """
+        return cls(hub.folder(name, revision), device)
 
     @property
     def options(self) -> Options:

@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from ssimbad.colorize import answers, folders
+from ssimbad import artifacts
+from ssimbad.colorize import answers, at_hand, folders, load, recipe
 from ssimbad.colorize.painter import Answer, Painter
 from ssimbad.colorize.pictures import Wrong
 from ssimbad.errors import ParameterError, UserError
@@ -21,8 +22,9 @@ from ssimbad.runtime import cores, devices, pool
 SOME_FAILED = 3
 """Exit status where some sketches of a folder could not be coloured."""
 _PAPER = 250  # a level of the drawing as it is seen
-_WRITTEN = {"out": "image", "show_lines": "seen", "layers": "layer"}
+_WRITTEN = {"out": "image", "show_lines": "seen", "layers": "layer", "ora": "raster"}
 """By the option that names the place: what of an answer goes there."""
+_ENDINGS = {"ora": ".ora"}  # of all others .png
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,35 @@ class Job:
         return {name: paths for name, paths in (found | {"mask": self.mask and [self.mask]}).items() if paths}
 
 
+def command(given: Mapping[str, Any], repeated: Path | None = None, note: Path | None = None) -> None:
+    """`ssimbad colorize`: by what is named here, else by what a .json tells, else by the best weights here.
+
+    Args:
+        given: arguments of `run`, None where nothing is said.
+        repeated: the .json of an earlier answer, of the page or of `note`.
+        note: where such a .json is written, once all is coloured.
+
+    Raises:
+        UserError: as `run` and `recipe.read`; ParameterError: something is missing, or `note` is there.
+    """
+    told = recipe.read(repeated) if repeated else {}
+    named = {name: value for name, value in given.items() if value not in (None, [])}
+    how = told | named | {"options": told.get("options", {}) | (named.get("options") or {})}
+    for name in ("sketch", "reference", "out"):
+        if name not in how:
+            also = "" if name == "out" else ", or --from a .json that tells it"
+            raise ParameterError(f"--{name}: missing; name a picture{also}")
+    if note and (note.suffix.lower() != ".json" or note.exists()):
+        reason = "there already, and nothing is replaced" if note.exists() else "give it the ending .json"
+        raise ParameterError(f"--note {note}: {reason}")
+    if "weights" not in how:
+        how["weights"] = at_hand.best()
+        print(f"ssimbad: weights: {how['weights']}, the best here; --weights names others", file=sys.stderr)
+    run(**how)
+    if note:
+        artifacts.write_json(note, recipe.written(note, how))
+
+
 def run(
     sketch: Path,
     reference: Path | Sequence[Path],
@@ -52,9 +83,10 @@ def run(
     mask: Path | None = None,
     reference_mask: Path | None = None,
     mask_network: Path | None = None,
-    options: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
     show_lines: Path | None = None,
     layers: Path | None = None,
+    ora: Path | None = None,
     overwrite: bool = False,
     sequence: bool = False,
     **how: Any,
@@ -66,9 +98,10 @@ def run(
         mask, reference_mask: of the figures (white) in the sketch and in the reference, for weights that take them, or
             folders with equal names; without, they are found by rules (pairing/masks.py).
         mask_network: what finds the figures of references instead, an ONNX file.
-        options: of the weights' colour options, as text, those that are to be otherwise.
+        options: of the weights' colour options, those that are to be otherwise; text is read as YAML.
         show_lines: where the drawing is written as the network sees it; a folder where the sketches are one.
         layers: where the colours alone are written, at the sketch's own size, RGBA.
+        ora: where lines, colours and flat areas are written as the layers of an OpenRaster file.
         overwrite: earlier answers may be replaced, and nothing else.
         sequence: the sketches are the frames of one, and how much neighbouring answers differ is told.
         how: other arguments of `Painter.colour`.
@@ -78,18 +111,16 @@ def run(
             ParameterError: the options do not fit each other, or an answer would replace a file.
     """
     references = [reference] if isinstance(reference, Path) else list(reference)
-    places = {name: path for name, path in (("out", out), ("show_lines", show_lines), ("layers", layers)) if path}
+    asked = {"out": out, "show_lines": show_lines, "layers": layers, "ora": ora}
+    places = {name: path for name, path in asked.items() if path}
     if sequence and (not sketch.is_dir() or any(path.is_dir() for path in references)):
         raise ParameterError("--sequence: wants a folder of sketches and the same references, files, for all")
     jobs = _jobs(sketch, references, mask, reference_mask, places)
     read = [path for job in jobs for paths in job.inputs.values() for path in paths]
-    answers.check(
-        [weights, weights.with_suffix(".json"), *([mask_network] if mask_network else []), *read],
-        [p for job in jobs for p in job.places.values()],
-        overwrite,
-    )
+    network = [mask_network] if mask_network else []
+    answers.check([*load.files(weights), *network, *read], [p for job in jobs for p in job.places.values()], overwrite)
     painter = Painter(weights, mask_network=mask_network)
-    how["options"] = {key: _value(text) for key, text in (options or {}).items()}
+    how["options"] = {key: _value(value) for key, value in (options or {}).items()}
     failed, frames = [], Flicker()
     with tqdm(total=len(jobs), unit="sketch", disable=None) as bar:
         for job, answer in _coloured(painter, jobs, how):
@@ -193,7 +224,7 @@ def _jobs(
     if others:
         print(f"ssimbad: passed over, no pictures: {', '.join(path.name for path in others)}", file=sys.stderr)
     for name, path in places.items():
-        if path.is_file() or path.suffix.lower() == ".png":
+        if path.is_file() or path.suffix.lower() == _ending(name):
             raise ParameterError(f"--{_flag(name)} {path}: the sketches are a folder, so name a folder for the answers")
     given = list(zip(*(folders.beside("reference", path, sketches) for path in references), strict=True))
     masks = folders.beside("mask", _by_name("mask", mask, sketches), sketches) if mask else [None] * len(sketches)
@@ -203,17 +234,29 @@ def _jobs(
         figures = [[path] for path in folders.beside("mask", _by_name("reference_mask", reference_mask, own), own)]
     names = folders.answers(sketches)
     return [
-        Job(one, row, of_sketch, of_reference, {name: path / f"{names[one]}.png" for name, path in places.items()})
+        Job(
+            one,
+            row,
+            of_sketch,
+            of_reference,
+            {key: path / f"{names[one]}{_ending(key)}" for key, path in places.items()},
+        )
         for one, row, of_sketch, of_reference in zip(sketches, given, masks, figures, strict=True)
     ]
 
 
 def _place(name: str, path: Path, sketch: Path) -> Path:
+    ending = _ending(name)
     if path.is_dir():
-        path = path / f"{sketch.stem}.png"
-    if path.suffix.lower() != ".png":
-        raise ParameterError(f"--{_flag(name)} {path}: the answer is a PNG; give it the ending .png")
+        path = path / f"{sketch.stem}{ending}"
+    if path.suffix.lower() != ending:
+        other = "; for OpenRaster there is --ora" if path.suffix.lower() == _ENDINGS["ora"] else ""
+        raise ParameterError(f"--{_flag(name)} {path}: give it the ending {ending}{other}")
     return path
+
+
+def _ending(name: str) -> str:
+    return _ENDINGS.get(name, ".png")
 
 
 def _by_name(name: str, path: Path, pictures: Sequence[Path]) -> Path:
@@ -227,12 +270,12 @@ def _shown(path: Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
-def _value(text: str) -> object:
-    """Of an option, as YAML reads it."""
+def _value(told: object) -> object:
+    """Of an option: text as YAML reads it."""
     try:
-        return yaml.safe_load(text)
+        return yaml.safe_load(told) if isinstance(told, str) else told
     except yaml.YAMLError:
-        return text
+        return told
 
 
 def _read(argument: str, path: Path, number: int) -> bytes:

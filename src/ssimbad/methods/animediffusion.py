@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ssimbad.methods import chain
-from ssimbad.methods.contract import Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.methods.contract import Batch, Conditions, Exported, Features, Fresh, Losses, Method, Plan, Rng, Setup
 from ssimbad.params.base import Above0, Colour, Positive, Sampler, Strict
 from ssimbad.samplers.counts import ODE
 
@@ -124,6 +124,11 @@ def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, 
     return chain.colour(model, given, pure(noise(), grid), grid, sampler, colour, watch)
 
 
+def exported(model: nn.Module, setup: Setup, colour: Colour) -> Exported:
+    grid = levels(model, colour.sampler.steps)
+    return chain.exported(setup.size, grid, float(pure(1.0, grid)))
+
+
 METHOD = Method(
     Config=Config,
     objectives={"noise": Noise, "inversion": Inversion, "trajectory": chain.Trajectory},
@@ -136,5 +141,6 @@ METHOD = Method(
     reads=("network",),
     fits=chain.fits,
     suits=chain.suits,
+    exported=exported,
     remarks=remarks,
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ssimbad.methods import losses
-from ssimbad.methods.contract import Batch, Conditions, Features, Losses, Plan, Rng
+from ssimbad.methods.contract import Batch, Conditions, Exported, Features, Losses, Plan, Rng
 from ssimbad.methods.losses import LOSSES
 from ssimbad.params.base import Above0, Colour, Fraction, Positive, Sampler, Strict
 from ssimbad.samplers.counts import EACH, ODE
@@ -237,6 +237,13 @@ def refine(
 def image_noise(fresh: Callable[..., Tensor], given: Conditions) -> ode.Fresh:
     """Noise in the form of the images that belong to a sketch."""
     return lambda: fresh(3, *given.sketch.shape[2:])
+
+
+def exported(size: int, levels: Tensor, start: float) -> Exported:
+    """A denoiser `model(x, sigma, sketch, reference) -> D` without guidance, and the noise levels of its chain."""
+    image, sheet = (3, size, size), (1, size, size)
+    inputs = {"x": image, "sigma": (), "sketch": sheet, "reference": image}
+    return Exported(lambda model, *given: model(*given), inputs, "denoised", tuple(levels.tolist()), start)
 
 
 def fits(config: Strict, size: int, shared: Mapping[str, Any]) -> None:

@@ -174,6 +174,24 @@ class Player:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """One network call as programs without this package can make it: tensors in, a picture in [-1, 1] out.
+
+    A row that colours by a sampler is a chain of such calls: from x = `start` · noise, noise ~ N(0, 1), at the first of
+    `levels` to the last, which is 0.
+    """
+
+    call: Callable[..., Tensor]
+    """(model, *inputs) → (B, 3, H, W) float32, made of what graphs can hold."""
+    inputs: Mapping[str, tuple[int, ...]]
+    """In the order of the call's arguments: the shape of each for one image; all float32, pictures in [-1, 1]."""
+    output: str = "image"
+    levels: tuple[float, ...] = ()
+    """Empty where one call is the answer."""
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
 class Method:
     """One kind of method. Only `Config`, `objectives`, `build` and what trains and colours are always needed.
 
@@ -235,6 +253,8 @@ class Method:
     suits: Callable[[Any, Any, str], None] = lambda config, options, slot: None
     """(config, colour options, slot) → raises ValueError, which begins with the wrong key of the options, when the
     weights of that training of this config cannot colour so."""
+    exported: Callable[[nn.Module, Setup, Colour], Exported] | None = None
+    """(model, setup, how it colours) → its network call for other programs; None: it cannot be had as one graph."""
     remarks: Callable[[Any, Any, bool], list[str]] = lambda config, options, features: []
     """(config, options, whether the feature network was there) → what of a training departs from the method's
     description, for the notes under the tables."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ssimbad.methods import chain
-from ssimbad.methods.contract import PHI, Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.methods.contract import PHI, Batch, Conditions, Exported, Features, Fresh, Losses, Method, Plan, Rng, Setup
 from ssimbad.params.base import Above0, Colour, Noise, Sampler, Strict
 from ssimbad.samplers.counts import ODE
 
@@ -162,6 +162,11 @@ def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, 
     return chain.colour(model, given, float(grid[0]) * noise(), grid, sampler, colour, watch)
 
 
+def exported(model: nn.Module, setup: Setup, colour: Colour) -> Exported:
+    grid = model.levels.grid(colour.sampler.steps)
+    return chain.exported(setup.size, grid, float(grid[0]))
+
+
 METHOD = Method(
     Config=Config,
     objectives={"denoising": Denoising, "trajectory": chain.Trajectory},
@@ -175,5 +180,6 @@ METHOD = Method(
     needs=needs,
     fits=chain.fits,
     suits=chain.suits,
+    exported=exported,
     remarks=remarks,
 )

@@ -99,6 +99,7 @@ def _fault(method: Any) -> str | None:
         "rowless": _are_among(method.rowless, {*SLOTS, *method.slots}),
         "build": callable(method.build),
         "training_step or players": callable(method.training_step) or callable(method.players),
+        "exported": method.exported is None or callable(method.exported),
         **{name: callable(getattr(method, name)) for name in ("needs", "fits", "suits", "remarks", "default_colour")},
     }
     if wrong := [name for name, right in forms.items() if not right]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssimbad.methods import chain, losses
-from ssimbad.methods.contract import Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.methods.contract import Batch, Conditions, Exported, Features, Fresh, Losses, Method, Plan, Rng, Setup
 from ssimbad.params.base import Colour, Strict
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def _image(model: nn.Module, given: Conditions) -> Tensor:
     """(B, 3, H, W) float32, unclipped. The noise level is always 0: its bias is one bias more."""
     import torch
 
-    return model(torch.cat([given.sketch, given.reference], dim=1), given.sketch.new_zeros(len(given.sketch))).float()
+    none = torch.zeros_like(given.sketch[:, 0, 0, 0])
+    return model(torch.cat([given.sketch, given.reference], dim=1), none).float()
 
 
 def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
@@ -48,6 +49,14 @@ def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, 
     return _image(model, given).clamp(-1, 1)
 
 
+def exported(model: nn.Module, setup: Setup, colour: Colour) -> Exported:
+    def call(model: nn.Module, sketch: Tensor, reference: Tensor) -> Tensor:
+        return _image(model, Conditions(sketch=sketch, reference=reference)).clamp(-1, 1)
+
+    inputs = {"sketch": (1, setup.size, setup.size), "reference": (3, setup.size, setup.size)}
+    return Exported(call, inputs)
+
+
 METHOD = Method(
     Config=Config,
     objectives={"direct": Direct},
@@ -56,4 +65,5 @@ METHOD = Method(
     colorize=colorize,
     reads=("network",),
     fits=chain.fits,
+    exported=exported,
 )

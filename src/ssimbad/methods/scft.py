@@ -18,6 +18,7 @@ from pydantic import Field
 from ssimbad.methods.contract import (
     Batch,
     Conditions,
+    Exported,
     Features,
     Fresh,
     Losses,
@@ -248,6 +249,11 @@ def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, 
     return image
 
 
+def exported(model: nn.Module, setup: Setup, colour: Colour) -> Exported:
+    inputs = {"sketch": (1, setup.size, setup.size), "reference": (3, setup.size, setup.size)}
+    return Exported(lambda model, *given: model(*given)[0], inputs)
+
+
 METHOD = Method(
     Config=Config,
     objectives={"adversarial": Adversarial},
@@ -255,5 +261,6 @@ METHOD = Method(
     players=players,
     colorize=colorize,
     fits=fits,
+    exported=exported,
     remarks=remarks,
 )

@@ -86,6 +86,6 @@ def timestep(sigmas: Tensor, sigma: Tensor) -> Tensor:
     """(T,) float64 noise levels of the timesteps 0 … T-1, rising, and (B,) sigma → (B,) float32 timestep in [0, T-1],
     between two of them interpolated in ln sigma."""
     known, wanted = sigmas.log(), sigma.double().log()
-    above = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
+    above = (known < wanted[:, None]).sum(dim=1).clamp(1, len(known) - 1)  # graphs know no binary search
     low, high = known[above - 1], known[above]
     return (above - 1 + (wanted - low) / (high - low)).clamp(0, len(known) - 1).float()

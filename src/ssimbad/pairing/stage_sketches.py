@@ -10,7 +10,7 @@ import numpy as np
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import manifest
-from ssimbad.pairing import xdog
+from ssimbad.pairing import styles, xdog
 from ssimbad.params.view import View
 from ssimbad.runtime.job import Job
 
@@ -26,7 +26,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     inputs: `train`, `val`, `test` ((N, S, S, 3) uint8 .npy), `manifest`, of sources that may have sketches
     `given_train`, `given_val`, `given_test` ((M, S, S) uint8 .npy of the rows that have one), which are used as they
     are, and `shards`, the files of `run_shard`, where those have drawn.
-    outputs: `train`, `val`, `test` ((N, S, S) uint8 .npy, 255 = white paper, in manifest order).
+    outputs: `train`, `val`, `test` ((N, S, S) uint8 .npy, 255 = white paper, in manifest order), and where
+    `sketches.styles` asks for them `styles` ((N, K, S, S) uint8 .npy: those of train in each of the K styles).
 
     Raises:
         UserError: the manifest does not belong to the arrays.
@@ -41,6 +42,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
         with artifacts.growing(outputs[one.split], one.faces.shape[1:3]) as put:
             for row in range(len(one.faces)):
                 put(next(given if row in has else drawn))
+        if one.split == "train" and "styles" in outputs:
+            _draw_styles(artifacts.read_array(outputs["train"]), one.ids, params.sketches, outputs["styles"], job)
         job.say(f"sketches: {len(one.faces)} of {one.split} ({len(has)} given) -> {outputs[one.split]}")
 
 
@@ -86,6 +89,18 @@ def _drawn(one: _Wanted, rows: list[int], sketches: View, job: Job) -> Iterator[
             part = slice(start, start + _CHUNK)
             yield from xdog.sketch(one.faces[rows[part]], sigmas[part], sketches, job.threads)
             bar.update(len(sigmas[part]))
+
+
+def _draw_styles(sheet: np.ndarray, ids: list[str], sketches: View, path: Path, job: Job) -> None:
+    names = sketches.styles
+    with artifacts.replacing(path) as temporary, job.progress(len(ids), "train styles") as bar:
+        every = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(ids), len(names), *sheet.shape[1:]))
+        for start in range(0, len(ids), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            for i, name in enumerate(names):
+                every[part, i] = styles.drawn(sheet[part], ids[part], name, sketches.seed)
+            bar.update(len(ids[part]))
+        every.flush()
 
 
 def _joined(shards: list[Path], count: int) -> Iterator[np.ndarray]:

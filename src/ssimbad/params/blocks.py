@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ssimbad.faces.sources import registry as sources
+from ssimbad.pairing.styles import STYLES
 from ssimbad.params.base import Above0, Fraction, OwnPath, Positive, Size, Solver, Steps, Strict
 from ssimbad.params.methods import TrainingName
 
@@ -95,6 +96,16 @@ class Sketches(Strict):
     epsilon: float = Field(description="threshold")
     phi: Above0 = Field(description="steepness of the dark side")
     seed: int = Field(description="of the sigma of each image")
+    styles: Annotated[list[Literal[*STYLES]], Field(min_length=1)] = Field(
+        default=["xdog"],
+        description="of the lines that trainings see, one drawn per image shown; validation and test faces keep xdog",
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Sketches:
+        if len(set(self.styles)) != len(self.styles):
+            raise ValueError("sketches.styles: each style once")
+        return self
 
 
 class References(Strict):

@@ -27,11 +27,8 @@ def run(params: Params, row: str, out: Path, weights: bool = False) -> str:
         ParameterError: no such row, or `out` is there already.
         UserError: a stage behind the row is not fresh, so that the parts would not belong together.
     """
-    method, _, stage = row.partition("/")
-    mine = [w for w in rows.listed(params) if (w["method"], w["stage"]) == (method, stage)]
-    if not mine:
-        known = ", ".join(dict.fromkeys(f"{w['method']}/{w['stage']}" for w in rows.listed(params)))
-        raise ParameterError(f"{row}: no row of params.yaml; there are {known}")
+    mine = rows.named(params, row)
+    method, stage = mine[0]["method"], mine[0]["stage"]
     if out.exists():
         raise ParameterError(f"--out {out}: there already, and nothing is replaced; name another file")
     table = {i.name: i for i in instances(params)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssimbad.errors import ParameterError
 from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.methods.contract import MASKS, PHI, Method
@@ -35,6 +36,14 @@ def listed(p: Params) -> list[Wildcards]:
     ]
 
 
+def named(p: Params, row: str) -> list[Wildcards]:
+    """Of `listed`, those of the row `<method>/<stage>`, one for each seed. Raises ParameterError: there is none."""
+    if found := [w for w in listed(p) if f"{w['method']}/{w['stage']}" == row]:
+        return found
+    known = ", ".join(dict.fromkeys(f"{w['method']}/{w['stage']}" for w in listed(p)))
+    raise ParameterError(f"{row}: no row of params.yaml; there are {known}")
+
+
 def parts(p: Params, training: str) -> list[str]:
     """The trainings `<method>/<stage>` whose finished weights are parts of a training's model, and of these parts."""
     method, _, slot = training.partition("/")
@@ -65,6 +74,11 @@ def has_answers(p: Params) -> bool:
 def scenes(p: Params) -> bool:
     """Whether faces stand before scenes, which are references too."""
     return has_answers(p) and p.embedded.background == "scene"
+
+
+def styled(p: Params) -> bool:
+    """Whether trainings see sketches of several styles, or of another one than is judged."""
+    return p.sketches.styles != ["xdog"]
 
 
 def has(p: Params) -> set[str]:

@@ -167,7 +167,9 @@ STAGES: tuple[Stage, ...] = (
             **inputs.given(p),
             **inputs.sketch_shards(p),
         },
-        outputs=lambda p, w: paths.splits("sketches"),
+        outputs=lambda p, w: {
+            **paths.splits("sketches"), **({"styles": paths.STYLED} if rows.styled(p) else {}),
+        },
         params=lambda p, w: ("sketches",),
     ),
     Stage(

@@ -48,6 +48,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
     note = "" if not whole else "data.train: null takes all images that are left"
     if whole and faces is not None:
         note = f"all {faces:,} images of the source, those in quarantine included"
+    styled = len(p.sketches.styles) * (data.train or faces or 0) if rows.styled(p) else 0
     archives = len(rows.coloured_rows(p))
     weights = sum(w.parameters for w in work.values()) * FLOAT * seeds
     images = round(archives * data.test * _PNG_ROW * data.size * (3 * data.size + 1))
@@ -58,7 +59,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
         _raw(p),
         Line("data/weights", downloads(p)[0], "feature networks") if p.weights.enabled else Line("data/weights", 0),
         Line("data/faces", faces and 3 * pixels * faces, note, most=whole and faces is not None),
-        Line("data/sketches", faces and pixels * faces, note, most=whole and faces is not None),
+        Line("data/sketches", faces and pixels * (faces + styled), note, most=whole and faces is not None),
         *_shards(p, faces, whole),
         Line("data/references", references),
         *([Line("data/masks", faces and pixels * (faces + 3 * data.test), note)] if rows.masked(p) else []),

@@ -54,7 +54,8 @@ class Feed:
 
     Args:
         faces: (N, S, S, 3) uint8, S = native size; memory-mapped arrays stay on disk.
-        sketches: (N, S, S) uint8; None for a method that takes none.
+        sketches: (N, S, S) uint8, or (N, K, S, S) of K styles, one of which is drawn per image; None for a method that
+            takes none.
         warp_config: of the warps that make references; None for a method that takes none.
         shown: whether the method is given the face itself.
         masks: (N, S, S) uint8, of the figures in the faces; `masked`: which masks of `Conditions` are made of them.
@@ -78,7 +79,7 @@ class Feed:
         self._faces, self._size, self._warp_config, self._seed, self._device = faces, size, warp_config, seed, device
         shrink = faces.shape[1] != size
         self._targets = resize.area(faces, size) if shrink else faces
-        self._sketches = resize.area(sketches, size) if shrink and sketches is not None else sketches
+        self._sketches = _small(sketches, size) if shrink and sketches is not None else sketches
         self._shown = shown
         self._masks = resize.area(masks, size) if shrink and "mask" in masked else masks
         self._format = torch.channels_last if channels_last else torch.contiguous_format
@@ -107,7 +108,7 @@ class Feed:
             reference = shrink(tps.warp(native, warps), self._size)
             given = {"reference": self._placed(reference), "warp": warps, "native": self._faces.shape[1]}
         if self._sketches is not None:
-            given["sketch"] = self._placed(self._unit(self._sketches[rows]))
+            given["sketch"] = self._placed(self._unit(self._lines(rows, seen, size, mine)))
         if "mask" in self._masked:
             given["mask"] = self._placed(resize.to_share(self._on_device(self._masks[rows])))
         if "reference_mask" in self._masked:  # the same warp, outside of which there is no figure
@@ -118,6 +119,13 @@ class Feed:
             given["face"] = target
         return Batch(target=target, **given)
 
+    def _lines(self, rows: np.ndarray, seen: int, size: int, mine: slice) -> np.ndarray:
+        """(n, H, H) uint8: the sketches of the rows, of the style that is this batch's."""
+        if self._sketches.ndim == 3:
+            return self._sketches[rows]
+        rng = np.random.default_rng(derive(self._seed, "style", seen))
+        return self._sketches[rows, rng.integers(self._sketches.shape[1], size=size)[mine]]
+
     def _placed(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self._format)
 
@@ -126,6 +134,12 @@ class Feed:
 
     def _on_device(self, images: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+
+
+def _small(sketches: np.ndarray, size: int) -> np.ndarray:
+    """(N, S, S) or (N, K, S, S) uint8, reduced to a side of `size`."""
+    flat = resize.area(sketches.reshape(-1, *sketches.shape[-2:]), size)
+    return flat.reshape(*sketches.shape[:-2], size, size)
 
 
 # Pure, so that threads at the two sides of an epoch's end cannot take each other's order.

@@ -32,6 +32,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from ssimbad.colorize import at_hand
 from ssimbad.colorize.painter import Painter
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.web import examples
@@ -43,6 +44,7 @@ MOST_BYTES = 64 << 20
 _WAITING = 16  # requests in the queue beyond which new ones are refused
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data: blob:"
 _HEADERS = {"Content-Security-Policy": f"{_POLICY}; connect-src 'self'", "Cache-Control": "no-store"}
+_NAMED = ("sketch", "references", "mask", "reference_mask")
 _CHOICES = {"sampler": str, "steps": int, "seed": int, "fit": str, "lines": str}
 
 
@@ -50,11 +52,19 @@ class _Left(Exception):  # noqa: N818 - says what the reader did
     """Nobody waits for the answer any more."""
 
 
+def _noted(value: float, best: bool) -> str:
+    return f"{value:.2f} dB {at_hand.JUDGED}{', the best row here' if best else ''}"
+
+
 class Studio:
     """The weights at hand, of which the latest used are loaded, and the one thread that colours."""
 
-    def __init__(self, weights: list[Path]) -> None:
+    def __init__(self, weights: list[Path], measured: Mapping[Path, float | None] | None = None) -> None:
+        """`measured`: dB by weights, as `at_hand.found` knows them."""
         self.weights = {path.as_posix(): path for path in weights}
+        known = {path.as_posix(): value for path, value in (measured or {}).items() if value is not None}
+        self.notes = {name: _noted(value, value == max(known.values())) for name, value in known.items()}
+        """By weights: what to know of them when choosing."""
         self.thread = ThreadPoolExecutor(1)
         self.waiting = 0
         self._loaded: tuple[str, Painter] | None = None
@@ -86,12 +96,6 @@ class Studio:
             self.waiting -= 1
 
 
-def found_weights(folder: Path = Path("models")) -> list[Path]:
-    """Of all trainings here, refined ones first: NAME.safetensors with NAME.json beside it."""
-    there = [path for path in folder.glob("*/*/seed-*.safetensors") if path.with_suffix(".json").exists()]
-    return sorted(there, key=lambda path: (path.parent.name != "finetune", path.as_posix()))
-
-
 def app(studio: Studio, study: Study | None = None) -> Starlette:
     """The page and what it asks for."""
 
@@ -99,7 +103,8 @@ def app(studio: Studio, study: Study | None = None) -> Starlette:
         return HTMLResponse(_page(), headers=_HEADERS)
 
     async def state(request: Request) -> Response:
-        return JSONResponse({"weights": list(studio.weights), "examples": examples.COUNT, "study": study is not None})
+        told = {"weights": list(studio.weights), "notes": studio.notes}
+        return JSONResponse(told | {"examples": examples.COUNT, "study": study is not None})
 
     async def options(request: Request) -> Response:
         return JSONResponse(await studio.queued(studio.options, request.query_params.get("weights")))
@@ -208,7 +213,8 @@ def _answer(studio: Studio, asked: Mapping[str, Any], progress: Callable[..., No
         **{key: given for key, given in pictures.items() if given is not None}, **chosen,
         options=options, progress=progress,
     )  # fmt: skip
-    repeat = {"weights": name, **chosen, "options": options, "command": _command(asked, chosen)}
+    names = {key: given for key, given in dict(asked.get("names") or {}).items() if key in _NAMED}
+    repeat = {"weights": name, **names, **chosen, "options": options, "command": _command(asked, chosen)}
     shown = {"image": answer.image, "layer": answer.layer, "seen": answer.seen, "sketch": answer.drawing.colours}
     return {key: _url(picture) for key, picture in shown.items()} | {"repeat": repeat}
 
@@ -217,7 +223,7 @@ def _command(asked: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     """The command line that gives the same answer, of the files by the names that they had."""
     names = dict(asked.get("names") or {})
     words = ["ssimbad", "colorize", "--weights", str(asked.get("weights"))]
-    for key in ("sketch", "references", "mask", "reference_mask"):
+    for key in _NAMED:
         given = names.get(key) or []
         for one in [given] if isinstance(given, str) else given:
             words += [f"--{key.removesuffix('s').replace('_', '-')}", str(one)]
@@ -295,9 +301,10 @@ def serve(weights: list[Path], study: Path | None, votes: Path, port: int) -> No
     Raises:
         UserError: no weights, a study that cannot be used, or a port that is taken.
     """
-    given = weights or found_weights()
+    measured = at_hand.found()
+    given = weights or list(measured)
     if not given:
-        raise UserError("no weights in models/; train some (`make demo`) or name them (--weights FILE)")
+        raise UserError(at_hand.NONE)
     for path in given:
         if not path.exists():
             raise UserError(f"{path}: no such weights; name NAME.safetensors, with NAME.json beside it")
@@ -311,7 +318,7 @@ def serve(weights: list[Path], study: Path | None, votes: Path, port: int) -> No
             raise ParameterError(f"--port {port}: cannot be used ({reason}); name another") from None
         print(f"page: http://{HOST}:{listening.getsockname()[1]}/ (end with Ctrl-C)", flush=True)
         config = uvicorn.Config(
-            app(Studio(given), rating), log_level="error", access_log=False, timeout_graceful_shutdown=2
+            app(Studio(given, measured), rating), log_level="error", access_log=False, timeout_graceful_shutdown=2
         )
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])

@@ -83,5 +83,9 @@ class Kind:
     the .zip that `opened` is given."""
     fetched: Callable[[Any], bool] = lambda config: False
     """Whether a config asks for `fetch`."""
+    licence: str = ""
+    """Under which weights made of its faces can be handed on, as the hub names it; "" where nobody here knows."""
+    credit: str = ""
+    """Whose art they are, for those who hand weights on."""
     answers: bool = False
     """Whether the stage raw makes it, with the true answers to cross references."""

@@ -26,4 +26,11 @@ def opened(config: Config, root: Path, max_pixels: int) -> Iterator[Source]:
         yield Source(files.where, layout.plain(list(files.sizes)), files.read)
 
 
-KIND = Kind(Config=Config, opened=opened, answers=True)
+KIND = Kind(
+    Config=Config,
+    opened=opened,
+    licence="cc-by-4.0",
+    credit='made from "Adventurer" by Lisa Wischofsky, CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/), its'
+    " shapes combined and its colours replaced at random",
+    answers=True,
+)

@@ -1,0 +1,31 @@
+"""Exported weights from elsewhere: a folder here, or a repository of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ssimbad.colorize import load
+from ssimbad.errors import UserError
+
+
+def folder(name: str | Path, revision: str | None = None) -> Path:
+    """The folder of that name, else the hub's repository `OWNER/NAME`, fetched once into the hub's own cache.
+
+    Args:
+        revision: branch, tag or commit of the repository.
+
+    Raises:
+        UserError: there is neither, or the hub cannot be reached.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[load.TENSORS, load.CONFIG]))
+    except Exception as error:  # the library's own, and those of whatever client it uses
+        text = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise UserError(
+            f"{name}: no folder here, and not to be had from the hub ({text}); name a folder that `ssimbad export`"
+            " wrote, or a repository, OWNER/NAME"
+        ) from None
