@@ -302,7 +302,8 @@ def colorize(
     given = {
         "sketch": sketch, "reference": reference, "out": out, "weights": weights, "fit": fit, "lines": lines,
         "layers": layers, "ora": ora, "show_lines": show_lines, "steps": steps, "sampler": sampler, "seed": seed,
-        "mask": mask, "reference_mask": reference_mask, "mask_network": mask_network, "options": _pairs(option or []), "sequence": sequence,
+        "mask": mask, "reference_mask": reference_mask, "mask_network": mask_network,
+        "options": _pairs(option or []), "sequence": sequence,
         "overwrite": overwrite,
     }  # fmt: skip
     user.command(given, repeated, note)

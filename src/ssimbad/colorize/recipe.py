@@ -13,7 +13,7 @@ from ssimbad import artifacts
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.params.base import Strict
 
-FILES = ("weights", "sketch", "mask", "reference_mask")
+FILES = ("weights", "sketch", "mask", "reference_mask", "mask_network")
 
 
 class Recipe(Strict):
@@ -24,6 +24,7 @@ class Recipe(Strict):
     references: list[str] = Field(default_factory=list)
     mask: str | None = None
     reference_mask: str | None = None
+    mask_network: str | None = None
     sampler: str | None = None
     steps: int | None = None
     seed: int | None = None
