@@ -322,6 +322,7 @@ def test_the_demos_rows_see_equal_numbers_of_images():
     more = p.methods["regression-compute"].pretrain  # at equal work instead: an image of a chain is as many calls
     fewer = [m.pretrain for m in p.methods.values() if m.kind.startswith("latent_cold")]
     fewer += [p.methods["split-attention"].finetune]  # besides those of its base
+    fewer += [p.methods["coloring-assistant"].pretrain]
     assert {t.images for t in trains if not t.start and t is not more and t not in fewer} == {5632}
     assert {t.images for t in fewer if t} == {2816}, "the note under the main table names them"
     assert {t.images for t in trains if t.start} == {352}
