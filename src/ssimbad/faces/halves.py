@@ -49,7 +49,7 @@ def look(pixels: np.ndarray) -> Look:
     low, high = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
     coloured = high - low > _CHROMA
     white, black = low >= _WHITE, high <= _BLACK
-    shares = (np.count_nonzero(which) / coloured.size for which in (coloured, white, ~(coloured | white | black)))
+    shares = (int(np.count_nonzero(which)) / coloured.size for which in (coloured, white, ~(coloured | white | black)))
     return Look(*shares)
 
 
