@@ -35,7 +35,7 @@ def test_what_the_registries_have_has_a_page_that_tells_it(pages):
         told, example = pages[f"stages/{stage.name}.md"], site._example(stage)
         assert stage.run in told
         if example is None:  # of parameters that no preset has
-            assert stage.name in ("fetch", "sweep")
+            assert stage.name in ("fetch", "sweep", "face_shard", "sketch_shard")
             continue
         _, instance = example
         assert instance.command in told

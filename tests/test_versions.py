@@ -169,7 +169,8 @@ def test_the_list_is_the_same_wherever_it_is_made(clone):
 
 
 def test_the_closure_of_an_expensive_stage_has_every_method():
-    for stage in (s for s in table.STAGES if s.expensive):
+    # face_features runs none of them.
+    for stage in (s for s in table.STAGES if s.expensive and s.name != "face_features"):
         files = code.closure(stage.run)
         assert {f"src/ssimbad/methods/{kind}.py" for kind in registry.kinds()} <= set(files), stage.name
         assert {"src/ssimbad/networks/unet.py", "src/ssimbad/noise/transforms.py"} <= set(files), stage.name
