@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 # What stages and engines write into, and what is theirs to delete (a test holds it to the stage table).
 MADE = (
-    "data/faces", "data/sketches", "data/references", "data/masks", "data/features", "data/weights", "models", "outputs",
-    "records", "reports", "logs", "work", "mlruns", "plots", ".state", ".snakemake", ".dvc", ".git",
+    "data/faces", "data/sketches", "data/references", "data/masks", "data/features", "data/weights", "models",
+    "outputs", "records", "reports", "logs", "work", "mlruns", "plots", ".state", ".snakemake", ".dvc", ".git",
 )  # fmt: skip
 
 
