@@ -109,3 +109,10 @@ def test_a_broken_result_names_its_file(here):
     Path(path).write_text("{}")
     with pytest.raises(UserError, match=r"same\.json is no result"):
         compare.run(PRETRAIN, FINETUNE)
+
+
+@pytest.mark.parametrize("file", ["seed-0/mine.json", "seed-old/same.json", "seed-0 copy/same.json", "old/same.json"])
+def test_somebodys_own_files_among_the_results_are_passed_by(here, file):
+    before = compare.run(PRETRAIN, FINETUNE)
+    artifacts.write_json(here / "reports/metrics/ssimbad/finetune" / file, {})
+    assert compare.run(PRETRAIN, FINETUNE) == before

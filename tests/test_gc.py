@@ -145,7 +145,7 @@ def test_nothing_is_collected_while_somebody_works(house, tree):
     files = result("0" * 12, 900)
     with lock.held(WORK / "tables", "tables"), pytest.raises(UserError, match="nothing removed"):
         collect(tree, keep=0)
-    for how in ({"keep": -1}, {"days": -0.5}):
+    for how in ({"keep": -1}, {"days": -0.5}, {"days": float("nan")}):
         with pytest.raises(ParameterError, match=f"--{next(iter(how))} .*0 or more"):
             collect(tree, **how)
     assert there(files)

@@ -11,6 +11,11 @@ def masked(text: str) -> str:
     return _SECRET.sub(r"\1***", _USER.sub("***@", text))
 
 
+def first_line(error: BaseException) -> str:
+    """What somebody else's exception says first; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 class UserError(Exception):
     """A wrong input. The message is one line that names the file or key and the remedy, and no password.
 

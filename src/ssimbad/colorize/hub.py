@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssimbad.colorize import load
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, first_line
 
 
 def folder(name: str | Path, revision: str | None = None) -> Path:
@@ -24,8 +24,7 @@ def folder(name: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=[load.TENSORS, load.CONFIG]))
     except Exception as error:  # the library's own, and those of whatever client it uses
-        text = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise UserError(
-            f"{name}: no folder here, and not to be had from the hub ({text}); name a folder that `ssimbad export`"
-            " wrote, or a repository, OWNER/NAME"
+            f"{name}: no folder here, and not to be had from the hub ({first_line(error)}); name a folder that"
+            " `ssimbad export` wrote, or a repository, OWNER/NAME"
         ) from None

@@ -43,7 +43,7 @@ def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dr
         UserError: a stage or a Snakemake run is under way, or the cache is not this checkout's alone; nothing removed.
     """
     for name, value in (("keep", keep), ("days", days)):
-        if value < 0:
+        if not value >= 0:  # nor is NaN
             raise ParameterError(f"--{name} {value:g}: expected 0 or more")
     snakefile.require_idle("nothing removed")
     if cache:

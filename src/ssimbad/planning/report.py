@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from tabulate import tabulate
 
+from ssimbad.errors import first_line
 from ssimbad.methods import registry
 from ssimbad.pairing import settings
 from ssimbad.params.base import Colour, Sampler
@@ -87,8 +88,7 @@ def _tried(what: str, lacking: list[str], count: Callable[[], T]) -> T | None:
     try:
         return count()
     except Exception as error:  # whatever a new method may do to tensors without data
-        first = str(error).splitlines()[0] if str(error) else ""
-        lacking.append(f"{what} ({type(error).__name__}: {first})")
+        lacking.append(f"{what} ({type(error).__name__}: {first_line(error)})")
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ from ssimbad.reporting import comparisons, markup
 from ssimbad.reporting import results as res
 from ssimbad.reporting.results import Result, Row
 
+_SEED = re.compile(r"seed-\d+")
 _FACES = "data/faces/test.npy"
 
 
@@ -135,7 +137,7 @@ def _results(place: _Place, side: _Side) -> list[Result]:
     method, stage = side.row or ("*", "*")
     found = []
     for path in place.paths(f"reports/metrics/{method}/{stage}/seed-*/*.json"):
-        if PurePosixPath(path).stem not in SETTINGS:
+        if PurePosixPath(path).stem not in SETTINGS or not _SEED.fullmatch(PurePosixPath(path).parent.name):
             continue  # somebody's own file, which lies there too
         values = f"{path.removesuffix('.json')}.csv"
         try:

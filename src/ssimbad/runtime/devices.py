@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, first_line
 
 _KINDS = ("cpu", "cuda")  # others lack float64, or hold no values at all (`meta`)
 
@@ -33,7 +33,7 @@ def visible() -> list[torch.device]:
             torch.zeros(1, device=device)
         return found
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"SSIMBAD_DEVICE={wanted}: not usable ({reason}); use cpu, cuda or auto") from None
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ssimbad.errors import ParameterError, UserError
+from ssimbad.errors import ParameterError, UserError, first_line
 from ssimbad.runtime import slurm
 from ssimbad.runtime.interrupt import EXIT
 
@@ -102,7 +102,7 @@ class ProcessGroup:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             line = f"process {self.rank} of {self.world_size}: another process of this training was lost ({reason})"
             raise UserError(f"{line}; the same command goes on from the last state") from None
 
@@ -205,7 +205,7 @@ def follow(group: ProcessGroup, name: str) -> Iterator[tuple[dict[str, Any], Pro
         message = json.loads(store.get("message"))
         store.add("received", 1)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         line = f"{name}: the first of {group.world_size} processes was lost before the training began ({reason})"
         raise UserError(f"{line}; run the same command again") from None
     if message is None:
@@ -235,7 +235,7 @@ def _store(group: ProcessGroup, name: str) -> Store:
     try:
         store = distributed.TCPStore(host, port, None, keeps, RENDEZVOUS_TIMEOUT, wait_for_workers=False)
     except (RuntimeError, distributed.DistError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{who}: nobody met at {host}:{port} ({reason}); {_ALONE}") from None
     store.set_timeout(EXCHANGE_TIMEOUT)
     return distributed.PrefixStore(_prefix(name), store)

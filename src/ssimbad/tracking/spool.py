@@ -23,7 +23,7 @@ import psutil
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError, masked
+from ssimbad.errors import UserError, first_line, masked
 from ssimbad.runtime import slurm
 
 ROOT = Path("work/spool")
@@ -56,7 +56,7 @@ class Spool:
                 sink(event)
             except Exception as error:  # a logbook must never fail a stage, whatever it raises
                 self._sinks.remove(sink)
-                self._tell(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'failed'}")
+                self._tell(f"{type(error).__name__}: {first_line(error)}")
 
     def _tell(self, problem: str) -> None:
         if not self._broken:

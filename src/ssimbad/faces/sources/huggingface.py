@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, first_line
 from ssimbad.faces.sources import folder, layout, names, store
 from ssimbad.faces.sources.contract import Kind, Source
 from ssimbad.files import below
@@ -148,10 +148,9 @@ def _remote(config: Config, say: Callable[[str], None]) -> dict[str, _Read]:
         try:
             return call(**where, **more)
         except Exception as error:  # the library's own, and those of whatever client it uses
-            text = (str(error).splitlines() or [""])[0] or type(error).__name__
             raise UserError(
-                f"data.source.repository: {_where(config)} cannot be had ({text}); check it and the network, or set "
-                "data.source.path to a copy"
+                f"data.source.repository: {_where(config)} cannot be had ({first_line(error)}); check it and the "
+                "network, or set data.source.path to a copy"
             ) from None
 
     def reader(name: str) -> _Read:
