@@ -1,6 +1,7 @@
-"""The paper's network at 256² on one CUDA device: speed of training, memory of refinement, speed of sampling.
+"""The paper's network at 256² on one device: speed of training, memory of refinement, speed of sampling.
 
     python benchmarks/gpu.py                       # table on the screen, JSON in reports/benchmarks/<device>.json
+    python benchmarks/gpu.py --device cpu          # all granted cores, an image each, in chains of two steps: minutes
     python benchmarks/gpu.py --device cpu --smoke  # every path at a tiny size, to see that it runs; no benchmark
 
 Needs nothing but this repository (`PYTHONPATH=src`), torch, numpy, pydantic, PyYAML and tabulate, so that it also runs
@@ -21,6 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from ssimbad.methods.contract import Batch, Plan, Setup
 from ssimbad.params import tree as params
 from ssimbad.params.base import Colour, Network, Sampler
 from ssimbad.params.tree import Params
+from ssimbad.runtime import cores, devices
 from ssimbad.training.feed import BatchRng, Feed, Shard
 
 PHI = {"form": "rational", "c": 0.3}
@@ -62,7 +65,7 @@ BEST_EAGER = MODES[2]  # as presets/paper.yaml trains
 
 @dataclass(frozen=True)
 class Scale:
-    """What is measured: network, side of the images in pixels, batches, sampling steps, seconds per row."""
+    """What is measured: network, side of the images in pixels, batches, sampling steps, least seconds per row."""
 
     network: Network
     size: int
@@ -73,11 +76,19 @@ class Scale:
     sample_steps: int
     seconds: float
     backend: str = "inductor"
+    modes: tuple[Mode, ...] = MODES
+    chained: Mode = BEST_EAGER
+    """In which refinement and sampling are measured."""
 
 
-def scale(p: Params, smoke: bool) -> Scale:
+def scale(p: Params, smoke: bool, device: str = "cuda") -> Scale:
     if smoke:
         return Scale(TINY, 16, (2,), (2,), (2, 3), (1, 2), 2, 0.0, backend="eager")
+    if device == "cpu":
+        # What a chain takes grows in a straight line with its steps, and a call takes seconds.
+        best = MODES[devices.precision("auto", torch.device("cpu")) == "bf16"]
+        modes = tuple(dict.fromkeys((MODES[0], best)))
+        return Scale(p.network, p.data.size, (1,), (1,), (2,), (1,), 2, 0.0, modes=modes, chained=best)
     return Scale(p.network, p.data.size, (32, 64), (1, 8, 32), (10, 50), (1, 64), 50, 10.0)
 
 
@@ -96,10 +107,14 @@ class Row:
 
 
 class Bench:
-    """The paper's network on one device, built anew for every row."""
+    """The paper's network on one device, built anew for every row.
 
-    def __init__(self, p: Params, how: Scale, device: torch.device) -> None:
-        self.p, self.how, self.device = p, how, device
+    `lanes`: as many of a row's work run side by side, each with a network of its own, as the pipeline's threads do on
+    a CPU; one on a GPU.
+    """
+
+    def __init__(self, p: Params, how: Scale, device: torch.device, lanes: int = 1) -> None:
+        self.p, self.how, self.device, self.lanes = p, how, device, lanes
         shape = (2 * max(how.train_batches), how.size, how.size, 3)
         self.faces = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
@@ -159,7 +174,7 @@ class Bench:
 def rows(bench: Bench) -> Iterator[Row]:
     """Every measurement, one after the other."""
     how = bench.how
-    for mode, batch in itertools.product(MODES, how.train_batches):
+    for mode, batch in itertools.product(how.modes, how.train_batches):
         plan = Plan("denoising", edm.Denoising())
         yield measured(
             bench,
@@ -170,14 +185,14 @@ def rows(bench: Bench) -> Iterator[Row]:
         plan = Plan("trajectory", chain.Trajectory(save_memory=saved, sampler=Sampler(name="euler", steps=steps)))
         yield measured(
             bench,
-            Row("refine", BEST_EAGER.name, batch, steps, saved),
-            lambda batch=batch, plan=plan: bench.step(BEST_EAGER, batch, plan),
+            Row("refine", how.chained.name, batch, steps, saved),
+            lambda batch=batch, plan=plan: bench.step(how.chained, batch, plan),
         )
     for batch in how.sample_batches:
         yield measured(
             bench,
-            Row("sample", BEST_EAGER.name, batch, how.sample_steps),
-            lambda batch=batch: bench.sampling(BEST_EAGER, batch, how.sample_steps),
+            Row("sample", how.chained.name, batch, how.sample_steps),
+            lambda batch=batch: bench.sampling(how.chained, batch, how.sample_steps),
         )
 
 
@@ -185,8 +200,11 @@ def measured(bench: Bench, row: Row, prepare: Callable[[], Callable[[], None]]) 
     """The row with its numbers, or with the reason why there are none."""
     device = bench.device
     try:
-        seconds, peak = _timed(prepare(), device, bench.how.seconds)
-        return Row(**{**asdict(row), "images_per_second": row.batch / seconds, "peak_bytes": peak})
+        with cores.alone(), ThreadPoolExecutor(bench.lanes, initializer=cores.one) as pool:
+            beside = [prepare() for _ in range(bench.lanes)]
+            work = beside[0] if bench.lanes == 1 else lambda: list(pool.map(lambda one: one(), beside))
+            seconds, peak = _timed(work, device, bench.how.seconds)
+        return Row(**{**asdict(row), "images_per_second": bench.lanes * row.batch / seconds, "peak_bytes": peak})
     except torch.OutOfMemoryError:
         return Row(**{**asdict(row), "outcome": DOES_NOT_FIT})
     except Exception as error:  # a compiler that is not there must not cost the other rows
@@ -221,7 +239,8 @@ def report(bench: Bench, found: list[Row], smoke: bool) -> dict[str, Any]:
     """What goes into the JSON: the device, the software, the network, and the rows."""
     cuda = bench.device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(bench.device) if cuda else "cpu",
+        "device": devices.hardware(bench.device),
+        "lanes": bench.lanes,
         "memory_bytes": torch.cuda.get_device_properties(bench.device).total_memory if cuda else None,
         "smoke": smoke,
         "torch": torch.__version__,
@@ -264,7 +283,7 @@ def table(made: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, …; cpu only with --smoke")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, … or cpu")
     parser.add_argument("--smoke", action="store_true", help="a tiny network, to see that everything runs")
     parser.add_argument("--out", type=Path, default=Path("reports/benchmarks"), help="folder of the JSON")
     parser.add_argument("--preset", type=Path, default=Path("presets/paper.yaml"))
@@ -272,17 +291,13 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print(
-            "benchmarks/gpu.py: no CUDA device here; run it where there is one (dry run: --device cpu --smoke)",
+            "benchmarks/gpu.py: no CUDA device here; measure a processor with --device cpu (dry run: --smoke)",
             file=sys.stderr,
         )
         return 2
-    if device.type != "cuda" and not given.smoke:
-        print(
-            f"benchmarks/gpu.py: --device {given.device} needs --smoke; the paper's scale is for a GPU", file=sys.stderr
-        )
-        return 2
     p = params.load(given.preset)
-    bench = Bench(p, scale(p, given.smoke), device)
+    lanes = cores.granted() if device.type == "cpu" and not given.smoke else 1
+    bench = Bench(p, scale(p, given.smoke, device.type), device, lanes)
     found = []
     for row in rows(bench):
         found.append(row)

@@ -271,9 +271,10 @@ def test_hours_come_from_the_measurement_of_the_same_kind(tmp_path, tree):
     # Straight from the rates, since network and steps are those that were measured.
     assert found["ssimbad pretrain: train"] == pytest.approx(9358784 / 100 / 3600)
     assert found["ssimbad finetune: train"] == pytest.approx(311936 / 2 / 3600, rel=5e-3)
-    assert found["ssimbad finetune: colorize"] == pytest.approx(2 * 579 / 8 / 3600)
+    # Ten chunks of 64, of which the last is filled up.
+    assert found["ssimbad finetune: colorize"] == pytest.approx(2 * 640 / 8 / 3600)
     assert found["ssimbad finetune: validate"] == pytest.approx(10 * 500 / 8 / 3600)
-    assert found["ssimbad pretrain: colorize"] == pytest.approx(2 * 579 / 8 / 3600 * 99 / 50)
+    assert found["ssimbad pretrain: colorize"] == pytest.approx(2 * 640 / 8 / 3600 * 99 / 50)
     # One call, and three samples beside the row's own image.
     assert found["ssimbad pretrain: spread"] == pytest.approx(579 / 8 / 3600 * (1 + 3 * 99) / 50)
     assert found["scft pretrain: train"] is None and "scft pretrain: spread" not in found
@@ -282,6 +283,39 @@ def test_hours_come_from_the_measurement_of_the_same_kind(tmp_path, tree):
         9358784 / 100 / 3600
     )
     assert all(report.hours(t, told, reference) for t in report.tasks(p, work, reference, []))
+
+
+def test_several_devices_share_the_images_and_wait_for_the_one_that_has_most():
+    reference = report.Reference(3, 1, 7)
+    speed = rates.Rates("", train=12.0, sample=(8.0, 50), lanes=2)
+
+    def hours(kind, images, count, **changes):
+        one = 3 if kind == "train" else 50
+        return 3600 * report.hours(report.Task("", kind, 2, images, 1, one, True, **changes), speed, reference, count)
+
+    assert hours("train", 48, 1) == pytest.approx(2 * 48 / 12)
+    assert hours("train", 48, 4) == pytest.approx(2 * 48 / 12 / 4)
+    # Three images on two cores take as long as four; in chunks of three, one core has them all.
+    assert hours("sample", 3, 1) == hours("sample", 4, 1) == pytest.approx(2 * 4 / 8)
+    assert hours("sample", 3, 1, piece=3) == pytest.approx(2 * 6 / 8)
+    assert hours("sample", 5, 4, piece=16) == pytest.approx(2 * 32 / 8)
+    assert hours("sample", 64, 4, shared=False) == hours("sample", 64, 1)
+
+
+@pytest.mark.parametrize(("asked", "measured"), [("fp32", 7.0), ("bf16", 100.0), ("auto", 100.0)])
+def test_the_rate_is_that_of_the_precision(tmp_path, tree, asked, measured):
+    tree["training"]["precision"] = asked
+    p = small(tree)
+    path = benchmark(p, tmp_path)
+    assert rates.find(p, "nvidia-test-1", None, tmp_path).train == measured
+    made = json.loads(path.read_text())
+    benchmark(p, tmp_path, rows=[row for row in made["rows"] if row["mode"] == "fp32"], lanes=2)
+    speed = rates.find(p, "nvidia-test-1", None, tmp_path)
+    if asked == "bf16":
+        assert speed.train is None
+        assert speed.source.startswith("unknown — NVIDIA Test 1 was not measured in bf16")
+    else:
+        assert (speed.train, speed.lanes) == (7.0, 2)
 
 
 def test_nothing_measured_is_unknown(tmp_path, tree, monkeypatch):
@@ -343,5 +377,5 @@ def test_the_command_prints_three_tables_and_writes_nothing(house, monkeypatch):
     for word in ("data/faces", "work: states", "kept results", "ssimbad finetune: train", "packages", "total"):
         assert word in done.output
     done = CliRunner().invoke(app, ["plan", "--images-per-second", "50"])
-    assert "unknown" not in done.output.split("GPU hours")[1].split("downloads")[0]
+    assert "unknown" not in done.output.split("Hours of")[1].split("downloads")[0]
     assert sorted(house.rglob("*")) == before

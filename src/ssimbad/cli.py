@@ -92,16 +92,17 @@ def verify(
 
 @app.command()
 def plan(
-    device: Annotated[str | None, typer.Option(help="a file in reports/benchmarks; default: the card here")] = None,
+    device: Annotated[str | None, typer.Option(help="a file in reports/benchmarks; default: what is here")] = None,
     images_per_second: Annotated[
         float | None, typer.Option(help="training images per second of the shared network on one device")
     ] = None,
+    devices: Annotated[int, typer.Option(help="so many of them share each training and colouring")] = 1,
 ) -> None:
-    """Estimate disk, GPU hours and downloads of the active parameters before anything runs."""
+    """Estimate disk, hours and downloads of the active parameters before anything runs."""
     from ssimbad.params import tree as params
     from ssimbad.planning import report
 
-    report.show(params.load(), device, images_per_second)
+    report.show(params.load(), device, images_per_second, devices)
 
 
 @app.command()

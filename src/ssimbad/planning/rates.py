@@ -20,7 +20,8 @@ class Rates:
     """Images per second by kind of work (train, refine, sample), and where they come from.
 
     `refine` and `sample` hold (images per second, steps of the chain); `told`: the one rate came from the command line
-    and is scaled to every network by its operations.
+    and is scaled to every network by its operations; `lanes`: so many images are computed side by side at these rates,
+    one on each core of a CPU.
     """
 
     source: str
@@ -28,6 +29,7 @@ class Rates:
     refine: tuple[float, int] | None = None
     sample: tuple[float, int] | None = None
     told: bool = False
+    lanes: int = 1
 
 
 NONE = Rates(UNKNOWN)
@@ -56,21 +58,23 @@ def find(p: Params, device: str | None, told: float | None, folder: Path = BENCH
     return _of(p, chosen)
 
 
-def _present() -> str | None:
-    import torch
+def _present() -> str:
+    from ssimbad.runtime import devices
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return devices.hardware(devices.visible()[0])
 
 
 def _of(p: Params, made: dict[str, Any]) -> Rates:
     if made["network"] != p.network.model_dump(mode="json") or made["size"] != p.data.size:
         return Rates(f"unknown — {made['device']} was measured with another network or size; pass --images-per-second")
-    common = p.training
-    mode = "fp32" if common.precision == "fp32" else "bf16, channels-last" if common.channels_last else "bf16"
-    ok = [row for row in made["rows"] if row["outcome"] == "ok" and row["mode"] == mode]
+    ok = [row for row in made["rows"] if row["outcome"] == "ok"]
+    mode = _mode(p, {row["mode"] for row in ok})
+    if mode is None:
+        return Rates(f"unknown — {made['device']} was not measured in {p.training.precision}; pass --images-per-second")
 
     def fastest(kind: str, **wanted: Any) -> dict[str, Any] | None:
-        rows = [r for r in ok if r["kind"] == kind and all(r[k] == v for k, v in wanted.items())]
+        wanted |= {"kind": kind, "mode": mode}
+        rows = [row for row in ok if all(row[key] == value for key, value in wanted.items())]
         return max(rows, key=lambda r: r["images_per_second"] * (r["steps"] or 1), default=None)
 
     train, refine, sample = fastest("train"), fastest("refine", checkpointing=True), fastest("sample")
@@ -79,4 +83,13 @@ def _of(p: Params, made: dict[str, Any]) -> Rates:
         train and train["images_per_second"],
         refine and (refine["images_per_second"], refine["steps"]),
         sample and (sample["images_per_second"], sample["steps"]),
+        lanes=made.get("lanes", 1),
     )
+
+
+def _mode(p: Params, measured: set[str]) -> str | None:
+    """Which of the ways of computing that were measured is that of the parameters, if one is."""
+    asked = p.training.precision
+    asked = next((one for one in ("bf16", "fp32") if one in measured), "fp32") if asked == "auto" else asked
+    ways = [f"{asked}, channels-last", asked] if p.training.channels_last else [asked]
+    return next((way for way in ways if way in measured), None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 from tabulate import tabulate
 
-from ssimbad.errors import first_line
+from ssimbad.errors import ParameterError, first_line
 from ssimbad.methods import registry
 from ssimbad.pairing import settings
 from ssimbad.params.base import Colour, Sampler
@@ -42,10 +42,19 @@ class Task:
     operations: int
     same_network: bool
     """Whether it is the network that benchmarks/gpu.py measures."""
+    piece: int = 1
+    """Images that one device, or one core of a CPU, takes at a time."""
+    shared: bool = True
+    """Whether several devices take part."""
 
     @property
     def total(self) -> int:
         return self.runs * self.images * self.operations
+
+    def longest(self, workers: int) -> float:
+        """Operations of all runs if each worker had as many as the one with the most; pieces are filled up."""
+        pieces = -(-self.images // self.piece)
+        return self.runs * -(-pieces // workers) * self.piece * workers * self.operations
 
 
 @dataclass(frozen=True)
@@ -57,12 +66,14 @@ class Reference:
     parameters: int
 
 
-def show(p: Params, device: str | None, images_per_second: float | None) -> None:
-    """Print disk, work with GPU hours, and downloads.
+def show(p: Params, device: str | None, images_per_second: float | None, count: int = 1) -> None:
+    """Print disk, work with the hours of so many devices, and downloads.
 
     Raises:
-        ParameterError: see `rates.find`.
+        ParameterError: see `rates.find`; or a number of devices below one.
     """
+    if count < 1:
+        raise ParameterError(f"--devices {count}: expected 1 or more")
     speed = rates.find(p, device, images_per_second)
     print("counting operations: a minute or two at paper scale", file=sys.stderr, flush=True)
     lacking: list[str] = []
@@ -70,7 +81,7 @@ def show(p: Params, device: str | None, images_per_second: float | None) -> None
     planned = list(tasks(p, work, reference, lacking))
     print(f"Plan of params.yaml (preset {p.preset}); estimates, nothing has been run.\n")
     print(_disk(disk.lines(p, work)))
-    print(_work(planned, speed, reference))
+    print(_work(planned, speed, reference, count))
     if lacking:
         print(f"Not counted, and missing above: {', '.join(lacking)}.\n")
     print(_downloads(p))
@@ -127,7 +138,8 @@ def _of_row(p: Params, w: Wildcards, trained: Work | None, reference: Reference,
     colour, row = p.methods[name].colour[stage], f"{name} {stage}"
     same = trained.parameters == reference.parameters
     shown = len(settings.coloured(rows.takes(p, w), rows.has(p)))
-    yield from _sampling(p, f"{row}: colorize", name, stage, colour, (seeds * shown, p.data.test), same, lacking)
+    colouring = _sampling(p, f"{row}: colorize", name, stage, colour, (seeds * shown, p.data.test), same, lacking)
+    yield from (replace(task, piece=p.colorize.chunk) for task in colouring)
     if p.report.nfe and w in rows.curves(p):
         asked, kind = p.report.nfe, p.methods[name].kind
         own = [s.name for s in asked.samplers if s.name in rows.kind(p, w).samplers]
@@ -151,7 +163,8 @@ def _of_reverse(p: Params, w: Wildcards, same: bool, lacking: list[str]) -> Iter
         *((f"faces back from {start:g} T", asked.steps_from(start), 2, back) for start in asked.start),
     ):
         colour = Colour(sampler=Sampler(name="ancestral", steps=steps), options=options)
-        yield from _sampling(p, f"{row}, {what}", w["method"], w["stage"], colour, (runs, images), same, lacking)
+        found = _sampling(p, f"{row}, {what}", w["method"], w["stage"], colour, (runs, images), same, lacking)
+        yield from (replace(task, shared=False) for task in found)
 
 
 def _sampling(
@@ -171,13 +184,18 @@ def _several(
     single = colour.model_copy(update={"sampler": colour.sampler.model_copy(update={"steps": 1})})
     if operations := _tried(what, lacking, lambda: flops.colouring(p, w["method"], single, w["stage"])):
         operations = operations * calls // registry.nfe(block.kind, single)
-        yield Task(what, "sample", len(p.seeds), min(images, p.data.test), calls, operations, same)
+        images = min(images, p.data.test)
+        yield Task(what, "sample", len(p.seeds), images, calls, operations, same, shared=False)
 
 
-def hours(task: Task, speed: Rates, reference: Reference) -> float | None:
-    """Hours of one device, by the operations per second of the measurement that is most like the task."""
+def hours(task: Task, speed: Rates, reference: Reference, count: int = 1) -> float | None:
+    """Hours of `count` devices, by the operations per second of the measurement that is most like the task.
+
+    What several devices exchange is not counted.
+    """
+    count = count if task.shared else 1
     if speed.told:
-        return task.total / (speed.train * reference.train) / 3600
+        return task.longest(count) / (count * speed.train * reference.train) / 3600
     if not task.same_network:
         return None
     measured = {
@@ -186,7 +204,7 @@ def hours(task: Task, speed: Rates, reference: Reference) -> float | None:
         "refine": speed.refine and speed.refine[0] * speed.refine[1] * (reference.train + reference.call),
         "sample": speed.sample and speed.sample[0] * speed.sample[1] * reference.call,
     }[task.kind]
-    return task.total / measured / 3600 if measured else None
+    return task.longest(count * speed.lanes) / (count * measured) / 3600 if measured else None
 
 
 def size(count: int | None) -> str:
@@ -211,10 +229,10 @@ def _disk(lines: list[disk.Line]) -> str:
     return f"{tabulate(rows, ['disk', 'size', ''], disable_numparse=True)}\n{note}\n"
 
 
-def _work(found: list[Task], speed: Rates, reference: Reference) -> str:
+def _work(found: list[Task], speed: Rates, reference: Reference, count: int) -> str:
     rows, known, lacking = [], 0.0, False
     for task in found:
-        needed = hours(task, speed, reference)
+        needed = hours(task, speed, reference, count)
         known, lacking = known + (needed or 0), lacking or needed is None
         rows.append(
             (
@@ -225,10 +243,11 @@ def _work(found: list[Task], speed: Rates, reference: Reference) -> str:
     total = f"{sum(t.total for t in found) / 1e15:,.4g}"
     sum_of_hours = ("unknown" if not known else f"at least {known:,.3g}") if lacking else f"{known:,.3g}"
     rows.append(("total", "", "", "", "", total, sum_of_hours))
-    headers = ["work", "runs", "images each", "calls", "TFLOP/image", "PFLOP in all", "GPU hours"]
+    headers = ["work", "runs", "images each", "calls", "TFLOP/image", "PFLOP in all", "hours"]
     body = tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 6))
-    note = "Feature networks (losses, evaluate) and the stages on CPUs are not counted."
-    return f"{body}\nGPU hours: {speed.source}. {note}\n"
+    note = "Feature networks (losses, evaluate) and the stages on CPUs are not counted"
+    note += "." if count == 1 else f", nor what {count} devices exchange."
+    return f"{body}\nHours of {'one device' if count == 1 else f'{count} devices'}: {speed.source}. {note}\n"
 
 
 def _downloads(p: Params) -> str:

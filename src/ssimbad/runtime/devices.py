@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from ssimbad.errors import UserError, first_line
+from ssimbad.runtime import cores
 
 _KINDS = ("cpu", "cuda")  # others lack float64, or hold no values at all (`meta`)
 
@@ -68,6 +71,15 @@ def exact() -> Iterator[None]:
     """Convolutions on a GPU in full float32 and by the same algorithm every time, for numbers that are compared."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
+
+
+def hardware(device: torch.device) -> str:
+    """What benchmarks are filed under: the card's name, or the processor's with the cores granted here."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{model or platform.processor() or platform.machine()}, {cores.granted()} cores"
 
 
 def name(device: torch.device) -> str:
