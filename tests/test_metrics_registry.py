@@ -67,6 +67,28 @@ def test_a_metric_is_added_by_one_file(tmp_path, monkeypatch):
     assert list(entries)[-1] == "brightness"
 
 
+def test_values_do_not_depend_on_the_cores_that_the_images_are_dealt_to():
+    """Also those of metrics that nobody has written yet: each is handed parts of whatever it needs."""
+    whole = given(37)  # parts of 16, the last one smaller
+    alone, entries = measure.every(registry.metrics(), whole, EVALUATION)
+    assert {"psnr", "ms_ssim", "line_fidelity", "palette_distance", "ciede2000", "psnr_fg"} <= alone.keys()
+    dealt, again = measure.every(registry.metrics(), whole, EVALUATION, threads=3)
+    for name, values in alone.items():
+        assert values.shape == (37,) and (values == dealt[name]).all(), name
+    assert entries == again
+
+
+def test_a_core_is_given_its_rows_of_everything_and_nothing_that_others_looked_at():
+    whole = given(5)
+    whole.seen["pool3"] = "of all"
+    part = whole.part(1, 3)
+    assert (part.images == whole.images[1:3]).all() and (part.masks == whole.masks[1:3]).all()
+    assert (part.lines.sketches == whole.lines.sketches[1:3]).all()
+    assert (part.lines.sigmas == whole.lines.sigmas[1:3]).all()
+    assert part.faces is whole.faces and part.seen == {}
+    assert Given(whole.images).part(0, 2).lines is None
+
+
 def test_the_registry_is_light():
     """Tables ask it for names; torch alone would cost them seconds."""
     code = "import sys; from ssimbad.metrics import registry; registry.metrics(); print(*sys.modules)"

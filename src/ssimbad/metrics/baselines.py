@@ -62,7 +62,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
             given["references"] = None
             none["references"] = "the reference itself"
         found = Given(images[answers], **given, networks=networks, absent=none, seed=params.evaluation.seed)
-        rows.setdefault(row, {})[setting.name] = measure.every(chosen, found, params.evaluation)[1]
+        rows.setdefault(row, {})[setting.name] = measure.every(chosen, found, params.evaluation, job.threads)[1]
     artifacts.write_json(outputs["summary"], {"n": len(ids), "size": size, "rows": rows})
     job.say(f"baselines: {len(ids)} images as {len(rows)} rows -> {outputs['summary']}")
 

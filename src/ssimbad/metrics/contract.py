@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -59,6 +59,14 @@ class Given:
     masks: np.ndarray | None = None
     described: Mapping[str, np.ndarray] = field(default_factory=dict)
     """(M, D) float64 of `faces` by a network's name, where they were described before (metrics/face_features.py)."""
+
+    def part(self, start: int, stop: int) -> Given:
+        """The answers of [start, stop) with what belongs to them; nothing that was looked at is kept."""
+        rows = slice(start, stop)
+        mine = {name: getattr(self, name) for name in ("images", "targets", "references", "masks")}
+        cut: dict[str, Any] = {name: None if of is None else of[rows] for name, of in mine.items()}
+        lines = self.lines and replace(self.lines, sketches=self.lines.sketches[rows], sigmas=self.lines.sigmas[rows])
+        return replace(self, **cut, lines=lines, seen={})
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What several metrics look at, made by the first of them."""

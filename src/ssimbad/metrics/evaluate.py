@@ -53,7 +53,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     )
     # Sets, lines and colours shown belong to the settings whose sets are compared: the others are controls of a target.
     chosen = [metric for metric in registry.metrics() if setting.sets or "targets" in metric.needs]
-    values, metrics = measure.every(chosen, given, params.evaluation)
+    values, metrics = measure.every(chosen, given, params.evaluation, job.threads)
     write_values(outputs["images"], ids, values)
     summary = {"method": job.method, "stage": job.of, "seed": job.seed, "setting": job.setting}
     artifacts.write_json(outputs["summary"], summary | {"n": len(ids), "size": size, "metrics": metrics})

@@ -16,6 +16,7 @@ from ssimbad.faces import reading
 from ssimbad.metrics import measure, registry
 from ssimbad.metrics.contract import Given, Lines
 from ssimbad.pairing import xdog
+from ssimbad.runtime import cores
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 MAX_PIXELS = 100_000_000
@@ -60,9 +61,9 @@ def run(
         _require_published(name, path)
     absent = {name: f"no weights given (--{name} FILE)" for name in registry.networks() if name not in asked}
     absent |= {"lines": "no sketches given (--sketches DIR)", "references": "no references given (--references DIR)"}
-    looked, _ = measure.load_networks(asked, asked)
+    looked, _ = measure.load_networks(asked, asked, cores.granted())
     given = Given(images, targets, targets, shown, lines, looked, absent, EVALUATION.seed)
-    _, entries = measure.every(registry.metrics(), given, EVALUATION)
+    _, entries = measure.every(registry.metrics(), given, EVALUATION, cores.granted())
     return _table(entries)
 
 

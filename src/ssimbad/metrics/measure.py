@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssimbad.metrics import bootstrap
-from ssimbad.metrics.contract import Given, Metric, Unmeasurable
+from ssimbad.metrics.contract import ABSENT, Given, Metric, Unmeasurable
+from ssimbad.runtime import pool
 
 if TYPE_CHECKING:
     from torch import nn
 
 DIGITS = 5
 """Decimals of stored values: beyond them single precision depends on the machine."""
+
+_PART = 16  # images that a core takes at a time
 
 Entry = dict[str, Any]
 """{value, ci_low, ci_high, n[, reason]} and the metric's own facts; value None: it could not be measured, for this
@@ -55,22 +58,35 @@ def load_networks(
     return networks, absent
 
 
-def per_image(metrics: Sequence[Metric], given: Given) -> dict[str, np.ndarray]:
+def per_image(metrics: Sequence[Metric], given: Given, threads: int = 1) -> dict[str, np.ndarray]:
     """{metric: (N,) float64} of those among the metrics that have a value for each image and all that they need.
+
+    Args:
+        threads: cores among which the images are dealt; the values do not depend on it.
 
     Raises:
         Unmeasurable: see the metric.
     """
     mine = (metric for metric in metrics if not metric.of_set and given.reason(metric.needs) is None)
-    return {metric.id: metric.function(given).round(DIGITS) for metric in mine}
+    return {metric.id: _dealt(metric, given, threads).round(DIGITS) for metric in mine}
 
 
-def every(metrics: Sequence[Metric], given: Given, evaluation: Any) -> tuple[dict[str, np.ndarray], dict[str, Entry]]:
+def _dealt(metric: Metric, given: Given, threads: int) -> np.ndarray:
+    if set(metric.needs) - ABSENT.keys():  # a feature network's images are dealt to its own workers
+        return metric.function(given)
+    parts = (given.part(start, start + _PART) for start in range(0, len(given.images), _PART))
+    return np.concatenate(list(pool.ordered_map(lambda _, part: metric.function(part), parts, range(threads))))
+
+
+def every(
+    metrics: Sequence[Metric], given: Given, evaluation: Any, threads: int = 1
+) -> tuple[dict[str, np.ndarray], dict[str, Entry]]:
     """What `per_image` finds, and {metric: its entry} of all metrics but optional ones that cannot be had: of each
     image's values the mean with its bootstrap interval, of a set no interval, since resampling biases it.
 
     Args:
         evaluation: parameters bootstrap (resamples), confidence, seed.
+        threads: see `per_image`.
     """
     values: dict[str, np.ndarray] = {}
     entries: dict[str, Entry] = {}
@@ -82,7 +98,7 @@ def every(metrics: Sequence[Metric], given: Given, evaluation: Any) -> tuple[dic
             if reason is None and metric.of_set:
                 entries[metric.id] = _of_set(metric.function(given), len(given.images)) | metric.facts(given)
             elif reason is None:
-                values |= per_image([metric], given)
+                values |= per_image([metric], given, threads)
                 entries[metric.id] = _with_interval(values[metric.id], evaluation) | metric.facts(given)
         except Unmeasurable as error:
             reason = str(error)
