@@ -304,8 +304,8 @@ def test_several_devices_share_the_images_and_wait_for_the_one_that_has_most():
 
 @pytest.mark.parametrize(("asked", "measured"), [("fp32", 7.0), ("bf16", 100.0), ("auto", 100.0)])
 def test_the_rate_is_that_of_the_precision(tmp_path, tree, asked, measured):
-    tree["training"]["precision"] = asked
     p = small(tree)
+    p = p.model_copy(update={"training": p.training.model_copy(update={"precision": asked})})
     path = benchmark(p, tmp_path)
     assert rates.find(p, "nvidia-test-1", None, tmp_path).train == measured
     made = json.loads(path.read_text())

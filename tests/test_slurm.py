@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import re
+import sqlite3
 import subprocess
 
 import pytest
@@ -70,3 +73,33 @@ def test_another_slurm_is_left_alone(house, tmp_path):
     assert done.returncode == cluster.UNAVAILABLE
     assert "belongs to another SLURM" in done.stderr
     assert not other.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_grid_with_two_seeds_is_one_run_with_one_table(house):
+    """Comes last: the house has other parameters after it."""
+    before = len(house.records())
+    axes = ("pretrain.learning_rate=1.0e-3,2.0e-3", "pretrain.images=16,32")
+    house.run("ssimbad", "sweep", "rates", "--of", "ssimbad", *axes, "--seeds", "0,1")
+    house.run("ssimbad", "preset", "sweep-rates")
+    house.finish(house.start(), 3000)
+
+    submitted = house.records()[before:]
+    assert {r.state for r in submitted} == {"COMPLETED"}
+    assert sum(r.rule == "pretrain" for r in submitted) == 4 * 2
+    with (house.folder / "reports/tables/sweep.csv").open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if (line["setting"], line["metric"]) == ("same", "psnr")]
+    points = {(line["pretrain.learning_rate"], line["pretrain.images"]) for line in lines}
+    assert len(lines) == len(points) == 4
+    assert {line["seeds"] for line in lines} == {"2"}
+    assert len({line["value"] for line in lines}) == 4
+    house.run("ssimbad", "sync")
+    assert "Nothing to be done" in house.run("snakemake", "--profile", "slurm", "-n", "all")
+    assert executions(house) == 2  # the first run and the sweep, each the parent of its stages
+
+
+def executions(house) -> int:
+    with contextlib.closing(sqlite3.connect(house.folder / "mlflow.db")) as database:
+        (found,) = database.execute("SELECT COUNT(DISTINCT run_uuid) FROM tags WHERE key = 'pipeline_parent'")
+    return found[0]
