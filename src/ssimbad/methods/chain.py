@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ssimbad.methods import losses
-from ssimbad.methods.contract import Batch, Conditions, Features, Losses, Plan, Rng
+from ssimbad.methods.contract import Batch, Conditions, Features, Losses, Plan, Rng, Shared
 from ssimbad.methods.losses import LOSSES
 from ssimbad.params.base import Above0, Colour, Fraction, Positive, Sampler, Strict
 from ssimbad.samplers.counts import EACH, ODE
@@ -239,6 +239,6 @@ def image_noise(fresh: Callable[..., Tensor], given: Conditions) -> ode.Fresh:
     return lambda: fresh(3, *given.sketch.shape[2:])
 
 
-def fits(config: Strict, size: int, shared: Mapping[str, Any]) -> None:
+def fits(config: Strict, size: int, shared: Shared) -> None:
     """Raises ValueError when images of `size` cannot be halved as often as the shared network does."""
     shared["network"].require_size(size)
