@@ -32,7 +32,7 @@ class Labelled(Protocol):
     label: str
 
 
-class Line(Protocol, TypedDict, total=False):
+class Line(TypedDict, total=False):
     """A line of a table, by its columns; of these those that the table has."""
 
     method: str
