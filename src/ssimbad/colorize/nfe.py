@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from ssimbad.runtime.job import Job
 
 if TYPE_CHECKING:
     import torch
+
+    from ssimbad.params.base import Solver
+    from ssimbad.params.blocks import Evaluation
 
 COLUMNS = ("sampler", "calls", "steps", "nfe", "metric", "value", "ci_low", "ci_high", "n")
 
@@ -41,7 +44,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     count, size = min(asked.images, len(ids)), params.data.size
     given = {name: stored[list(range(count))] for name, stored in stage.given(inputs, ids, size).items()}
     targets = at_size(inputs["test"], size, ids)[:count]
-    rows: list[dict[str, Any]] = []
+    rows: list[Line] = []
     plans = [  # a guided call may cost more than there is
         (solver, calls, steps)
         for solver in asked.samplers
@@ -50,7 +53,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
         if (steps := known[solver.name].most_steps(calls))
     ]
 
-    def coloured(device: torch.device, plan: tuple[Any, int, int]) -> np.ndarray:
+    def coloured(device: torch.device, plan: tuple[Solver, int, int]) -> np.ndarray:
         solver, _, steps = plan
         how = Colour(sampler=Sampler(**dict(solver), steps=steps), options=row.options)
         return chunks.colour(
@@ -70,7 +73,21 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     job.say(f"{job.name}: {len(plans)} ways to colour {count} images -> {outputs['values']}")
 
 
-def _measured(images: np.ndarray, targets: np.ndarray, evaluation: Any) -> list[dict[str, Any]]:
+class Line(TypedDict, total=False):
+    """Of the CSV, by its columns."""
+
+    sampler: str
+    calls: int
+    steps: int
+    nfe: int
+    metric: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+
+
+def _measured(images: np.ndarray, targets: np.ndarray, evaluation: Evaluation) -> list[Line]:
     _, found = measure.every([psnr.METRIC, ms_ssim.METRIC], Given(images, targets), evaluation)
     return [
         {"metric": metric, **{k: entry[k] for k in ("value", "ci_low", "ci_high", "n")}}

@@ -7,10 +7,10 @@ through the chain from their own timestep too, and what the network takes for no
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from ssimbad.metrics.contract import Given
 from ssimbad.metrics.test_set import at_size
 from ssimbad.pairing import resize
 from ssimbad.params.base import Colour, Sampler
+from ssimbad.params.blocks import Reverse
 from ssimbad.params.view import View
 from ssimbad.runtime import devices, pool
 from ssimbad.runtime.job import Job
@@ -38,6 +39,24 @@ Pictures = Iterator[tuple[str, np.ndarray]]
 """Names without ending, and (N, S, S, 3) uint8."""
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Line(TypedDict, total=False):
+    """Of the CSV, by its columns."""
+
+    what: str
+    t: int | None
+    chain: str | None
+    variance: str | None
+    metric: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+
+
 @dataclass(frozen=True)
 class Lab:
     """What every part of the stage needs."""
@@ -48,7 +67,7 @@ class Lab:
     params: View
 
     @property
-    def asked(self) -> Any:
+    def asked(self) -> Reverse:
         return self.params.report.reverse
 
     def coloured(
@@ -65,11 +84,11 @@ class Lab:
             channels_last=self.params.training.channels_last, threads=threads,
         )  # fmt: skip
 
-    def noise(self, ids: list[str]) -> Any:
+    def noise(self, ids: list[str]) -> Callable[..., torch.Tensor]:
         """The source of each image's noise, from its beginning."""
         return chunks.noise(self.params.colorize.seed, ids, lambda images: images.to(self.device))
 
-    def spread(self, plans: list[Any]) -> list[torch.device]:
+    def spread(self, plans: Sized) -> list[torch.device]:
         """Where plans are carried out side by side."""
         return devices.workers([self.device], min(self.threads, len(plans)))
 
@@ -91,7 +110,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     ids = manifest.ids(inputs["manifest"], "test")
     count = min(lab.asked.images, len(ids))
     originals = at_size(inputs["test"], params.data.size, ids)[:count]
-    lines: list[dict[str, Any]] = []
+    lines: list[Line] = []
     pictures = itertools.chain(drawn(lab), watched(lab), recovered(lab, ids[:count], originals, lines))
     asked = lab.asked
     total = len(VARIANCES) * (asked.samples + asked.trajectories * asked.snapshots)
@@ -143,7 +162,7 @@ def watched(lab: Lab) -> Pictures:
             yield f"trajectories-{variance}-{k}", np.stack(snapshots)
 
 
-def _inferred(work: Any) -> Any:
+def _inferred(work: Callable[P, T]) -> Callable[P, T]:
     """Inference mode belongs to a thread."""
     return torch.inference_mode()(work)
 
@@ -158,7 +177,7 @@ def timestep(lab: Lab, start: float) -> int:
     return max(1, round(start * len(lab.model.sigmas)))
 
 
-def recovered(lab: Lab, ids: list[str], originals: np.ndarray, lines: list[dict[str, Any]]) -> Pictures:
+def recovered(lab: Lab, ids: list[str], originals: np.ndarray, lines: list[Line]) -> Pictures:
     """Faces noised to t and brought back, from t (matched) and from the last timestep (whole, as published).
 
     `lines` gets, of the noisy faces and of each way back, `psnr` to the original and `contrast`, the standard deviation
@@ -193,7 +212,7 @@ def x_t(lab: Lab, faces: Tensor, noise: Tensor, t: int) -> Tensor:
 
 
 @torch.inference_mode()
-def taken_for_noise(lab: Lab, ids: list[str], originals: np.ndarray) -> list[dict[str, Any]]:
+def taken_for_noise(lab: Lab, ids: list[str], originals: np.ndarray) -> list[Line]:
     """Which part of its input the network calls noise: the coefficient of the regression of sqrt(1 - alpha_bar)
     eps(x_t), which the step takes for the noise in x_t, on x_t; by the noise level of the input, asked at the last
     timestep (`whole`) and at the input's own (`matched`)."""
@@ -214,7 +233,7 @@ About = tuple[str, int | None, str | None, str | None]
 """what, t, chain, variance"""
 
 
-def _measured(lab: Lab, about: About, images: np.ndarray, originals: np.ndarray) -> list[dict[str, Any]]:
+def _measured(lab: Lab, about: About, images: np.ndarray, originals: np.ndarray) -> list[Line]:
     scores = measure.per_image([psnr.METRIC], Given(images, originals))
     return [_line(lab, about, "psnr", scores["psnr"]), _line(lab, about, "contrast", _contrast(images))]
 
@@ -223,7 +242,7 @@ def _contrast(images: np.ndarray) -> np.ndarray:
     return (images / 255.0).std(axis=(1, 2, 3))
 
 
-def _line(lab: Lab, about: About, metric: str, values: np.ndarray) -> dict[str, Any]:
+def _line(lab: Lab, about: About, metric: str, values: np.ndarray) -> Line:
     judged = lab.params.evaluation
     found = bootstrap.mean(values, resamples=judged.bootstrap, confidence=judged.confidence, seed=judged.seed)
     ends = {"value": found.value, "ci_low": found.low, "ci_high": found.high}

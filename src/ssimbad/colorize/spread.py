@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ssimbad.metrics.contract import Given
 from ssimbad.metrics.spread import split
 from ssimbad.metrics.test_set import at_size, by_id
 from ssimbad.params.base import Sampler
+from ssimbad.params.blocks import Evaluation
 from ssimbad.params.view import View
 from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
@@ -73,8 +74,8 @@ def lines(
     targets: np.ndarray,
     sampler: Sampler,
     known: Mapping[str, Calls],
-    evaluation: Any,
-) -> list[dict[str, Any]]:
+    evaluation: Evaluation,
+) -> list[Line]:
     """Lines (`COLUMNS`), each with its percentile bootstrap interval over test faces and the network calls of an image.
 
     Per metric, averaged over faces: `one_step` (the row's sampler with one step), `sample` (one sample: the mean over
@@ -115,19 +116,43 @@ def _scores(images: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
     return measure.per_image([psnr.METRIC, ms_ssim.METRIC], Given(images, targets))
 
 
-def _bias(squared: np.ndarray, how: dict[str, Any]) -> dict[str, Any]:
+class How(TypedDict):
+    """How intervals are drawn."""
+
+    resamples: int
+    confidence: float
+    seed: int
+
+
+class Line(TypedDict, total=False):
+    """Of the CSV, by its columns."""
+
+    answer: str
+    metric: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    samples: int
+    sampler: str
+    steps: int
+    nfe: int
+    reason: str
+
+
+def _bias(squared: np.ndarray, how: How) -> Line:
     if not (squared > 0).all():
         lost = f"{(squared <= 0).sum()} of {len(squared)} faces"
         return {"reason": f"for {lost} so few samples (report.spread.samples) cannot tell the bias from zero"}
     return _rounded(bootstrap.mean(np.minimum(psnr.CAP, 10 * np.log10(255**2 / squared)), **how))
 
 
-def _share(spread: np.ndarray, error: np.ndarray, how: dict[str, Any]) -> dict[str, Any]:
+def _share(spread: np.ndarray, error: np.ndarray, how: How) -> Line:
     if not error.any():
         return {"reason": "no squared error that could have a share"}
     return _rounded(bootstrap.ratio(spread, error, **how))
 
 
-def _rounded(estimate: bootstrap.Estimate) -> dict[str, Any]:
+def _rounded(estimate: bootstrap.Estimate) -> Line:
     ends = {"value": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
     return {name: None if end is None else round(end, measure.DIGITS) for name, end in ends.items()}

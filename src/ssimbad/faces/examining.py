@@ -65,17 +65,22 @@ class Look:
 class Looks(Protocol):
     """What was seen of pictures, and the squares of faces: by reading the source, or by those who have read it."""
 
-    again: str
-    """What to do where the source is not what was seen."""
+    @property
+    def again(self) -> str:
+        """What to do where the source is not what was seen."""
+        ...
 
     def seen(self, job: Job) -> list[list[Seen]]:
         """The faces of each picture of the source, in the order of its listing."""
+        ...
 
     def face(self, picture: Picture, seen: Seen) -> np.ndarray | None:
         """(S, S, 3) uint8; None where the file is not what was seen. Raises `Unreadable`."""
+        ...
 
     def sketch(self, picture: Picture, seen: Seen) -> np.ndarray | None:
         """(S, S) uint8: the given one of a face that has one; None and `Unreadable` as `face`."""
+        ...
 
 
 @dataclass(frozen=True)

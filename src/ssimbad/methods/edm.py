@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,10 +18,14 @@ from ssimbad.params.base import Above0, Colour, Noise, Sampler, Strict
 from ssimbad.samplers.counts import ODE
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from ssimbad.networks.denoiser import Denoiser
     from ssimbad.noise.transforms import Phi
     from ssimbad.samplers.ode import Watch
+
+
+T = TypeVar("T")
 
 
 class Schedule(chain.Dropping):
@@ -37,7 +41,7 @@ class Schedule(chain.Dropping):
 
     @field_validator("phi")
     @classmethod
-    def _known_form(cls, value: Any) -> Any:
+    def _known_form(cls, value: T) -> T:
         if isinstance(value, dict):
             from ssimbad.noise.transforms import make
 
@@ -114,7 +118,7 @@ class NoiseLevels:
         return (sigma**2 + data**2) / (sigma * data) ** 2
 
 
-def build(setup: Setup) -> nn.Module:
+def build(setup: Setup) -> Denoiser:
     from ssimbad.networks.denoiser import Denoiser
     from ssimbad.networks.unet import UNet
     from ssimbad.noise import transforms
@@ -137,7 +141,7 @@ def build(setup: Setup) -> nn.Module:
     return Denoiser(network, noise.sigma_data, embed, NoiseLevels(config, noise, phi))
 
 
-def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
+def training_step(model: Denoiser, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
     if plan.objective == "trajectory":
         return _trajectory_step(model, batch, plan, rng, features)
     sigma = model.levels.draw(rng.uniform()).float()
@@ -148,7 +152,7 @@ def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features
     return Losses((model.levels.weight(sigma) * per_image).mean(), per_image.detach(), sigma)
 
 
-def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None) -> Losses:
+def _trajectory_step(model: Denoiser, batch: Batch, plan: Plan, rng: Rng, features: Features | None) -> Losses:
     fresh, sampler = chain.image_noise(rng.normal, batch), plan.options.sampler
     grid = model.levels.grid(sampler.steps)
     start = float(grid[0]) * fresh()
@@ -156,13 +160,13 @@ def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, featu
     return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh, model.levels.axis()), features)
 
 
-def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
+def colorize(model: Denoiser, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
     noise, grid = chain.image_noise(fresh, given), model.levels.grid(colour.sampler.steps)
     sampler = chain.make(colour.sampler, noise, model.levels.axis())
     return chain.colour(model, given, float(grid[0]) * noise(), grid, sampler, colour, watch)
 
 
-def exported(model: nn.Module, setup: Setup, colour: Colour) -> Exported:
+def exported(model: Denoiser, setup: Setup, colour: Colour) -> Exported:
     grid = model.levels.grid(colour.sampler.steps)
     return chain.exported(setup.size, grid, float(grid[0]))
 

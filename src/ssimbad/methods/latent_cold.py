@@ -8,13 +8,25 @@ The published work colours grey photographs, dense, and without a reference: `la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ssimbad.methods.contract import AUTOENCODER, Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.methods.contract import (
+    AUTOENCODER,
+    Batch,
+    Conditions,
+    Features,
+    Fresh,
+    Losses,
+    Method,
+    Plan,
+    Rng,
+    Setup,
+    Shared,
+)
 from ssimbad.params.base import Above0, Colour, Fraction, Positive, Sampler, Strict
 from ssimbad.samplers.counts import Calls
 
@@ -103,7 +115,7 @@ def needs(config: Config, slot: str) -> dict[str, str]:
     return {} if slot == "encoder" else {"encoder": config.encoder or "encoder"}
 
 
-def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
+def fits(config: Config, size: int, shared: Shared) -> None:
     """Raises ValueError when images of `size` cannot be halved twice."""
     if size % FACTOR:
         raise ValueError(f"config.codec: halves the side twice; data.size {size} is not divisible by {FACTOR}")

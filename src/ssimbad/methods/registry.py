@@ -25,6 +25,7 @@ from ssimbad.samplers.counts import NONE, Calls
 if TYPE_CHECKING:
     from torch import nn
 
+    from ssimbad.methods.contract import Shared
     from ssimbad.params.methods import Method as Block
     from ssimbad.params.methods import Train
 
@@ -82,7 +83,7 @@ def _loaded(place: str) -> Method:
     return method
 
 
-def _fault(method: Any) -> str | None:
+def _fault(method: object) -> str | None:
     """What is wrong with something that should be a method."""
     if not isinstance(method, Method):
         return f"a {type(method).__name__}"
@@ -112,15 +113,15 @@ def _fault(method: Any) -> str | None:
     return f"slots of other names than stages and keys have: {', '.join(unfit)}" if unfit else None
 
 
-def _is_model(found: Any) -> bool:
+def _is_model(found: object) -> bool:
     return isinstance(found, type) and issubclass(found, Strict)
 
 
-def _maps(found: Any, right: Callable[[Any], bool]) -> bool:
+def _maps(found: object, right: Callable[[object], bool]) -> bool:
     return isinstance(found, Mapping) and all(isinstance(key, str) and right(value) for key, value in found.items())
 
 
-def _are_among(found: Any, known: Iterable[str]) -> bool:
+def _are_among(found: object, known: Iterable[str]) -> bool:
     return isinstance(found, tuple) and set(found) <= set(known)
 
 
@@ -152,7 +153,7 @@ def own_slots(kind: Any) -> tuple[str, ...]:
         return ()
 
 
-def needs(kind: str, config: Any, slot: str) -> dict[str, str]:
+def needs(kind: str, config: Strict, slot: str) -> dict[str, str]:
     """What a training of a kind needs; see `Method.needs`.
 
     Raises:
@@ -249,7 +250,7 @@ def _wrong(place: str, text: str) -> PydanticCustomError:
     return PydanticCustomError("below", "{text}", {"below": place, "text": text})
 
 
-def check(name: str, block: Block, size: int, shared: Mapping[str, Any], borrowed: Any = None) -> None:
+def check(name: str, block: Block, size: int, shared: Shared, borrowed: Strict | None = None) -> None:
     """Validate one block of `methods` for images of `size`.
 
     Args:
@@ -276,7 +277,7 @@ def check(name: str, block: Block, size: int, shared: Mapping[str, Any], borrowe
             check_sampler(f"{key}.options.sampler", block.kind, chain)
 
 
-def _check_validation(key: str, kind: str, slot: str, train: Train, config: Any) -> None:
+def _check_validation(key: str, kind: str, slot: str, train: Train, config: Strict | None) -> None:
     colour = train.validation.colour
     if colour and slot in get(kind).rowless:
         raise ValueError(f"{key}.colour: weights of {slot} do not colour; remove it, their own score chooses")
@@ -289,7 +290,7 @@ def _check_validation(key: str, kind: str, slot: str, train: Train, config: Any)
         raise ValueError(f"{key}.colour: missing; it says how the validation faces are coloured")
 
 
-def check_colour(key: str, kind: str, colour: Colour, config: Any = None, slot: str = "") -> None:
+def check_colour(key: str, kind: str, colour: Colour, config: Strict | None = None, slot: str = "") -> None:
     """Raises ValueError when a kind, or the weights of that training of that config, cannot colour so."""
     method = get(kind)
     if method.colorize is None:
@@ -318,7 +319,7 @@ def check_sampler(key: str, kind: str, sampler: Solver) -> None:
         raise ValueError(f"{key}.steps: {sampler.name} has at most {most}; give {most}")
 
 
-def cost(kind: str, sampler: str, options: Any) -> Calls:
+def cost(kind: str, sampler: str, options: Strict) -> Calls:
     """What a sampler of a kind costs under a row's options."""
     own = get(kind).samplers[sampler].times(getattr(options, "calls", 1))
     return own.plus(getattr(options, "before", NONE))
@@ -340,7 +341,7 @@ def needs_features(train: Train) -> bool:
     return features(train) is not None and not getattr(train.options, "OPTIONAL_FEATURES", False)
 
 
-def colour_of(kind: str, config: Any, train: Train) -> Colour:
+def colour_of(kind: str, config: Strict, train: Train) -> Colour:
     """How the weights of a training colour where nobody says otherwise: as they were chosen or trained to."""
     if train.validation and train.validation.colour:
         return train.validation.colour

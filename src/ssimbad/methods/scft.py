@@ -8,10 +8,9 @@ follows the schedule of all rows (warm-up and cosine), not the re-implementation
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +26,7 @@ from ssimbad.methods.contract import (
     Player,
     Rng,
     Setup,
+    Shared,
 )
 from ssimbad.params.base import Colour, Positive, Strict
 
@@ -85,7 +85,7 @@ def remarks(config: Config, options: Adversarial, features: bool) -> list[str]:
     return found
 
 
-def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
+def fits(config: Config, size: int, shared: Shared) -> None:
     """Raises ValueError when images of `size` cannot be cut into enough tokens."""
     cell = 2 ** (config.levels - 1)
     if size % cell or size // cell < 4:

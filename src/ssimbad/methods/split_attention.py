@@ -7,15 +7,27 @@ AnimeDiffusion here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from ssimbad.errors import UserError
 from ssimbad.methods import animediffusion, chain
-from ssimbad.methods.contract import AUTOENCODER, Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.methods.contract import (
+    AUTOENCODER,
+    Batch,
+    Conditions,
+    Features,
+    Fresh,
+    Losses,
+    Method,
+    Plan,
+    Rng,
+    Setup,
+    Shared,
+)
 from ssimbad.methods.latent_cold import FACTOR, EncoderName
 from ssimbad.params.base import Above0, Colour, Fraction, Positive, Sampler, Strict
 from ssimbad.samplers.counts import ODE
@@ -217,7 +229,7 @@ def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, 
     return base.decoded(sampler(denoise, animediffusion.pure(noise(), grid), grid)).clamp(-1, 1)
 
 
-def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
+def fits(config: Config, size: int, shared: Shared) -> None:
     chain.fits(config, size, shared)
     if config.encoder and size % (halved := FACTOR * 2 ** (len(shared["network"].multipliers) - 1)):
         raise ValueError(f"config.encoder: data.size {size} is not divisible by {halved}, as its latents must be")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -13,16 +13,28 @@ from ssimbad.faces import manifest
 from ssimbad.metrics import face_features, measure, registry
 from ssimbad.metrics.contract import Given
 from ssimbad.metrics.evaluate import lines
+from ssimbad.metrics.measure import Entry
 from ssimbad.metrics.test_set import at_size
 from ssimbad.pairing import resize
 from ssimbad.pairing.settings import SETTINGS, Setting
 from ssimbad.runtime.job import Job
 
+if TYPE_CHECKING:
+    from ssimbad.params.tree import Params
+
 CHUNK = 256
 ITSELF = "the target itself"
 
 
-def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
+class Baselines(TypedDict):
+    """The summary: of `n` images of side `size`, by row and setting what was measured."""
+
+    n: int
+    size: int
+    rows: dict[str, dict[str, dict[str, Entry]]]
+
+
+def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
     """Score answers that no method gave, each in the settings where it is one.
 
     `reference`: the bare warped reference. `mean_color`: one flat image of the training set's mean colour.
@@ -47,7 +59,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     color = mean_color(artifacts.read_array(inputs["train"]))
     images["mean_color"] = np.broadcast_to(color, (len(ids), size, size, 3)).copy()
     drawn = lines(inputs["sketches"], ids, params.sketches)
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, dict[str, Entry]]] = {}
     for row, setting, answers in _answers(names):
         reference, target, none = setting.reference, setting.target, dict(absent)
         given = {"lines": drawn, "references": images[reference], "masks": masks}

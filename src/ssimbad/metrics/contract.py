@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ssimbad.pairing.xdog import XDoGConfig
+
+T = TypeVar("T")
 
 LAST = 1000
 ABSENT = {
@@ -33,38 +37,42 @@ class Lines:
 
     sketches: np.ndarray
     sigmas: np.ndarray
-    config: Any
+    config: XDoGConfig
+
+
+_NOTHING, _NO_LINES = cast(np.ndarray, None), cast(Lines, None)
 
 
 @dataclass(frozen=True)
 class Given:
-    """Answers, (N, H, W, 3) uint8, and what they are measured by; what is None is not there.
+    """Answers, (N, H, W, 3) uint8, and what they are measured by; what is None is not there. The types are of what is:
+    a metric reads nothing but what it `needs`.
 
     `targets` and `references` (N, H, W, 3) uint8, `masks` (N, H, W) uint8, 255 = figure of the sketch, and `lines`
     belong to the answers by position; `faces`, (M, H, W, 3) uint8, is a set, in no order.
     """
 
     images: np.ndarray
-    targets: np.ndarray | None = None
-    faces: np.ndarray | None = None
-    references: np.ndarray | None = None
-    lines: Lines | None = None
+    targets: np.ndarray = _NOTHING
+    faces: np.ndarray = _NOTHING
+    references: np.ndarray = _NOTHING
+    lines: Lines = _NO_LINES
     networks: Mapping[str, tuple[nn.Module, ...]] = field(default_factory=dict)
     """Feature networks with their published weights, once per worker (those on a CPU are one and the same)."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Why something is not there, by its name; else `ABSENT` or `SWITCHED_OFF` says it."""
     seed: int = 0
     """Of random subsets."""
-    seen: dict[str, Any] = field(default_factory=dict)
-    masks: np.ndarray | None = None
+    seen: dict[str, object] = field(default_factory=dict)
+    masks: np.ndarray = _NOTHING
     described: Mapping[str, np.ndarray] = field(default_factory=dict)
     """(M, D) float64 of `faces` by a network's name, where they were described before (metrics/face_features.py)."""
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def once(self, name: str, make: Callable[[], T]) -> T:
         """What several metrics look at, made by the first of them."""
         if name not in self.seen:
             self.seen[name] = make()
-        return self.seen[name]
+        return cast("T", self.seen[name])
 
     def reason(self, needs: tuple[str, ...]) -> str | None:
         """Why one of the needs cannot be met; None: all are there."""
@@ -95,7 +103,7 @@ class Metric:
     """Left out, instead of a dash, where what it needs is not there: for what few studies have."""
     place: int = LAST
     """In the tables; those of one place go by their ids."""
-    facts: Callable[[Given], dict[str, Any]] = lambda given: {}
+    facts: Callable[[Given], dict[str, int]] = lambda given: {}
     """Stored beside the value."""
     note: str = ""
     """A sentence for the foot of every main table that shows it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
@@ -14,12 +14,29 @@ from ssimbad.metrics.contract import Given, Metric, Unmeasurable
 if TYPE_CHECKING:
     from torch import nn
 
+    from ssimbad.params.blocks import Evaluation
+
 DIGITS = 5
 """Decimals of stored values: beyond them single precision depends on the machine."""
 
-Entry = dict[str, Any]
-"""{value, ci_low, ci_high, n[, reason]} and the metric's own facts; value None: it could not be measured, for this
-reason."""
+
+class Interval(TypedDict):
+    """A value and the ends of its interval."""
+
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+
+class Entry(Interval):
+    """Of so many images; value None: it could not be measured, for this reason."""
+
+    n: int | None
+    reason: NotRequired[str]
+    scales: NotRequired[int]
+    """Of MS-SSIM."""
+    seeds: NotRequired[int]
+    """In tables: over which value and interval are taken."""
 
 
 def load_networks(
@@ -65,7 +82,9 @@ def per_image(metrics: Sequence[Metric], given: Given) -> dict[str, np.ndarray]:
     return {metric.id: metric.function(given).round(DIGITS) for metric in mine}
 
 
-def every(metrics: Sequence[Metric], given: Given, evaluation: Any) -> tuple[dict[str, np.ndarray], dict[str, Entry]]:
+def every(
+    metrics: Sequence[Metric], given: Given, evaluation: Evaluation
+) -> tuple[dict[str, np.ndarray], dict[str, Entry]]:
     """What `per_image` finds, and {metric: its entry} of all metrics but optional ones that cannot be had: of each
     image's values the mean with its bootstrap interval, of a set no interval, since resampling biases it.
 
@@ -100,7 +119,7 @@ def _of_set(value: float, n: int) -> Entry:
     return {"value": round(value, DIGITS), "ci_low": None, "ci_high": None, "n": n}
 
 
-def _with_interval(values: np.ndarray, evaluation: Any) -> Entry:
+def _with_interval(values: np.ndarray, evaluation: Evaluation) -> Entry:
     estimate = bootstrap.mean(
         values, resamples=evaluation.bootstrap, confidence=evaluation.confidence, seed=evaluation.seed
     )

@@ -182,6 +182,6 @@ class Colour(Strict):
         return ", ".join([how, *chosen, *([f"the mean of {self.samples} samples"] if self.samples > 1 else [])])
 
 
-def _spoken(value: Any) -> str:
+def _spoken(value: object) -> str:
     """`(weight 0.1, enlarge 2)` of a value that has parts."""
     return f"({', '.join(f'{k} {_spoken(v)}' for k, v in value.items())})" if isinstance(value, dict) else f"{value}"

@@ -69,7 +69,7 @@ def _of(p: Params, made: dict[str, Any]) -> Rates:
     mode = "fp32" if common.precision == "fp32" else "bf16, channels-last" if common.channels_last else "bf16"
     ok = [row for row in made["rows"] if row["outcome"] == "ok" and row["mode"] == mode]
 
-    def fastest(kind: str, **wanted: Any) -> dict[str, Any] | None:
+    def fastest(kind: str, **wanted: str | int | None) -> dict[str, Any] | None:
         rows = [r for r in ok if r["kind"] == kind and all(r[k] == v for k, v in wanted.items())]
         return max(rows, key=lambda r: r["images_per_second"] * (r["steps"] or 1), default=None)
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ssimbad import artifacts
 from ssimbad.pairing.settings import LISTED
+from ssimbad.params.blocks import Evaluation
+from ssimbad.params.methods import Method
+from ssimbad.params.tree import Params
 from ssimbad.reporting import comparisons
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import METRICS, Result
+from ssimbad.reporting.results import METRICS, Line, Result
 from ssimbad.runtime.job import Job
 
 VALUES = ["method", "stage", "setting", "metric", "value", "ci_low", "ci_high", "seeds", "n"]
@@ -17,7 +19,7 @@ STEPS = ("previous", "first")
 DIFFERENCES = [f"{step}_{key}" for step in STEPS for key in ("difference", "low", "high")]
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, Path], job: Job) -> None:
     """Write ladder (.csv, _md, _tex).
 
     Inputs: summaries (list of .json), images (list of .csv) of the rungs. Parameters: report.ladder, evaluation,
@@ -46,7 +48,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     job.say(f"ladder: {len(rungs)} rungs -> {outputs['ladder']}")
 
 
-def _switches(methods: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _switches(methods: Mapping[str, Method]) -> dict[str, dict[str, str]]:
     """The options in which the rungs' configurations differ, per rung."""
     configs = {name: method.config.model_dump(mode="json") for name, method in methods.items()}
     first, *others = configs.values()
@@ -58,7 +60,7 @@ def _switches(methods: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     }
 
 
-def _lines(found: list[Result], rungs: list[res.Row], setting: str, evaluation: Any) -> list[dict[str, Any]]:
+def _lines(found: list[Result], rungs: list[res.Row], setting: str, evaluation: Evaluation) -> list[Line]:
     lines = []
     for i, row in enumerate(rungs):
         seeds = [r for r in found if r.row == row and r.setting == setting]
@@ -77,7 +79,7 @@ def _lines(found: list[Result], rungs: list[res.Row], setting: str, evaluation: 
 
 
 def _layout(
-    lines: list[dict[str, Any]],
+    lines: list[Line],
     rungs: list[res.Row],
     labels: dict[res.Row, str],
     switches: dict[str, dict[str, str]],
@@ -109,7 +111,7 @@ def _layout(
     return Table(title, f"ladder-{setting}", columns, rows, notes, words=1 + len(named))
 
 
-def _gap(line: dict[str, Any], step: str, metric: str) -> str:
+def _gap(line: Line, step: str, metric: str) -> str:
     if line[f"{step}_difference"] is None:
         return DASH
     entry = {"value": line[f"{step}_difference"], "ci_low": line[f"{step}_low"], "ci_high": line[f"{step}_high"]}

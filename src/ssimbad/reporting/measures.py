@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ssimbad import artifacts
+from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import Table, latex, markdown
+from ssimbad.reporting.results import Line
 from ssimbad.runtime.job import Job
 
 COLUMNS = ["method", "stage", "seed", "measure", "value", "n"]
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, Path], job: Job) -> None:
     """Write measures (.csv with `COLUMNS`, _md, _tex).
 
     Inputs: made (list of .json: how weights were made). `n` counts validation faces. Parameters: data.val, data.size,
@@ -33,7 +34,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     job.say(f"measures: {len(made)} trainings -> {outputs['measures']}, {outputs['measures_md']}")
 
 
-def _layout(lines: list[dict[str, Any]], params: Any) -> Table:
+def _layout(lines: list[Line], params: Params) -> Table:
     values: dict[tuple[str, str, str], list[float]] = {}
     for line in lines:
         values.setdefault((line["method"], line["stage"], line["measure"]), []).append(line["value"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,8 @@ from ssimbad.faces import manifest
 from ssimbad.metrics.test_set import by_id
 from ssimbad.pairing import resize
 from ssimbad.pairing.settings import PICTURED
-from ssimbad.reporting.figures import by_row
+from ssimbad.params.tree import Params
+from ssimbad.reporting.figures import Pictures, by_row
 from ssimbad.reporting.grids import picture_grid
 from ssimbad.reporting.results import demo_scale, labels
 from ssimbad.reporting.style import save
@@ -21,7 +21,7 @@ from ssimbad.runtime.job import Job
 _KINDS = {"same": "itself, warped", "cross": "another face", "scene": "a landscape"}
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Pictures, outputs: Mapping[str, Path], job: Job) -> None:
     """Draw modes, PNG and PDF: rows of pictures are sketch, reference, each row's answer and the true one; columns are
     the first test faces, once for each kind of reference.
 

@@ -5,7 +5,6 @@ With one seed the bands are the bootstrap intervals over test faces.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssimbad import artifacts
+from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
 from ssimbad.reporting.results import METRICS
@@ -23,7 +23,7 @@ COLUMNS = ["method", "stage", "seed", "sampler", "calls", "steps", "nfe", "metri
 _MARKERS = ("o", "s", "^", "D")
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, Path], job: Job) -> None:
     """Draw nfe (PNG, PDF) and write its numbers (nfe .csv, _md, _tex).
 
     Inputs: values (list of `<method>/<stage>/seed-<n>.csv` of the stage nfe). Parameters: report.nfe, data.size,

@@ -3,16 +3,17 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
+from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.grids import picture_grid
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
+from ssimbad.reporting.results import Line
 from ssimbad.reporting.style import save
 from ssimbad.runtime.job import Job
 
@@ -21,7 +22,7 @@ CHAINS = {"whole": "from the last timestep, as published", "matched": "from its 
 COLUMNS = ["what", "t", "chain", "variance", "metric", "value", "ci_low", "ci_high", "n"]
 
 
-def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
     """Draw reverse_samples_*, reverse_trajectories_* (one per variance) and reverse_recover_* (one per chain), PNG and
     PDF, and write reverse (.csv, _md, _tex): its numbers.
 
@@ -87,7 +88,7 @@ def _recovered(
     return [("", np.stack([group[k] for group in groups])) for k in range(len(groups[0]))], columns
 
 
-def _tables(lines: list[dict[str, Any]], times: list[int], note: str) -> list[Table]:
+def _tables(lines: list[Line], times: list[int], note: str) -> list[Table]:
     def cell(what: str, t: int | None, chain: str | None, variance: str | None, metric: str) -> str:
         wanted = {"what": what, "t": t, "chain": chain, "variance": variance, "metric": metric}
         [line] = [x for x in lines if all(x[key] == value for key, value in wanted.items())]

@@ -9,15 +9,17 @@ from typing import Any
 from ssimbad import artifacts
 from ssimbad.pairing.settings import LISTED
 from ssimbad.params.base import slot_order
+from ssimbad.params.blocks import Evaluation
+from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import METRICS, Result
+from ssimbad.reporting.results import METRICS, Line, Result
 from ssimbad.runtime.job import Job
 
 VALUES = ["method", "stage", "setting", "metric", "value", "ci_low", "ci_high", "seeds", "n"]
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, Path], job: Job) -> None:
     """Write sweep (.csv, _md, _tex): each point's last row in every setting, means over seeds, the best first.
 
     Inputs: summaries (list of .json), images (list of .csv) of the points. Parameters: report.sweep, evaluation,
@@ -58,7 +60,7 @@ def _cell(value: Any) -> str:
     return DASH if value is None else str(value)
 
 
-def _lines(found: list[Result], stages: Mapping[str, str], setting: str, evaluation: Any) -> list[dict[str, Any]]:
+def _lines(found: list[Result], stages: Mapping[str, str], setting: str, evaluation: Evaluation) -> list[Line]:
     lines = []
     for row in stages.items():
         seeds = [r for r in found if r.row == row and r.setting == setting]
@@ -70,7 +72,7 @@ def _lines(found: list[Result], stages: Mapping[str, str], setting: str, evaluat
 
 
 def _layout(
-    lines: list[dict[str, Any]], points: Mapping[str, dict[str, str]], setting: str, note: str, evaluation: Any
+    lines: list[Line], points: Mapping[str, dict[str, str]], setting: str, note: str, evaluation: Evaluation
 ) -> Table:
     metrics = [m for m in METRICS if any(x["metric"] == m and x["value"] is not None for x in lines)]
     by_point = {name: {x["metric"]: x for x in lines if x["method"] == name} for name in points}

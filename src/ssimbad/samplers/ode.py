@@ -18,7 +18,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -58,6 +58,10 @@ def _at(sigma: float, x: Tensor) -> Tensor:
     return torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device)
 
 
+_NOTHING = cast("Fresh", None)
+"""What draws noise, where none is asked for."""
+
+
 def euler(denoise: Denoiser, x: Tensor, levels: Tensor) -> Tensor:
     """First order (Karras et al. 2022, Alg. 1 without correction). NFE = N.
 
@@ -69,9 +73,7 @@ def euler(denoise: Denoiser, x: Tensor, levels: Tensor) -> Tensor:
     return x
 
 
-def heun(
-    denoise: Denoiser, x: Tensor, levels: Tensor, churn: Churn | None = None, fresh: Fresh | None = None
-) -> Tensor:
+def heun(denoise: Denoiser, x: Tensor, levels: Tensor, churn: Churn | None = None, fresh: Fresh = _NOTHING) -> Tensor:
     """Second order (Karras et al. 2022, Alg. 1; with `churn` Alg. 2). NFE = 2N - 1: the step to zero is Euler's.
 
     The trapezoid in sigma weighs the second call by s/(2 s'). That interpolates on fine grids only: where a step more
@@ -131,7 +133,7 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, levels: Tensor) -> Tensor:
     return x
 
 
-def ddim(denoise: Denoiser, x: Tensor, levels: Tensor, eta: float = 0.0, fresh: Fresh | None = None) -> Tensor:
+def ddim(denoise: Denoiser, x: Tensor, levels: Tensor, eta: float = 0.0, fresh: Fresh = _NOTHING) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12) in x = x_t / sqrt(alpha_bar). NFE = N.
 
     eta = 0 is the deterministic sampler, and then Euler's; eta = 1 is DDPM's ancestral sampling. There

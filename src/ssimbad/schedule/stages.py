@@ -6,7 +6,6 @@ import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from ssimbad.metrics import bootstrap
 from ssimbad.noise import ddpm
 from ssimbad.noise.transforms import make
 from ssimbad.pairing.resize import area
+from ssimbad.params.blocks import Schedule
 from ssimbad.params.view import View
 from ssimbad.runtime.job import Job
 from ssimbad.schedule import figures
@@ -104,7 +104,7 @@ def run_select(params: View, inputs: dict[str, Path], outputs: dict[str, Path], 
     job.say(f"select_phi: {chosen.label}, mean R² {chosen.r2.mean():.4f} -> {outputs['phi_star']}")
 
 
-def _with_interval_of_c(row: Row, curves: Curves, criterion: Criterion, schedule: Any) -> Row:
+def _with_interval_of_c(row: Row, curves: Curves, criterion: Criterion, schedule: Schedule) -> Row:
     """The row of the continuous c with the bootstrap interval of c, named with no more digits than that carries."""
     if row.name != "rational":
         return row

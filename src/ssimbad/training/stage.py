@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
 from ssimbad.features import registry as features
 from ssimbad.methods import registry
-from ssimbad.methods.contract import MASKS, PHI, Batch, Method, Plan, Player, Setup
+from ssimbad.methods.contract import MASKS, PHI, Batch, Features, Method, Plan, Player, Setup
 from ssimbad.metrics.psnr import psnr
 from ssimbad.pairing import resize, tps
 from ssimbad.params.methods import Train
@@ -76,7 +76,7 @@ def _count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _players(method: Method, model: nn.Module, plan: Plan, feature_network: Any, seed: int) -> list[Player]:
+def _players(method: Method, model: nn.Module, plan: Plan, feature_network: Features | None, seed: int) -> list[Player]:
     """The model and, where the method has them, its opponents: freshly initialised, where the model is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "opponents"))
@@ -99,7 +99,7 @@ def _setup(params: View, block: View, method: Method, inputs: Paths, slot: str) 
 
 
 def _read(params: View, key: str) -> Any:
-    value: Any = params
+    value = params
     for name in key.split("."):
         value = getattr(value, name)
     return value
@@ -219,7 +219,7 @@ def _write(
     setup: Setup,
     train: Train,
     remarks: list[str],
-    more: dict[str, Any],
+    more: Mapping[str, object],
     outputs: Paths,
     job: Job,
 ) -> None:
