@@ -6,7 +6,7 @@ so that it shares samplers and trajectory refinement with the other rows.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import Field
 
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from ssimbad.networks.denoiser import NoisePredictor
     from ssimbad.noise.transforms import Phi
     from ssimbad.samplers.ode import Watch
+
+
+class Timed(Protocol):
+    """A model that is trained and sampled at the timesteps of a DDPM."""
+
+    @property
+    def sigmas(self) -> Tensor:
+        """(T,) float64, rising."""
+        ...
+
+    @property
+    def as_published(self) -> bool:
+        """Whether chains are those of the public code of AnimeDiffusion."""
+        ...
 
 
 class Config(chain.Dropping):
@@ -58,7 +72,7 @@ def build(setup: Setup) -> NoisePredictor:
     return NoisePredictor(network, sigmas, config.as_published, config)
 
 
-def levels(model: NoisePredictor, steps: int) -> Tensor:
+def levels(model: Timed, steps: int) -> Tensor:
     """sigma at N timesteps from the last one down to the first, then 0; (N + 1,) float64."""
     import torch
 
@@ -70,7 +84,7 @@ def levels(model: NoisePredictor, steps: int) -> Tensor:
     return torch.cat([model.sigmas.cpu()[t.clamp(max=last)], torch.zeros(1, dtype=torch.float64)])
 
 
-def axis(model: NoisePredictor) -> Phi:
+def axis(model: Timed) -> Phi:
     """The timestep as a function of sigma."""
     from ssimbad.noise import transforms
 
@@ -103,7 +117,12 @@ def _chain_step(model: NoisePredictor, batch: Batch, plan: Plan, rng: Rng, featu
 
 def pure(noise: Tensor, grid: Tensor) -> Tensor:
     """x_T ~ N(0, 1) as x = x_T / sqrt(alpha_bar_T) = sqrt(1 + sigma²)·noise, at sigma = grid[0]."""
-    return float((1 + grid[0] ** 2).sqrt()) * noise
+    return deviation(grid) * noise
+
+
+def deviation(grid: Tensor) -> float:
+    """sqrt(1 + sigma²) at sigma = grid[0]."""
+    return float((1 + grid[0] ** 2).sqrt())
 
 
 def inverted(model: NoisePredictor, batch: Batch, noise: Tensor, grid: Tensor) -> Tensor:
@@ -122,14 +141,14 @@ def inverted(model: NoisePredictor, batch: Batch, noise: Tensor, grid: Tensor) -
 
 
 def colorize(model: NoisePredictor, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
-    noise, grid = chain.image_noise(fresh, given), levels(model, colour.sampler.steps)
-    sampler = chain.make(colour.sampler, noise, axis(model))
+    noise, grid = chain.image_noise(fresh, given), levels(model, colour.by.steps)
+    sampler = chain.make(colour.by, noise, axis(model))
     return chain.colour(model, given, pure(noise(), grid), grid, sampler, colour, watch)
 
 
 def exported(model: NoisePredictor, setup: Setup, colour: Colour) -> Exported:
-    grid = levels(model, colour.sampler.steps)
-    return chain.exported(setup.size, grid, float(pure(1.0, grid)))
+    grid = levels(model, colour.by.steps)
+    return chain.exported(setup.size, grid, deviation(grid))
 
 
 METHOD = Method(

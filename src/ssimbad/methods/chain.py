@@ -147,7 +147,7 @@ def denoiser(model: Callable[..., Tensor], given: Conditions, colour: Colour, wa
     options = colour.options or Guided()
     denoise = _scaling(model, given, _scaled(options))
     if options.guidance:
-        denoise = _pulled(denoise, given.sketch, options.guidance, colour.sampler)
+        denoise = _pulled(denoise, given.sketch, options.guidance, colour.by)
     return ode.watched(denoise, watch)
 
 

@@ -25,7 +25,6 @@ from ssimbad.methods.contract import (
     Fresh,
     Losses,
     Method,
-    Part,
     Plan,
     Player,
     Rng,
@@ -117,10 +116,8 @@ def build(setup: Setup) -> NoisePredictor:
 
     config: Config = setup.config
     sigmas = ddpm.sigma(config.timesteps, config.beta_start, config.beta_end)
-    model = NoisePredictor(ColoringUNet(7, 3, config.base, config.time), sigmas, config=config)
-    part: Part | None = setup.needed.get("frozen")
-    model.frozen = registry.built(registry.setup_from(part.setup)) if part else None
-    return model
+    network = ColoringUNet(7, 3, config.base, config.time)
+    return NoisePredictor(network, sigmas, config=config, frozen=registry.part(setup, "frozen"))
 
 
 def levels(model: NoisePredictor, steps: int, level: float = 1.0) -> Tensor:
@@ -207,12 +204,12 @@ def inverted(model: NoisePredictor, given: Conditions, grid: Tensor, watch: Watc
 
 def colorize(model: NoisePredictor, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
     options, noise = ColourOptions.model_validate(colour.options), chain.image_noise(fresh, given)
-    grid = levels(model, colour.sampler.steps, options.level)
+    grid = levels(model, colour.by.steps, options.level)
     if options.start == "inversion":
         start = inverted(model, given, grid, watch)
     else:
         start = given.reference + float(grid[0]) * noise()
-    return chain.colour(model, given, start, grid, chain.make(colour.sampler, noise, axis(model)), colour, watch)
+    return chain.colour(model, given, start, grid, chain.make(colour.by, noise, axis(model)), colour, watch)
 
 
 METHOD = Method(

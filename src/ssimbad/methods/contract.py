@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast, overload
 
 from ssimbad.params.base import Above0, Colour, Network, Noise, Strict
 from ssimbad.samplers.counts import Calls
@@ -51,8 +51,8 @@ class Setup:
     """Side of the images, pixels."""
     shared: Shared = field(default_factory=lambda: Shared())
     """Those of `SHARED` that the method reads."""
-    needed: Mapping[str, Any] = field(default_factory=dict)
-    """By the names of the method's `needs`: the literal of phi, or what a `Part` says."""
+    needed: Mapping[str, Part | Mapping[str, Any]] = field(default_factory=dict)
+    """By the names of the method's `needs`: a part, or the literal of phi."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,18 @@ class Losses:
     terms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-Features = Callable[["Tensor"], "list[Tensor]"] | Callable[["Tensor", "Tensor"], "Tensor"]
-"""What a loss looks through. alexnet, vgg16, clip: (B, 3, H, W) twice in [-1, 1] → (B,) distances; vgg19: (B, 3, H, W)
-in [-1, 1] → its feature maps."""
+class Features(Protocol):
+    """What a loss looks through. Each network answers in one of two ways; a loss names one that answers in its way."""
+
+    @overload
+    def __call__(self, images: Tensor, /) -> list[Tensor]:
+        """vgg19: (B, 3, H, W) in [-1, 1] → its feature maps."""
+        ...
+
+    @overload
+    def __call__(self, images: Tensor, targets: Tensor, /) -> Tensor:
+        """alexnet, vgg16, clip: (B, 3, H, W) twice in [-1, 1] → (B,) distances."""
+        ...
 
 
 @dataclass(frozen=True)

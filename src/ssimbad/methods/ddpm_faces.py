@@ -89,9 +89,8 @@ def build(setup: Setup) -> NoisePredictor:
 
     config: Config = setup.config
     own = config.model_dump(exclude={"timesteps", "beta_start", "beta_end"})
-    model = NoisePredictor(UNet(**own), ddpm.sigma(config.timesteps, config.beta_start, config.beta_end))
-    model.shape = (3, setup.size, setup.size)  # of what it draws: nothing that it is given would tell
-    return model
+    sigmas = ddpm.sigma(config.timesteps, config.beta_start, config.beta_end)
+    return NoisePredictor(UNet(**own), sigmas, shape=(3, setup.size, setup.size))
 
 
 def levels(model: NoisePredictor, steps: int, start: float | None = None) -> Tensor:
@@ -144,6 +143,7 @@ def begun(
     whole = levels(model, steps)
     if options.start is None:
         return animediffusion.pure(noise, whole), whole
+    assert reference is not None, "a row with `start` is shown one"
     matched = levels(model, steps, options.start)
     x = reference + float(matched[0]) * noise
     if options.chain == "matched":
@@ -165,8 +165,8 @@ def colorize(model: NoisePredictor, given: Conditions, fresh: Fresh, colour: Col
     from ssimbad.samplers import ode
 
     noise = partial(fresh, *model.shape)
-    x, grid = begun(model, given.reference, noise(), colour.sampler.steps, colour.options)
-    down = sampler(model, colour.sampler, colour.options, noise)
+    x, grid = begun(model, given.reference, noise(), colour.by.steps, colour.options)
+    down = sampler(model, colour.by, colour.options, noise)
     return down(ode.watched(model, watch), x, grid).clamp(-1, 1)
 
 

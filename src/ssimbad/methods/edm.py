@@ -7,6 +7,7 @@ noise embedding and the loss weight. EDM is the defaults; SSIMBaD (methods/ssimb
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -85,12 +86,18 @@ class NoiseLevels:
     noise: Noise
     phi: Phi | None
 
+    def chosen(self) -> Phi:
+        """phi, of a configuration that uses it: `Config` has refused those that then name none."""
+        if self.phi is None:
+            raise ValueError("phi: missing")
+        return self.phi
+
     def axis(self) -> Phi:
         """The phi along which the sampling grid is uniform: EDM's sigma^(1/rho) (eq. 5), or SSIMBaD's."""
         from ssimbad.noise import transforms
 
         if self.config.sampling_grid == "phi":
-            return self.phi
+            return self.chosen()
         return transforms.make({"form": "edm", "rho": self.config.rho})
 
     def grid(self, steps: int) -> Tensor:
@@ -106,7 +113,7 @@ class NoiseLevels:
         from ssimbad.noise import transforms
 
         if self.config.sigma_density == "phi":
-            return transforms.sample_sigma(self.phi, u, self.noise.sigma_min, self.noise.sigma_max)
+            return transforms.sample_sigma(self.chosen(), u, self.noise.sigma_min, self.noise.sigma_max)
         normal = math.sqrt(2) * torch.erfinv(2 * u.clamp(1e-12, 1 - 1e-12) - 1)
         return torch.exp(self.config.p_mean + self.config.p_std * normal)
 
@@ -125,12 +132,13 @@ def build(setup: Setup) -> Denoiser:
 
     config: Config = setup.config
     literal = setup.needed["phi"] if config.phi == "selected" else config.phi
-    phi = transforms.make(literal, setup.shared["schedule.saturation"]) if literal else None
-    noise: Noise = setup.shared["noise"]
+    phi = transforms.make(literal, setup.shared["schedule.saturation"]) if isinstance(literal, Mapping) else None
+    noise = setup.shared["noise"]
+    levels = NoiseLevels(config, noise, phi)
 
     # One treatment for every axis. The sinusoid is made for values up to 1000, so EDM's ln(sigma)/4, which
     # spans [-1.6, 1.1], is rescaled as phi is; the factor 1/4 then has no effect.
-    axis = transforms.make({"form": "log"}) if config.c_noise == "log" else phi
+    axis = transforms.make({"form": "log"}) if config.c_noise == "log" else levels.chosen()
 
     def embed(sigma: Tensor) -> Tensor:
         if config.as_published:
@@ -138,7 +146,7 @@ def build(setup: Setup) -> Denoiser:
         return 1000 * transforms.unit(axis, sigma, noise.sigma_min, noise.sigma_max)
 
     network = UNet(7, 3, **setup.shared["network"].model_dump())
-    return Denoiser(network, noise.sigma_data, embed, NoiseLevels(config, noise, phi))
+    return Denoiser(network, noise.sigma_data, embed, levels)
 
 
 def training_step(model: Denoiser, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
@@ -161,13 +169,13 @@ def _trajectory_step(model: Denoiser, batch: Batch, plan: Plan, rng: Rng, featur
 
 
 def colorize(model: Denoiser, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
-    noise, grid = chain.image_noise(fresh, given), model.levels.grid(colour.sampler.steps)
-    sampler = chain.make(colour.sampler, noise, model.levels.axis())
+    noise, grid = chain.image_noise(fresh, given), model.levels.grid(colour.by.steps)
+    sampler = chain.make(colour.by, noise, model.levels.axis())
     return chain.colour(model, given, float(grid[0]) * noise(), grid, sampler, colour, watch)
 
 
 def exported(model: Denoiser, setup: Setup, colour: Colour) -> Exported:
-    grid = model.levels.grid(colour.sampler.steps)
+    grid = model.levels.grid(colour.by.steps)
     return chain.exported(setup.size, grid, float(grid[0]))
 
 

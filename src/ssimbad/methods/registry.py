@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ssimbad.errors import UserError
-from ssimbad.methods.contract import INPUTS, MASKS, SHARED, START, Method, Part, Setup
+from ssimbad.methods.contract import INPUTS, MASKS, SHARED, START, Method, Part, Setup, Shared
 from ssimbad.params.base import SLOTS, TAKEN, Colour, Sampler, Size, Solver, Strict, slot_order
 from ssimbad.samplers.counts import NONE, Calls
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ssimbad.methods.contract import Shared
+    from ssimbad.networks.vqvae import Autoencoder
     from ssimbad.params.methods import Method as Block
     from ssimbad.params.methods import Train
 
@@ -272,13 +272,12 @@ def check(name: str, block: Block, size: int, shared: Shared, borrowed: Strict |
         if START in needs(block.kind, block.config, slot).values() and not train.start:
             raise ValueError(f"{key}.start: missing; kind {block.kind} goes on from weights, name their training")
         if train.validation:
-            _check_validation(f"{key}.validation", block.kind, slot, train, config)
+            _check_validation(f"{key}.validation", block.kind, slot, train.validation.colour, config)
         if chain := getattr(train.options, "sampler", None):
             check_sampler(f"{key}.options.sampler", block.kind, chain)
 
 
-def _check_validation(key: str, kind: str, slot: str, train: Train, config: Strict | None) -> None:
-    colour = train.validation.colour
+def _check_validation(key: str, kind: str, slot: str, colour: Colour | None, config: Strict | None) -> None:
     if colour and slot in get(kind).rowless:
         raise ValueError(f"{key}.colour: weights of {slot} do not colour; remove it, their own score chooses")
     if colour:
@@ -359,6 +358,17 @@ def built(setup: Setup) -> nn.Module:
     return get(setup.kind).build(setup)
 
 
+def part(setup: Setup, name: str) -> nn.Module | None:
+    """A part of a model, freshly built, to be filled by the caller; None where the setup has none of that name."""
+    needed = setup.needed.get(name)
+    return built(setup_from(needed.setup)) if isinstance(needed, Part) else None
+
+
+def autoencoder(setup: Setup, name: str) -> Autoencoder | None:
+    """The same of a part in the form `AUTOENCODER`, for which a method `asks`."""
+    return cast("Autoencoder | None", part(setup, name))
+
+
 def described(setup: Setup) -> dict[str, Any]:
     """A setup in JSON's form."""
     return {
@@ -366,7 +376,7 @@ def described(setup: Setup) -> dict[str, Any]:
         "config": setup.config.model_dump(mode="json"),
         "size": setup.size,
         "shared": {key: TypeAdapter(SHARED[key]).dump_python(v, mode="json") for key, v in setup.shared.items()},
-        "needed": {name: dict(vars(v)) if hasattr(v, "sha256") else v for name, v in setup.needed.items()},
+        "needed": {name: dict(vars(v)) if isinstance(v, Part) else v for name, v in setup.needed.items()},
     }
 
 
@@ -381,7 +391,8 @@ def setup_from(written: Any) -> Setup:
     config = method.Config.model_validate(written["config"])
     if set(written["shared"]) != set(method.reads):
         raise ValueError("shared: other parameters than the method reads")
-    shared = {key: TypeAdapter(SHARED[key]).validate_python(v, strict=True) for key, v in written["shared"].items()}
+    given = {key: TypeAdapter(SHARED[key]).validate_python(v, strict=True) for key, v in written["shared"].items()}
+    shared = Shared(**given)
     size = TypeAdapter(Size).validate_python(written["size"], strict=True)
     method.fits(config, size, shared)
     needed = {name: _needed(value) for name, value in written["needed"].items()}
@@ -390,7 +401,7 @@ def setup_from(written: Any) -> Setup:
     return Setup(written["kind"], config, size, shared, needed)
 
 
-def _needed(value: dict[str, Any]) -> Any:
+def _needed(value: dict[str, Any]) -> Part | dict[str, Any]:
     if not {"weights", "sha256"} <= set(value):
         return dict(value)
     setup_from(value["setup"])  # so that whoever fills the part finds a setup there

@@ -9,7 +9,8 @@ follows the schedule of all rows (warm-up and cosine), not the re-implementation
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -229,8 +230,8 @@ def perceptual_and_style(coloured: list[Tensor], target: list[Tensor]) -> dict[s
     """Mean absolute difference of the feature maps, and of their Gram matrices, summed over the layers."""
     pairs = list(zip(coloured, target, strict=True))
     return {
-        "perceptual": sum((a - b).abs().mean() for a, b in pairs),
-        "style": sum((gram(a) - gram(b)).abs().mean() for a, b in pairs),
+        "perceptual": reduce(add, ((a - b).abs().mean() for a, b in pairs)),
+        "style": reduce(add, ((gram(a) - gram(b)).abs().mean() for a, b in pairs)),
     }
 
 

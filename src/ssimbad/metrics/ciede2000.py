@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssimbad.metrics.contract import Given, Metric
+from ssimbad.metrics.contract import Given, Metric, needed
 
 
 def ciede2000(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def ciede2000(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _measured(given: Given) -> np.ndarray:
-    return ciede2000(given.images, given.targets)
+    return ciede2000(given.images, needed(given.targets))
 
 
 METRIC = Metric(

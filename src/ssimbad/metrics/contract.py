@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, cast
 
 import numpy as np
 
@@ -40,23 +40,26 @@ class Lines:
     config: XDoGConfig
 
 
-_NOTHING, _NO_LINES = cast(np.ndarray, None), cast(Lines, None)
+def needed(thing: T | None) -> T:
+    """What a metric `needs`, which is there when it is asked. Raises ValueError for what it did not say."""
+    if thing is None:
+        raise ValueError("a metric reads what is not among its needs")
+    return thing
 
 
 @dataclass(frozen=True)
 class Given:
-    """Answers, (N, H, W, 3) uint8, and what they are measured by; what is None is not there. The types are of what is:
-    a metric reads nothing but what it `needs`.
+    """Answers, (N, H, W, 3) uint8, and what they are measured by; what is None is not there.
 
     `targets` and `references` (N, H, W, 3) uint8, `masks` (N, H, W) uint8, 255 = figure of the sketch, and `lines`
     belong to the answers by position; `faces`, (M, H, W, 3) uint8, is a set, in no order.
     """
 
     images: np.ndarray
-    targets: np.ndarray = _NOTHING
-    faces: np.ndarray = _NOTHING
-    references: np.ndarray = _NOTHING
-    lines: Lines = _NO_LINES
+    targets: np.ndarray | None = None
+    faces: np.ndarray | None = None
+    references: np.ndarray | None = None
+    lines: Lines | None = None
     networks: Mapping[str, tuple[nn.Module, ...]] = field(default_factory=dict)
     """Feature networks with their published weights, once per worker (those on a CPU are one and the same)."""
     absent: Mapping[str, str] = field(default_factory=dict)
@@ -64,7 +67,7 @@ class Given:
     seed: int = 0
     """Of random subsets."""
     seen: dict[str, object] = field(default_factory=dict)
-    masks: np.ndarray = _NOTHING
+    masks: np.ndarray | None = None
     described: Mapping[str, np.ndarray] = field(default_factory=dict)
     """(M, D) float64 of `faces` by a network's name, where they were described before (metrics/face_features.py)."""
 
@@ -85,6 +88,13 @@ class Given:
         return None
 
 
+class Facts(TypedDict, total=False):
+    """What a metric can say of how it measured."""
+
+    scales: int
+    """Of MS-SSIM."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A column of the tables."""
@@ -94,7 +104,7 @@ class Metric:
     """As printed, with its unit."""
     decimals: int
     better: Literal["↑", "↓"]
-    function: Callable[[Given], Any]
+    function: Callable[[Given], np.ndarray | float]
     """Per image: (N,) float64, each value the same in whatever company; of a set: one float. Raises Unmeasurable."""
     needs: tuple[str, ...]
     """Besides the answers: `targets`, `faces`, `references`, `lines`, `masks`, and names of feature networks."""
@@ -103,7 +113,7 @@ class Metric:
     """Left out, instead of a dash, where what it needs is not there: for what few studies have."""
     place: int = LAST
     """In the tables; those of one place go by their ids."""
-    facts: Callable[[Given], dict[str, int]] = lambda given: {}
+    facts: Callable[[Given], Facts] = lambda given: {}
     """Stored beside the value."""
     note: str = ""
     """A sentence for the foot of every main table that shows it."""

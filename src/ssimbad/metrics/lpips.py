@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssimbad.metrics.contract import Given, Metric
+from ssimbad.metrics.contract import Given, Metric, needed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,7 @@ def distances(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np
 
 
 def _lpips(given: Given) -> np.ndarray:
-    return distances(given.images, given.targets, *given.networks["alexnet"])
+    return distances(given.images, needed(given.targets), *given.networks["alexnet"])
 
 
 METRIC = Metric(

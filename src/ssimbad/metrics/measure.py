@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 import numpy as np
 
 from ssimbad.metrics import bootstrap
-from ssimbad.metrics.contract import Given, Metric, Unmeasurable
+from ssimbad.metrics.contract import Facts, Given, Metric, Unmeasurable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,13 +28,11 @@ class Interval(TypedDict):
     ci_high: float | None
 
 
-class Entry(Interval):
+class Entry(Interval, Facts):
     """Of so many images; value None: it could not be measured, for this reason."""
 
     n: int | None
     reason: NotRequired[str]
-    scales: NotRequired[int]
-    """Of MS-SSIM."""
     seeds: NotRequired[int]
     """In tables: over which value and interval are taken."""
 
@@ -79,7 +77,7 @@ def per_image(metrics: Sequence[Metric], given: Given) -> dict[str, np.ndarray]:
         Unmeasurable: see the metric.
     """
     mine = (metric for metric in metrics if not metric.of_set and given.reason(metric.needs) is None)
-    return {metric.id: metric.function(given).round(DIGITS) for metric in mine}
+    return {metric.id: np.asarray(metric.function(given)).round(DIGITS) for metric in mine}
 
 
 def every(
@@ -99,10 +97,11 @@ def every(
             continue
         try:
             if reason is None and metric.of_set:
-                entries[metric.id] = _of_set(metric.function(given), len(given.images)) | metric.facts(given)
+                value = float(metric.function(given))
+                entries[metric.id] = {**_of_set(value, len(given.images)), **metric.facts(given)}
             elif reason is None:
                 values |= per_image([metric], given)
-                entries[metric.id] = _with_interval(values[metric.id], evaluation) | metric.facts(given)
+                entries[metric.id] = {**_with_interval(values[metric.id], evaluation), **metric.facts(given)}
         except Unmeasurable as error:
             reason = str(error)
         if reason is not None:

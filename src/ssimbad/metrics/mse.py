@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ssimbad.metrics.contract import Metric
+from ssimbad.metrics.contract import Metric, needed
 
 
 def mse(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -25,5 +25,5 @@ def mse(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 METRIC = Metric(
     id="mse", label="MSE", decimals=4, better="↓", needs=("targets",), place=100,
-    function=lambda given: mse(given.images, given.targets),
+    function=lambda given: mse(given.images, needed(given.targets)),
 )  # fmt: skip

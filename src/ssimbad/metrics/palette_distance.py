@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssimbad.metrics.contract import Given, Metric
+from ssimbad.metrics.contract import Given, Metric, needed
 
 DIRECTIONS = 64
 
@@ -58,7 +58,7 @@ def _sorted(image: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 
 def _measured(given: Given) -> np.ndarray:
-    return palette_distance(given.images, given.references)
+    return palette_distance(given.images, needed(given.references))
 
 
 METRIC = Metric(

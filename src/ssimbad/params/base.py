@@ -174,6 +174,13 @@ class Colour(Strict):
     options: Any = Field(default_factory=dict, description="of the kind")
 
     @property
+    def by(self) -> Sampler:
+        """The sampler, for a kind that colours by one: others are refused when parameters are read."""
+        if self.sampler is None:
+            raise ValueError("sampler: missing")
+        return self.sampler
+
+    @property
     def words(self) -> str:
         """For logs and notes: `by ddim, eta 1 in 50 steps, the mean of 4 samples`."""
         how = f"by {self.sampler.label} in {self.sampler.steps} steps" if self.sampler else "in one pass"

@@ -234,10 +234,10 @@ def _job(instance: Instance, scratch: Path) -> Job:
         stage=instance.stage.name,
         scratch=scratch,
         threads=cores.granted(),
-        method=w.get("method"),
-        of=w.get("stage"),
+        method=w.get("method", ""),
+        of=w.get("stage", ""),
         seed=w.get("seed"),
-        setting=w.get("setting"),
+        setting=w.get("setting", ""),
         shard=w.get("shard"),
     )
 
