@@ -9,13 +9,14 @@ import numpy as np
 
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load, stage
+from ssimbad.errors import there
 from ssimbad.faces import manifest
 from ssimbad.methods import registry
 from ssimbad.metrics import measure, ms_ssim, psnr
 from ssimbad.metrics.contract import Given
 from ssimbad.metrics.test_set import at_size
 from ssimbad.params.base import Colour, Sampler
-from ssimbad.params.view import View
+from ssimbad.params.tree import Params
 from ssimbad.runtime import devices, pool
 from ssimbad.runtime.job import Job
 
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 COLUMNS = ("sampler", "calls", "steps", "nfe", "metric", "value", "ci_low", "ci_high", "n")
 
 
-def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """Colour the first test faces from their own warped references by each of its samplers in as many steps as fit.
 
     inputs: weights, made, sketches, references, test (.npy), manifest. outputs: values (CSV with `COLUMNS`: PSNR and
     MS-SSIM with bootstrap intervals over test faces; `calls` is the limit, `nfe` what the steps really cost).
     """
     device = devices.pick()
-    asked, row = params.report.nfe, params.methods[job.method].colour[job.of]
+    asked, row = there(params.report.nfe), params.methods[job.method].colour[job.of]
     loaded = load.trained(inputs["weights"], device, params.training.channels_last)
     colorize = chunks.bound(loaded.method, loaded.model)
     own = [solver.name for solver in asked.samplers if solver.name in loaded.method.samplers]
@@ -66,8 +67,8 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     done = pool.ordered_map(coloured, plans, devices.workers([device], job.threads))
     with job.progress(sum(known[solver.name].of(steps) for solver, _, steps in plans), "network calls") as bar:
         for (solver, calls, steps), images in zip(plans, done, strict=True):
-            how = {"sampler": solver.label, "calls": calls, "steps": steps, "nfe": known[solver.name].of(steps)}
-            rows += [how | line for line in _measured(images, targets, params.evaluation)]
+            how: Line = {"sampler": solver.label, "calls": calls, "steps": steps, "nfe": known[solver.name].of(steps)}
+            rows += [{**how, **line} for line in _measured(images, targets, params.evaluation)]
             bar.update(how["nfe"])
     artifacts.write_csv(outputs["values"], COLUMNS, rows)
     job.say(f"{job.name}: {len(plans)} ways to colour {count} images -> {outputs['values']}")

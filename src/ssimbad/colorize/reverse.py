@@ -10,30 +10,33 @@ import itertools
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypedDict, TypeVar
+from typing import Literal, ParamSpec, TypedDict, TypeVar, cast, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load
+from ssimbad.errors import there
 from ssimbad.faces import manifest
 from ssimbad.methods import ddpm_faces
 from ssimbad.methods.ddpm_faces import Options
 from ssimbad.metrics import bootstrap, measure, psnr
 from ssimbad.metrics.contract import Given
 from ssimbad.metrics.test_set import at_size
+from ssimbad.networks.denoiser import NoisePredictor
 from ssimbad.pairing import resize
 from ssimbad.params.base import Colour, Sampler
 from ssimbad.params.blocks import Reverse
-from ssimbad.params.view import View
+from ssimbad.params.tree import Params
 from ssimbad.runtime import devices, pool
 from ssimbad.runtime.job import Job
-from ssimbad.samplers.ancestral import VARIANCES
+from ssimbad.samplers.ancestral import VARIANCES, Variance
 
 COLUMNS = ("what", "t", "chain", "variance", "metric", "value", "ci_low", "ci_high", "n")
-CHAINS = ("whole", "matched")
+Chain = Literal["whole", "matched"]
+CHAINS: tuple[Chain, ...] = get_args(Chain)
 
 Pictures = Iterator[tuple[str, np.ndarray]]
 """Names without ending, and (N, S, S, 3) uint8."""
@@ -61,14 +64,14 @@ class Line(TypedDict, total=False):
 class Lab:
     """What every part of the stage needs."""
 
-    model: nn.Module
+    model: NoisePredictor
     device: torch.device
     threads: int
-    params: View
+    params: Params
 
     @property
     def asked(self) -> Reverse:
-        return self.params.report.reverse
+        return there(self.params.report.reverse)
 
     def coloured(
         self, ids: list[str], options: Options, steps: int, threads: int, faces: Tensor | None = None
@@ -97,7 +100,7 @@ def by(steps: int) -> Sampler:
     return Sampler(name="ancestral", steps=steps)
 
 
-def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """Draw and recover by all steps, with noise in the last one too, as the public code does.
 
     inputs: weights, made, test (.npy), manifest. outputs: pictures (.zip of PNGs: `samples-<variance>`,
@@ -106,7 +109,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     """
     device = devices.pick()
     loaded = load.trained(inputs["weights"], device, params.training.channels_last)
-    lab = Lab(loaded.model, device, job.threads, params)
+    lab = Lab(cast("NoisePredictor", loaded.model), device, job.threads, params)
     ids = manifest.ids(inputs["manifest"], "test")
     count = min(lab.asked.images, len(ids))
     originals = at_size(inputs["test"], params.data.size, ids)[:count]
@@ -145,7 +148,7 @@ def watched(lab: Lab) -> Pictures:
     """x_t of the first samples at evenly spaced steps, from pure noise to the image."""
     ids, cuts = names(lab.asked.trajectories), np.linspace(0, lab.asked.steps, lab.asked.snapshots).round().astype(int)
 
-    def walk(_: torch.device, variance: str) -> list[np.ndarray]:
+    def walk(_: torch.device, variance: Variance) -> list[np.ndarray]:
         options, fresh = Options(variance=variance, last_noise=True), lab.noise(ids)
         shape = lab.model.shape
         x, grid = ddpm_faces.begun(lab.model, None, fresh(*shape), lab.asked.steps, options)
@@ -188,7 +191,7 @@ def recovered(lab: Lab, ids: list[str], originals: np.ndarray, lines: list[Line]
     lines.append(_line(lab, ("original", None, None, None), "contrast", _contrast(originals)))
     plans = [(s, c, v) for s in lab.asked.start for c in CHAINS for v in VARIANCES]
 
-    def back(_: torch.device, plan: tuple[float, str, str]) -> np.ndarray:
+    def back(_: torch.device, plan: tuple[float, Chain, Variance]) -> np.ndarray:
         start, chain, variance = plan
         options = Options(variance=variance, last_noise=True, start=start, chain=chain)
         steps = lab.asked.steps if chain == "whole" else lab.asked.steps_from(start)
@@ -245,6 +248,6 @@ def _contrast(images: np.ndarray) -> np.ndarray:
 def _line(lab: Lab, about: About, metric: str, values: np.ndarray) -> Line:
     judged = lab.params.evaluation
     found = bootstrap.mean(values, resamples=judged.bootstrap, confidence=judged.confidence, seed=judged.seed)
-    ends = {"value": found.value, "ci_low": found.low, "ci_high": found.high}
-    rounded = {key: None if end is None else round(end, measure.DIGITS) for key, end in ends.items()}
-    return dict(zip(COLUMNS, about, strict=False)) | {"metric": metric, "n": len(values)} | rounded
+    what, t, chain, variance = about
+    line: Line = {"what": what, "t": t, "chain": chain, "variance": variance, "metric": metric, "n": len(values)}
+    return {**line, **measure.interval(found)}

@@ -103,4 +103,7 @@ def written(box: Box | None) -> str:
 
 def read(text: str | None) -> Box | None:
     """Of the manifest."""
-    return tuple(map(int, text.split())) if text else None  # type: ignore[return-value]
+    if not text:
+        return None
+    left, top, width, height = map(int, text.split())
+    return left, top, width, height

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast, overload
 
+from ssimbad.errors import there
 from ssimbad.params.base import Above0, Colour, Network, Noise, Strict
 from ssimbad.samplers.counts import Calls
 
@@ -292,8 +293,7 @@ class Method(Generic[C, M, R]):
         """Who trains: what the method says, or the model alone on its `training_step`."""
         if self.players:
             return self.players(model, plan, features)
-        assert self.training_step, "a method has one or the other"
-        return [Player(model, partial(_alone, self.training_step, model, plan, features))]
+        return [Player(model, partial(_alone, there(self.training_step), model, plan, features))]
 
 
 def _alone(

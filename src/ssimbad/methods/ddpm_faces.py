@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ssimbad.errors import there
 from ssimbad.methods import animediffusion, chain
 from ssimbad.methods.contract import Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup, Shared
 from ssimbad.params.base import Above0, Colour, Positive, Sampler, Strict
@@ -143,9 +144,8 @@ def begun(
     whole = levels(model, steps)
     if options.start is None:
         return animediffusion.pure(noise, whole), whole
-    assert reference is not None, "a row with `start` is shown one"
     matched = levels(model, steps, options.start)
-    x = reference + float(matched[0]) * noise
+    x = there(reference) + float(matched[0]) * noise
     if options.chain == "matched":
         return x, matched
     # The same x_t, which the last timestep takes for its own.

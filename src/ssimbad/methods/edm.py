@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from ssimbad.errors import there
 from ssimbad.methods import chain
 from ssimbad.methods.contract import PHI, Batch, Conditions, Exported, Features, Fresh, Losses, Method, Plan, Rng, Setup
 from ssimbad.params.base import Above0, Colour, Noise, Sampler, Strict
@@ -88,9 +89,7 @@ class NoiseLevels:
 
     def chosen(self) -> Phi:
         """phi, of a configuration that uses it: `Config` has refused those that then name none."""
-        if self.phi is None:
-            raise ValueError("phi: missing")
-        return self.phi
+        return there(self.phi)
 
     def axis(self) -> Phi:
         """The phi along which the sampling grid is uniform: EDM's sigma^(1/rho) (eq. 5), or SSIMBaD's."""

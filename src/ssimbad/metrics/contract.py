@@ -40,16 +40,10 @@ class Lines:
     config: XDoGConfig
 
 
-def needed(thing: T | None) -> T:
-    """What a metric `needs`, which is there when it is asked. Raises ValueError for what it did not say."""
-    if thing is None:
-        raise ValueError("a metric reads what is not among its needs")
-    return thing
-
-
 @dataclass(frozen=True)
 class Given:
-    """Answers, (N, H, W, 3) uint8, and what they are measured by; what is None is not there.
+    """Answers, (N, H, W, 3) uint8, and what they are measured by; what is None is not there. A metric
+    reads by `errors.there` what it `needs`.
 
     `targets` and `references` (N, H, W, 3) uint8, `masks` (N, H, W) uint8, 255 = figure of the sketch, and `lines`
     belong to the answers by position; `faces`, (M, H, W, 3) uint8, is a set, in no order.

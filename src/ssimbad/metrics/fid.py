@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssimbad.metrics.contract import Given, Metric, Unmeasurable, needed
+from ssimbad.errors import there
+from ssimbad.metrics.contract import Given, Metric, Unmeasurable
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -35,7 +36,7 @@ def pool3(given: Given) -> tuple[np.ndarray, np.ndarray]:
 
     def both() -> tuple[np.ndarray, np.ndarray]:
         answers = inception.described(given.images, *copies)
-        return answers, inception.described(needed(given.faces), *copies) if known is None else known
+        return answers, inception.described(there(given.faces), *copies) if known is None else known
 
     return given.once("pool3", both)
 

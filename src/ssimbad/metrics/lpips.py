@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssimbad.metrics.contract import Given, Metric, needed
+from ssimbad.errors import there
+from ssimbad.metrics.contract import Given, Metric
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +44,7 @@ def distances(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np
 
 
 def _lpips(given: Given) -> np.ndarray:
-    return distances(given.images, needed(given.targets), *given.networks["alexnet"])
+    return distances(given.images, there(given.targets), *given.networks["alexnet"])
 
 
 METRIC = Metric(

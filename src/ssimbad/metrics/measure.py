@@ -122,5 +122,10 @@ def _with_interval(values: np.ndarray, evaluation: Evaluation) -> Entry:
     estimate = bootstrap.mean(
         values, resamples=evaluation.bootstrap, confidence=evaluation.confidence, seed=evaluation.seed
     )
-    low, high = (None if x is None else round(x, DIGITS) for x in (estimate.low, estimate.high))
-    return {"value": round(estimate.value, DIGITS), "ci_low": low, "ci_high": high, "n": estimate.n}
+    return {**interval(estimate), "n": estimate.n}
+
+
+def interval(found: bootstrap.Estimate) -> Interval:
+    """An estimate as it is stored."""
+    low, high = (None if end is None else round(end, DIGITS) for end in (found.low, found.high))
+    return {"value": round(found.value, DIGITS), "ci_low": low, "ci_high": high}

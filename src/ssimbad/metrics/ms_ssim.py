@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.ndimage import convolve1d
 
-from ssimbad.metrics.contract import Facts, Given, Metric, Unmeasurable, needed
+from ssimbad.errors import there
+from ssimbad.metrics.contract import Facts, Given, Metric, Unmeasurable
 
 WINDOW = 11
 SIGMA = 1.5
@@ -93,5 +94,5 @@ def _facts(given: Given) -> Facts:
 
 METRIC = Metric(
     id="ms_ssim", label="MS-SSIM", decimals=4, better="↑", needs=("targets",), place=20, facts=_facts,
-    function=lambda given: ms_ssim(given.images, needed(given.targets)),
+    function=lambda given: ms_ssim(given.images, there(given.targets)),
 )  # fmt: skip

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ssimbad.metrics.contract import Metric, needed
+from ssimbad.errors import there
+from ssimbad.metrics.contract import Metric
 
 
 def mse(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -25,5 +26,5 @@ def mse(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 METRIC = Metric(
     id="mse", label="MSE", decimals=4, better="↓", needs=("targets",), place=100,
-    function=lambda given: mse(given.images, needed(given.targets)),
+    function=lambda given: mse(given.images, there(given.targets)),
 )  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssimbad.metrics.contract import Given, Metric, needed
+from ssimbad.errors import there
+from ssimbad.metrics.contract import Given, Metric
 
 DIRECTIONS = 64
 
@@ -58,7 +59,7 @@ def _sorted(image: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 
 def _measured(given: Given) -> np.ndarray:
-    return palette_distance(given.images, needed(given.references))
+    return palette_distance(given.images, there(given.references))
 
 
 METRIC = Metric(

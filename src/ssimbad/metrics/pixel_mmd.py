@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssimbad.metrics.contract import Given, Metric, needed
+from ssimbad.errors import there
+from ssimbad.metrics.contract import Given, Metric
 from ssimbad.metrics.mmd import kernel_distance
 
 SIDE = 16
@@ -26,7 +27,7 @@ def _means(side: int) -> np.ndarray:
 
 
 def _measured(given: Given) -> float:
-    return kernel_distance(thumbnails(given.images), thumbnails(needed(given.faces)), given.seed, "pixel_mmd")
+    return kernel_distance(thumbnails(given.images), thumbnails(there(given.faces)), given.seed, "pixel_mmd")
 
 
 METRIC = Metric(

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ssimbad.errors import there
+
 # What stages and engines write into, and what is theirs to delete (a test holds it to the stage table).
 MADE = (
     "data/faces", "data/sketches", "data/references", "data/masks", "data/features", "data/weights", "models",
@@ -176,9 +178,7 @@ class Colour(Strict):
     @property
     def by(self) -> Sampler:
         """The sampler, for a kind that colours by one: others are refused when parameters are read."""
-        if self.sampler is None:
-            raise ValueError("sampler: missing")
-        return self.sampler
+        return there(self.sampler)
 
     @property
     def words(self) -> str:

@@ -62,7 +62,8 @@ class Method(Strict):
         default_factory=dict, description="the rows: for each training that is one, how its weights colour"
     )
 
-    __pydantic_extra__: dict[str, Train | None] = Field(init=False)  # the slots that only its kind has
+    # The slots that only its kind has, as pydantic has one type them.
+    __pydantic_extra__: dict[str, Train | None] = Field(init=False)  # ty: ignore[incompatible-mutable-override]
 
     @model_validator(mode="wrap")
     @classmethod

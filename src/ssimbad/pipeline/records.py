@@ -64,8 +64,9 @@ class Hashes:
         now, state = time.time_ns(), list(files.state(place))
         known, changed = self._known.get(path, []), state[2]
         # What was looked at right after its last change may have been changed once more at the same time of the clock.
-        if known[:4] == state and known[4] - changed > _GRAIN:
-            return known[5]
+        match known:
+            case [*before, int(when), str(digest)] if before == state and when - changed > _GRAIN:
+                return digest
         digest = md5(place)
         self._known[path] = [*state, now, digest]
         self._changed = True
@@ -174,7 +175,7 @@ def _kinds(instance: Instance, params: Params) -> set[str]:
     return {params.methods[name].kind for name in names if name in params.methods}
 
 
-def fingerprint(basis: Basis) -> str:
+def fingerprint(basis: Mapping[str, object]) -> str:
     """12 hex digits of everything an expensive result depends on."""
     return hashlib.md5(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -94,7 +94,7 @@ def normal(source: str) -> str:
 class _Bare(ast.NodeTransformer):
     """Takes out what a program says of itself."""
 
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if text else self.generic_visit(node)
 

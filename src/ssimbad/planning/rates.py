@@ -71,12 +71,12 @@ def _of(p: Params, made: dict[str, Any]) -> Rates:
 
     def fastest(kind: str, **wanted: str | int | None) -> dict[str, Any] | None:
         rows = [r for r in ok if r["kind"] == kind and all(r[k] == v for k, v in wanted.items())]
-        return max(rows, key=lambda r: r["images_per_second"] * (r["steps"] or 1), default=None)
+        return max(rows, key=lambda r: r["images_per_second"] * (r["steps"] or 1)) if rows else None
 
     train, refine, sample = fastest("train"), fastest("refine", checkpointing=True), fastest("sample")
     return Rates(
         f"measured on {made['device']}",
-        train and train["images_per_second"],
-        refine and (refine["images_per_second"], refine["steps"]),
-        sample and (sample["images_per_second"], sample["steps"]),
+        train["images_per_second"] if train else None,
+        (refine["images_per_second"], refine["steps"]) if refine else None,
+        (sample["images_per_second"], sample["steps"]) if sample else None,
     )

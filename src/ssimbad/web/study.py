@@ -161,13 +161,13 @@ def preferences(votes: list[dict[str, str]], rows: list[str]) -> list[Preference
     Intervals: Wilson 1927, 95 %. p: chi-squared, of all rows being chosen equally often. Both take votes for
     independent, which those of one rater are not quite: with few raters they say too much.
     """
-    found = []
+    found: list[Preference] = []
     for key, question in QUESTIONS.items():
         mine = [vote for vote in votes if vote["question"] == key and vote["row"] in rows]
         if not mine:
             continue
         counts = Counter(vote["row"] for vote in mine)
-        shares = []
+        shares: list[Chosen] = []
         for row in rows:
             near = stats.binomtest(counts[row], len(mine)).proportion_ci(method="wilson")
             shares.append(

@@ -232,7 +232,7 @@ def _single(found: list[str]) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def _cell(value: object) -> tuple[bytes, str]:
+def _cell(value: bytes | Mapping[str, Any] | None) -> tuple[bytes, str]:
     """(bytes, what it was called) of a picture; one of which there is only the name has no bytes."""
     if isinstance(value, Mapping):
         return value.get("bytes") or b"", value.get("path") or ""

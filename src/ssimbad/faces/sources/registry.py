@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, Union
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Union
 
 from pydantic import Discriminator, Tag
 
@@ -31,7 +31,8 @@ def get(name: str) -> Kind:
 class Named(Protocol):
     """The config of a kind."""
 
-    kind: str
+    @property
+    def kind(self) -> str: ...
 
 
 def of(source: str | Named) -> Kind:
@@ -44,6 +45,11 @@ def config(source: str | Named, path: str | None) -> Named:
     if not isinstance(source, str):
         return source
     return get(source).Config.model_validate({"kind": source} | ({"path": path} if path else {}))
+
+
+def own_path(source: str | Named) -> str | None:
+    """Where the files of the user lie that a config names."""
+    return getattr(source, "path", None)
 
 
 def _tag(value: object) -> str:
@@ -64,17 +70,20 @@ def tagged(part: int | str) -> Kind | None:
     return get(name) if str(part).startswith(_TAG) and name in names() else None
 
 
-Block = Annotated[
-    Union[
-        (
-            Annotated[Literal["embedded", "folder"], Tag(f"{_TAG}short")],
-            *(Annotated[get(name).Config, Tag(f"{_TAG}{name}")] for name in names()),
-        )
-    ],
-    Discriminator(
-        _tag,
-        custom_error_type="kind_of_source",
-        custom_error_message=f"expected {', '.join(SHORT)}, or a block with a kind: {', '.join(names())}",
-    ),
-]
+if TYPE_CHECKING:  # which knows no kind that is found when the program runs
+    Block = str | Named
+else:
+    Block = Annotated[
+        Union[
+            (
+                Annotated[Literal["embedded", "folder"], Tag(f"{_TAG}short")],
+                *(Annotated[get(name).Config, Tag(f"{_TAG}{name}")] for name in names()),
+            )
+        ],
+        Discriminator(
+            _tag,
+            custom_error_type="kind_of_source",
+            custom_error_message=f"expected {', '.join(SHORT)}, or a block with a kind: {', '.join(names())}",
+        ),
+    ]
 """The type of `data.source`."""
