@@ -65,9 +65,10 @@ def _panel(axes: Axes, here: pd.DataFrame, compared: list[str], names: dict[res.
         markersize=4, linewidth=1.2, capsize=2,
     )  # fmt: skip
     others = here.drop(curve.index)
-    for k, line in enumerate(others.itertuples()):
+    for k, line in enumerate(others.to_dict("records")):
         color, style = PALETTE[1 + k % (len(PALETTE) - 1)], ("--", "-.", ":")[k % 3]
-        axes.axhline(line.value, color=color, linestyle=style, label=names[line.method, line.stage], linewidth=1.2)
-        axes.axhspan(line.ci_low, line.ci_high, color=color, alpha=0.12, linewidth=0)
+        label = names[line["method"], line["stage"]]
+        axes.axhline(line["value"], color=color, linestyle=style, label=label, linewidth=1.2)
+        axes.axhspan(line["ci_low"], line["ci_high"], color=color, alpha=0.12, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(curve["chain"].unique()), [str(c) for c in sorted(curve["chain"].unique())])

@@ -4,6 +4,7 @@ With several seeds rows are compared seed by seed (those of a seed share first w
 interval is over seeds. With one it is over test faces, and speaks of these two trainings alone.
 """
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -27,25 +28,26 @@ PAIR_COLUMNS = [
 def reference_use(results: list[Result], evaluation: Evaluation) -> list[Line]:
     """Lines (`USE_COLUMNS`): each row's score against the true answer with the right reference (cross-true)
     and with somebody else's (cross-other), and the paired difference. No lines without true answers."""
-    lines = []
+    lines: list[Line] = []
     for method, stage in res.rows(results):
         right, other = (_images(results, (method, stage), s) for s in ("cross-true", "cross-other"))
         for metric in shared(right, other):
-            means = {"right": mean(right, metric), "other": mean(other, metric)}
+            means: Line = {"right": mean(right, metric), "other": mean(other, metric)}
             gap = paired_difference(right, other, metric, evaluation)
-            lines.append({"method": method, "stage": stage, "metric": metric} | means | gap)
+            lines.append({"method": method, "stage": stage, "metric": metric, **means, **gap})
     return lines
 
 
 def differences(results: list[Result], evaluation: Evaluation) -> list[Line]:
     """Lines (`PAIR_COLUMNS`): for each setting and pair of rows, the later row's mean minus the earlier's."""
-    lines = []
+    lines: list[Line] = []
     for setting in LISTED:
         for earlier, later in combinations(res.rows(results), 2):
             a, b = (_images(results, row, setting) for row in (later, earlier))
             for metric in shared(a, b):
-                pair = dict(zip(PAIR_COLUMNS[:6], (setting, metric, *later, *earlier), strict=True))
-                lines.append(pair | paired_difference(a, b, metric, evaluation))
+                pair: Line = {"setting": setting, "metric": metric, "method": later[0], "stage": later[1]}
+                than: Line = {"than_method": earlier[0], "than_stage": earlier[1]}
+                lines.append({**pair, **than, **paired_difference(a, b, metric, evaluation)})
     return lines
 
 
@@ -151,7 +153,7 @@ def _gap(line: Line) -> str:
     return res.difference(line | {"value": line["difference"]}, line["metric"], line["seeds"])
 
 
-def interval_note(confidence: float, lines: list[Line]) -> str:
+def interval_note(confidence: float, lines: Sequence[Line]) -> str:
     """What the brackets of these differences are; each line has the key `seeds`."""
     percent = f"{100 * confidence:g} %"
     if all(line["seeds"] > 1 for line in lines):

@@ -78,14 +78,13 @@ def _trainings(methods: Mapping[str, Method], name: str, slot: str) -> list[tupl
 
 
 def _lines(found: list[Result], row: res.Row, work: Line, confidence: float) -> list[Line]:
-    lines = []
+    lines: list[Line] = []
     for setting in LISTED:
         seeds = [r for r in found if r.row == row and r.setting == setting]
         for metric in [m for m in METRICS if seeds and m in seeds[0].metrics]:
             entry = res.over_seeds(seeds, metric, confidence)
-            about = {"method": row[0], "stage": row[1], **work, "setting": setting, "metric": metric}
-            values = {key: entry[key] for key in ("value", "ci_low", "ci_high", "seeds")}
-            lines.append(about | values | {"n": seeds[0].n})
+            about: Line = {"method": row[0], "stage": row[1], "setting": setting, "metric": metric, "n": seeds[0].n}
+            lines.append({**about, **work, **res.interval(entry), "seeds": entry["seeds"]})
     return lines
 
 

@@ -46,7 +46,7 @@ def long_form(results: list[Result], confidence: float) -> list[Line]:
     A row with several seeds also has lines with seed `mean`, whose interval is over seeds and whose n counts
     seeds; elsewhere n counts test images. An empty value has its reason in the summary.
     """
-    lines = []
+    lines: list[Line] = []
     for result in results:
         if result.setting in LISTED:
             lines += [_line(result, metric, result.seed, result.metrics[metric]) for metric in _metrics([result])]
@@ -62,9 +62,9 @@ def long_form(results: list[Result], confidence: float) -> list[Line]:
 
 
 def _line(result: Result, metric: str, seed: int | str, entry: Entry) -> Line:
-    about = {"method": result.method, "stage": result.stage, "setting": result.setting, "seed": seed}
+    about: Line = {"method": result.method, "stage": result.stage, "setting": result.setting, "seed": seed}
     known = published(result.method, result.stage, result.setting, metric)
-    return about | {"metric": metric, "published": known} | {k: entry[k] for k in ("value", "ci_low", "ci_high", "n")}
+    return {**about, "metric": metric, "published": known, **res.interval(entry), "n": entry["n"]}
 
 
 def _of(results: list[Result], row: res.Row, setting: str) -> list[Result]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ssimbad import artifacts
+from ssimbad.errors import there
 from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import Table, latex, markdown
@@ -22,8 +23,15 @@ def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, 
     preset, evaluation.confidence, the methods' labels.
     """
     made = [artifacts.read_json(path) for path in inputs["made"]]
-    lines = [
-        {key: m[key] for key in ("method", "stage", "seed")} | {"measure": what, "value": value, "n": params.data.val}
+    lines: list[Line] = [
+        {
+            "method": m["method"],
+            "stage": m["stage"],
+            "seed": m["seed"],
+            "measure": what,
+            "value": value,
+            "n": params.data.val,
+        }
         for m in made
         for what, value in m["measures"].items()
     ]
@@ -37,7 +45,7 @@ def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, 
 def _layout(lines: list[Line], params: Params) -> Table:
     values: dict[tuple[str, str, str], list[float]] = {}
     for line in lines:
-        values.setdefault((line["method"], line["stage"], line["measure"]), []).append(line["value"])
+        values.setdefault((line["method"], line["stage"], line["measure"]), []).append(there(line["value"]))
     words = {"encoder": "autoencoder", "pretrain": "pretraining", "finetune": "finetuning"}
     rows: list[list[str] | str] = []
     for (method, stage, what), found in values.items():

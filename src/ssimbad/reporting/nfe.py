@@ -108,8 +108,8 @@ def _panel(axes: Axes, frame: pd.DataFrame, row: res.Row) -> None:
             continue
         means = mine.groupby("nfe")[["value", "ci_low", "ci_high"]].mean()
         color = PALETTE[k % len(PALETTE)]
-        look = {"color": color, "marker": _MARKERS[k % len(_MARKERS)], "markersize": 3}
-        axes.plot(means.index, means["value"], label=sampler, linewidth=1.2, **look)
+        marker = _MARKERS[k % len(_MARKERS)]
+        axes.plot(means.index, means["value"], label=sampler, linewidth=1.2, color=color, marker=marker, markersize=3)
         if mine["seed"].nunique() == 1:
             axes.fill_between(means.index, means["ci_low"], means["ci_high"], color=color, alpha=0.12, linewidth=0)
     axes.set_xscale("log", base=2)

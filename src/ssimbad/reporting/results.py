@@ -29,7 +29,8 @@ NOT_MEASURED: Entry = {
 class Labelled(Protocol):
     """A method, as far as tables name it."""
 
-    label: str
+    @property
+    def label(self) -> str: ...
 
 
 class Line(TypedDict, total=False):
@@ -155,6 +156,11 @@ def over_seeds(results: list[Result], metric: str, confidence: float) -> Entry:
         absent = [entry for entry in entries if entry["value"] is None]
         return {**(absent or entries)[0], "seeds": len(entries)}
     return {**students_t(values, confidence), "n": len(values), "seeds": len(values)}
+
+
+def interval(entry: Entry) -> Interval:
+    """Of what an entry says."""
+    return {"value": entry["value"], "ci_low": entry["ci_low"], "ci_high": entry["ci_high"]}
 
 
 def students_t(values: np.ndarray, confidence: float) -> Interval:

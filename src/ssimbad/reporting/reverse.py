@@ -3,17 +3,17 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, there
 from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.grids import picture_grid
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import Line
 from ssimbad.reporting.style import save
 from ssimbad.runtime.job import Job
 
@@ -32,7 +32,7 @@ def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path],
     Raises:
         UserError: an input is missing, or the pictures are not all there.
     """
-    asked = params.report.reverse
+    asked = there(params.report.reverse)
     pictures = _groups(inputs["pictures"])
     frame = pd.read_csv(inputs["values"]).astype({"t": "Int64"})
     label = params.methods[asked.weights.partition("/")[0]].label
@@ -88,7 +88,7 @@ def _recovered(
     return [("", np.stack([group[k] for group in groups])) for k in range(len(groups[0]))], columns
 
 
-def _tables(lines: list[Line], times: list[int], note: str) -> list[Table]:
+def _tables(lines: list[dict[str, Any]], times: list[int], note: str) -> list[Table]:
     def cell(what: str, t: int | None, chain: str | None, variance: str | None, metric: str) -> str:
         wanted = {"what": what, "t": t, "chain": chain, "variance": variance, "metric": metric}
         [line] = [x for x in lines if all(x[key] == value for key, value in wanted.items())]

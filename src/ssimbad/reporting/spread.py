@@ -76,15 +76,17 @@ def _over_seeds(lines: pd.DataFrame, confidence: float) -> Line:
     """{value, ci_low, ci_high, reason}: the one seed's, or mean and Student's t interval over seeds."""
     lacking = lines[lines["value"].isna()]
     if len(lines) == 1 or len(lacking):
-        return (lacking if len(lacking) else lines).iloc[0][["value", "ci_low", "ci_high", "reason"]].to_dict()
-    return res.students_t(lines["value"].to_numpy(dtype=float), confidence) | {"reason": None}
+        one = (lacking if len(lacking) else lines).iloc[0]
+        return {"value": one["value"], "ci_low": one["ci_low"], "ci_high": one["ci_high"], "reason": one["reason"]}
+    return {**res.students_t(lines["value"].to_numpy(dtype=float), confidence), "reason": None}
 
 
 def _percent(entry: Line) -> str:
     if entry["value"] is None:
         return DASH
-    value, *ends = (None if entry[k] is None else f"{100 * entry[k]:.1f}" for k in ("value", "ci_low", "ci_high"))
-    return f"{value} %" if None in ends else f"{value} % [{', '.join(ends)}]"
+    value, ends = f"{100 * entry['value']:.1f} %", (entry["ci_low"], entry["ci_high"])
+    shown = [f"{100 * end:.1f}" for end in ends if end is not None]
+    return f"{value} [{', '.join(shown)}]" if len(shown) == len(ends) else value
 
 
 def _notes(metric: str, samples: int, seeds: int, confidence: float) -> list[str]:

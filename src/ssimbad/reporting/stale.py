@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ssimbad.methods import registry
@@ -57,13 +57,20 @@ def _told(params: Params, table: list[Instance], found: Found, used: set[str], c
     ]
 
 
+@dataclass(frozen=True)
+class _Gone:
+    """A method that the parameters no longer have."""
+
+    label: str
+
+
 def _named(params: Params, table: list[Instance], concerned: list[str]) -> list[str]:
     """The rows that files belong to, in the order of the parameters; if these are not all, also files of no row."""
     judged = [(i.wildcards["method"], i.wildcards["stage"]) for i in table if i.stage.name == "evaluate"]
     rows = {row for file in concerned if (row := results.row(file))}
     every = dict.fromkeys([*judged, *sorted(rows)])
-    gone = {method: SimpleNamespace(label=method) for method, _ in every}
-    labels = results.labels(every, gone | params.methods)
+    methods: dict[str, results.Labelled] = {method: _Gone(method) for method, _ in every}
+    labels = results.labels(every, methods | params.methods)
     named = [labels[row] + ("" if row in judged else " (not in params.yaml)") for row in every if row in rows]
     if rows >= set(judged):
         return named

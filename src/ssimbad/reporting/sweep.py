@@ -61,13 +61,13 @@ def _cell(value: Any) -> str:
 
 
 def _lines(found: list[Result], stages: Mapping[str, str], setting: str, evaluation: Evaluation) -> list[Line]:
-    lines = []
+    lines: list[Line] = []
     for row in stages.items():
         seeds = [r for r in found if r.row == row and r.setting == setting]
         for metric in [m for m in METRICS if seeds and m in seeds[0].metrics]:
             entry = res.over_seeds(seeds, metric, evaluation.confidence)
-            line = {"method": row[0], "stage": row[1], "setting": setting, "metric": metric, "n": seeds[0].n}
-            lines.append(line | {key: entry[key] for key in ("value", "ci_low", "ci_high", "seeds")})
+            about: Line = {"method": row[0], "stage": row[1], "setting": setting, "metric": metric, "n": seeds[0].n}
+            lines.append({**about, **res.interval(entry), "seeds": entry["seeds"]})
     return lines
 
 
@@ -76,11 +76,16 @@ def _layout(
 ) -> Table:
     metrics = [m for m in METRICS if any(x["metric"] == m and x["value"] is not None for x in lines)]
     by_point = {name: {x["metric"]: x for x in lines if x["method"] == name} for name in points}
-    first = metrics[0] if metrics else None
-    sign = -1 if first and METRICS[first][2] == "↑" else 1
+    first = metrics[0] if metrics else ""
+
+    def place(name: str) -> float:
+        """The best first, by the first metric that there is."""
+        value = by_point[name][first]["value"] or 0 if first else 0
+        return -value if first and METRICS[first][2] == "↑" else value
+
     rows = [
-        [*points[name].values(), *(res.with_interval(entries[m], m) for m in metrics)]
-        for name, entries in sorted(by_point.items(), key=lambda item: sign * (item[1][first]["value"] or 0))
+        [*points[name].values(), *(res.with_interval(by_point[name][m], m) for m in metrics)]
+        for name in sorted(by_point, key=place)
     ]
     columns = [*next(iter(points.values())), *(" ".join(METRICS[m][::2]) for m in metrics)]
     percent, seeds = f"{100 * evaluation.confidence:g} %", min((x["seeds"] for x in lines), default=1)
