@@ -94,7 +94,7 @@ class _Check:
         return []
 
     def _once(self, node: yaml.MappingNode, place: str) -> None:
-        lines: dict[Any, int] = {}
+        lines: dict[Hashable, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._fault(key, f"{place or 'the file'} has a key that is no word")

@@ -89,7 +89,7 @@ def trained(weights: Path, device: torch.device, channels_last: bool) -> Trained
     return Trained(devices.placed(model, device, channels_last).eval(), setup, made.parameters, colour, made.stage)
 
 
-def _require_of_size(described: Any, setup: Setup, numbers: int) -> None:
+def _require_of_size(described: object, setup: Setup, numbers: int) -> None:
     """Raise ValueError for a network that holds more than the file's numbers, before there is memory for it."""
     if _largest(described) > _LARGEST:
         raise ValueError("no network has such a number")
@@ -100,7 +100,7 @@ def _require_of_size(described: Any, setup: Setup, numbers: int) -> None:
         raise ValueError("more numbers than the file has")
 
 
-def _largest(value: Any) -> int:
+def _largest(value: object) -> int:
     """Of the whole numbers in a description."""
     if isinstance(value, dict):
         value = list(value.values())

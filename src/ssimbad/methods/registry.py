@@ -169,7 +169,7 @@ def _is_part(name: str) -> bool:
     return name.isidentifier() and name != "start"
 
 
-def _ask(kind: str, what: str, *given: Any, mistakes: tuple[type[Exception], ...] = ()) -> Any:
+def _ask(kind: str, what: str, *given: object, mistakes: tuple[type[Exception], ...] = ()) -> Any:
     """What a method's function says, which may be a stranger's; `mistakes`: errors by which it tells of the user's."""
     try:
         return getattr(get(kind), what)(*given)
@@ -227,13 +227,13 @@ def _typed_training(slot: str, method: Method, kind: str, train: dict[str, Any])
     return found
 
 
-def _typed_colour(place: str, method: Method, row: Any) -> Any:
+def _typed_colour(place: str, method: Method, row: object) -> object:
     if not isinstance(row, dict):
         return row
     return {**row, "options": _typed(f"{place}.options", method.ColourOptions, row.get("options", {}))}
 
 
-def _typed(place: str, model: type[BaseModel], values: Any) -> BaseModel:
+def _typed(place: str, model: type[BaseModel], values: object) -> BaseModel:
     if isinstance(values, BaseModel):
         return values
     try:

@@ -130,7 +130,7 @@ class Basis(TypedDict):
     """What an instance is made from."""
 
     command: str
-    params: dict[str, Any]
+    params: dict[str, object]
     inputs: dict[str, str]
     """{file: md5}"""
     version: NotRequired[int]
@@ -144,7 +144,7 @@ class Record(Basis):
     outputs: NotRequired[dict[str, str]]
 
 
-def resolved(instance: Instance, params: Params) -> dict[str, Any]:
+def resolved(instance: Instance, params: Params) -> dict[str, object]:
     """The declared parameters' values, by dotted key."""
     return {key: lookup(params, key) for key in sorted(instance.params)}
 

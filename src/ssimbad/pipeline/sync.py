@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ssimbad.errors import UserError, masked, there
 from ssimbad.params import tree as parameters
@@ -102,21 +102,21 @@ def _commit(fresh: dict[str, Instance]) -> int:
     return len(good)
 
 
-def _values() -> dict[str, Any]:
+def _values() -> dict[str, object]:
     """{file: tree} of the files with parameters, as DVC reads them."""
     from dvc.utils.serialize import load_yaml
 
     return {file: load_yaml(file) for file in ("params.yaml", str(records.VERSIONS))}
 
 
-def _committed(repo: Repo, stage: PipelineStage, instance: Instance, values: dict[str, Any]) -> bool:
+def _committed(repo: Repo, stage: PipelineStage, instance: Instance, values: dict[str, object]) -> bool:
     """Whether DVC has this very result: its lock says what the record says, and its cache has the bytes."""
     if stage.cmd_changed or _disagreement(stage, instance, values):
         return False
     return all(repo.cache.local.exists(there(out.hash_info).value) for out in stage.outs)
 
 
-def _disagreement(stage: PipelineStage, instance: Instance, values: dict[str, Any]) -> str | None:
+def _disagreement(stage: PipelineStage, instance: Instance, values: dict[str, object]) -> str | None:
     """The first file that DVC knows otherwise than the instance's record or, of parameters, than it is now.
 
     What DVC knows is its lock's entry or, once saved, what will be written there. Folders it digests in its own way.
@@ -138,7 +138,7 @@ def _disagreement(stage: PipelineStage, instance: Instance, values: dict[str, An
     return None
 
 
-def _at(tree: Any, key: str) -> Any:
+def _at(tree: object, key: str) -> object:
     for part in key.split("."):
         tree = tree.get(part) if isinstance(tree, dict) else None
     return tree

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ssimbad.methods import registry
 from ssimbad.params.tree import Params
@@ -110,11 +109,11 @@ def _digests(paths: Iterable[str], hashed: records.Hashes) -> dict[str, str]:
     return {path: hashed.md5(path) for path in paths if Path(path).exists()}
 
 
-def _different(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+def _different(one: Mapping[str, object], other: Mapping[str, object]) -> set[str]:
     return {key for key in one.keys() | other.keys() if one.get(key, ...) != other.get(key, ...)}
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """(dotted key, value) of every value that is no block of others."""
     for key, value in tree.items():
         if isinstance(value, dict):

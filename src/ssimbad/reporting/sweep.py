@@ -42,7 +42,7 @@ def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, 
     job.say(f"sweep: {len(points)} points -> {outputs['sweep']}")
 
 
-def _flat(block: Any, above: str = "") -> dict[str, Any]:
+def _flat(block: object, above: str = "") -> dict[str, object]:
     if not isinstance(block, dict) or not block:
         return {above: block}
     return {k: v for key, value in block.items() for k, v in _flat(value, f"{above}.{key}" if above else key).items()}
@@ -56,7 +56,7 @@ def _differing(blocks: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, str]
     return {name: {key: _cell(values.get(key)) for key in varied} for name, values in flat.items()}
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return DASH if value is None else str(value)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ def _players(method: Method, model: nn.Module, plan: Plan, feature_network: Feat
 
 
 def _setup(params: Params, block: Block, method: Method, inputs: Paths, slot: str) -> Setup:
-    shared = Shared(**{key: _read(params, key) for key in method.reads})
+    shared = Shared(**{key: attrgetter(key)(params) for key in method.reads})
     needed = {
         name: artifacts.read_json(inputs["phi_star"])["phi"]
         if what == PHI
@@ -99,13 +99,6 @@ def _setup(params: Params, block: Block, method: Method, inputs: Paths, slot: st
         for name, what in method.needs(block.config, slot).items()
     }
     return Setup(block.kind, block.config, params.data.size, shared, needed)
-
-
-def _read(params: Params, key: str) -> Any:
-    value = params
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def _model(setup: Setup, inputs: Paths, seed: int, device: torch.device, params: Params) -> nn.Module:
