@@ -26,7 +26,22 @@ if TYPE_CHECKING:
     from ssimbad.params.base import Solver
     from ssimbad.params.blocks import Evaluation
 
-COLUMNS = ("sampler", "calls", "steps", "nfe", "metric", "value", "ci_low", "ci_high", "n")
+
+class Line(TypedDict, total=False):
+    """Of the CSV."""
+
+    sampler: str
+    calls: int
+    steps: int
+    nfe: int
+    metric: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+
+
+COLUMNS = tuple(Line.__annotations__)
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
@@ -72,20 +87,6 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: 
             bar.update(how["nfe"])
     artifacts.write_csv(outputs["values"], COLUMNS, rows)
     job.say(f"{job.name}: {len(plans)} ways to colour {count} images -> {outputs['values']}")
-
-
-class Line(TypedDict, total=False):
-    """Of the CSV, by its columns."""
-
-    sampler: str
-    calls: int
-    steps: int
-    nfe: int
-    metric: str
-    value: float | None
-    ci_low: float | None
-    ci_high: float | None
-    n: int | None
 
 
 def _measured(images: np.ndarray, targets: np.ndarray, evaluation: Evaluation) -> list[Line]:

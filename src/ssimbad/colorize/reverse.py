@@ -34,20 +34,9 @@ from ssimbad.runtime import devices, pool
 from ssimbad.runtime.job import Job
 from ssimbad.samplers.ancestral import VARIANCES, Variance
 
-COLUMNS = ("what", "t", "chain", "variance", "metric", "value", "ci_low", "ci_high", "n")
-Chain = Literal["whole", "matched"]
-CHAINS: tuple[Chain, ...] = get_args(Chain)
-
-Pictures = Iterator[tuple[str, np.ndarray]]
-"""Names without ending, and (N, S, S, 3) uint8."""
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 class Line(TypedDict, total=False):
-    """Of the CSV, by its columns."""
+    """Of the CSV."""
 
     what: str
     t: int | None
@@ -58,6 +47,18 @@ class Line(TypedDict, total=False):
     ci_low: float | None
     ci_high: float | None
     n: int
+
+
+COLUMNS = tuple(Line.__annotations__)
+Chain = Literal["whole", "matched"]
+CHAINS: tuple[Chain, ...] = get_args(Chain)
+
+Pictures = Iterator[tuple[str, np.ndarray]]
+"""Names without ending, and (N, S, S, 3) uint8."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,24 @@ from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
 from ssimbad.samplers.counts import Calls
 
-COLUMNS = ("answer", "metric", "value", "ci_low", "ci_high", "n", "samples", "sampler", "steps", "nfe", "reason")
+
+class Line(TypedDict, total=False):
+    """Of the CSV."""
+
+    answer: str
+    metric: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    samples: int
+    sampler: str
+    steps: int
+    nfe: int
+    reason: str
+
+
+COLUMNS = tuple(Line.__annotations__)
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
@@ -128,22 +145,6 @@ class How(TypedDict):
     resamples: int
     confidence: float
     seed: int
-
-
-class Line(TypedDict, total=False):
-    """Of the CSV, by its columns."""
-
-    answer: str
-    metric: str
-    value: float | None
-    ci_low: float | None
-    ci_high: float | None
-    n: int
-    samples: int
-    sampler: str
-    steps: int
-    nfe: int
-    reason: str
 
 
 def _bias(squared: np.ndarray, how: How) -> Line:
