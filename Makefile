@@ -101,6 +101,7 @@ test-slurm-faults: install ## trainings on that SLURM that are requeued, cut off
 lint: install ## what a commit has to pass, without tests: also as hooks, see CONTRIBUTING.md
 	ruff check .
 	ruff format --check .
+	ty check
 	snakefmt --check Snakefile workflow
 	codespell
 	python .ci/files.py

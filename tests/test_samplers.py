@@ -111,6 +111,13 @@ def test_without_renewed_noise_ddim_is_euler_and_churn_heun():
     assert torch.equal(heun(gaussian_denoiser, 80 * noise, grid(9), idle), heun(gaussian_denoiser, 80 * noise, grid(9)))
 
 
+@pytest.mark.parametrize("renewing", [{"churn": Churn(s_churn=20.0)}, {"eta": 1.0}])
+def test_a_sampler_that_renews_noise_wants_a_source_of_it(renewing):
+    sampler = heun if "churn" in renewing else ddim
+    with pytest.raises(ValueError, match="`fresh`"):
+        sampler(gaussian_denoiser, 80 * stream()(), grid(9), **renewing)
+
+
 def test_churn_raises_as_in_the_published_algorithm():
     """Karras et al. 2022, Alg. 2: gamma = min(S_churn / N, sqrt(2) - 1) inside [S_min, S_max], else 0."""
     churn = Churn(s_churn=40.0, s_min=0.05, s_max=50.0)

@@ -10,6 +10,7 @@ import yaml
 
 from ssimbad import artifacts
 from ssimbad.errors import ParameterError
+from ssimbad.metrics import measure
 from ssimbad.params import tree as parameters
 from ssimbad.params.view import View
 from ssimbad.pipeline import rows, sweep, table
@@ -124,20 +125,32 @@ def test_another_sweep_of_that_name_is_kept(here):
         sweep.run("a", "ssimbad", {"finetune.images": "32"})
 
 
-def test_the_table_has_the_best_first_and_the_values_that_differ(here):
+def tabled(here, levels, told):
+    """The files of the table of a sweep of two rates and two seeds, measured by PSNR."""
     sweep.run("rates", "ssimbad", {"finetune.learning_rate": "1.0e-3,2.0e-3"}, [0, 1])
     p, files = laid("rates"), []
-    for method, level in (("ssimbad-01", 15.0), ("ssimbad-02", 16.0)):
+    for method, level in levels.items():
         for seed in p.seeds:
             base = here / f"{method}/finetune/seed-{seed}/same"
             artifacts.write_text(base.with_suffix(".csv"), f"id,psnr\na,{level + seed}\nb,{level + seed}\n")
             about = {"method": method, "stage": "finetune", "seed": seed, "setting": "same", "n": 2, "size": 16}
-            artifacts.write_json(base.with_suffix(".json"), about | {"metrics": {"psnr": entry(level + seed)}})
+            artifacts.write_json(base.with_suffix(".json"), about | {"metrics": {"psnr": told(level + seed)}})
             files.append(base)
     outputs = {key: here / f"out{e}" for key, e in (("sweep", ".csv"), ("sweep_md", ".md"), ("sweep_tex", ".tex"))}
     inputs = {"summaries": [f.with_suffix(".json") for f in files], "images": [f.with_suffix(".csv") for f in files]}
     (instance,) = [i for i in table.instances(p) if i.name == "sweep"]
     sweep_table.run(View(p, instance.params), inputs, outputs, Job("sweep", here))
+    return outputs
+
+
+def test_a_table_without_a_single_value_names_the_points(here):
+    outputs = tabled(here, {"ssimbad-01": 15.0, "ssimbad-02": 16.0}, lambda _: measure.missing(2, "no such value"))
+    text = outputs["sweep_md"].read_text()
+    assert "| 0.001 |" in text and "| 0.002 |" in text and "PSNR" not in text
+
+
+def test_the_table_has_the_best_first_and_the_values_that_differ(here):
+    outputs = tabled(here, {"ssimbad-01": 15.0, "ssimbad-02": 16.0}, entry)
     text = outputs["sweep_md"].read_text()
     assert "| finetune.learning_rate | PSNR (dB) ↑ |" in text and "over 2 seeds" in text
     assert text.index("| 0.002 | 16.50") < text.index("| 0.001 | 15.50")

@@ -1,6 +1,9 @@
 """The one exception that means: the user can mend this. It ends as one line on stderr, never as a traceback."""
 
 import re
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _USER = re.compile(r"(?<=://)[^/\s]\S*@")
 _SECRET = re.compile(r"(?i)([?&;][^=&;\s]*(?:pass|pwd|token|secret|key|sig)[^=&;\s]*=)[^&;\s]*")
@@ -14,6 +17,17 @@ def masked(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """What somebody else's exception says first; its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def there(thing: T | None) -> T:
+    """What is never None where this is asked: the block of parameters that a stage is for, what a metric needs.
+
+    Raises:
+        ValueError: it is None, which is a mistake in the program and not the user's.
+    """
+    if thing is None:
+        raise ValueError("None, where something was sure to be")
+    return thing
 
 
 class UserError(Exception):

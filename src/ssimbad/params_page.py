@@ -108,13 +108,13 @@ def _sections(place: str, model: type[BaseModel], shown: set[type[BaseModel]]) -
         yield from _sections(path, inner, shown)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _model_in(annotation: object) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((m for a in typing.get_args(annotation) if (m := _model_in(a)) is not None), None)
 
 
-def _path(place: str, name: str, annotation: Any) -> str:
+def _path(place: str, name: str, annotation: object) -> str:
     path = f"{place}.{name}" if place else name
     return path + {dict: ".<method>", list: ".-"}.get(typing.get_origin(annotation), "")
 
@@ -127,7 +127,7 @@ def _type(field: FieldInfo) -> str:
 _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "min_length": "length ≥"}
 
 
-def _named(annotation: Any) -> str:
+def _named(annotation: object) -> str:
     if _model_in(annotation) is not None:
         return "keys" if typing.get_origin(annotation) is not list else "list of keys"
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)

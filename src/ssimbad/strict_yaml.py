@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ssimbad.errors import ParameterError
+from ssimbad.errors import ParameterError, there
 
 _TAGS = "tag:yaml.org,2002:"  # written `!!`
 LARGEST = 1 << 20  # bytes of a file
@@ -54,7 +54,7 @@ def parse(text: str, source: str) -> Any:
         _Check(loader, source).values(root, "")
         return loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        mark = there(error.problem_mark or error.context_mark)
         said = ", ".join(filter(None, (error.context, error.problem)))
         raise ParameterError(f"{source}, line {mark.line + 1}: not valid YAML: {said}") from None
     except RecursionError:
@@ -94,7 +94,7 @@ class _Check:
         return []
 
     def _once(self, node: yaml.MappingNode, place: str) -> None:
-        lines: dict[Any, int] = {}
+        lines: dict[Hashable, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._fault(key, f"{place or 'the file'} has a key that is no word")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import NotRequired, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssimbad.errors import there
 from ssimbad.methods.contract import Conditions, Fresh, Method
 from ssimbad.pairing import resize
 from ssimbad.params.base import Colour
@@ -28,7 +29,7 @@ Colorize = Callable[[Conditions, Fresh, Colour, Watch | None], Tensor]
 
 def bound(method: Method, model: nn.Module) -> Colorize:
     """The verb of a method, for one model."""
-    return partial(method.colorize, model)
+    return partial(there(method.colorize), model)
 
 
 def stream(seed: int, k: int) -> int:
@@ -122,15 +123,25 @@ def pieces(
     return pool.ordered_map(colour_one, range(0, len(ids), chunk), artists)
 
 
+class Settings(TypedDict):
+    """Of `pieces`."""
+
+    chunk: int
+    seed: int
+    precision: str
+    channels_last: bool
+    watch: NotRequired[Watch | None]
+
+
 def colour(
     colorize: Colorize,
-    given: Mapping[str, Tensor],
+    given: Mapping[str, Tensor | Stored],
     ids: Sequence[str],
     how: Colour,
     *,
     device: torch.device,
     threads: int = 1,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> np.ndarray:
     """(N, S, S, 3) uint8: all pieces together, on one device or on so many cores of a CPU; see `pieces`."""
     artists = [(colorize, place) for place in devices.workers([device], threads)]

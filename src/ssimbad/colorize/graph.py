@@ -35,7 +35,9 @@ def written(model: nn.Module, what: Exported) -> bytes:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of constants in a trace, and of the other exporter
         torch.onnx.export(
-            _Call(model, what).eval(), given, buffer, dynamo=False, opset_version=OPSET,
+            _Call(model, what).eval(), given,
+            buffer,  # ty: ignore[invalid-argument-type] of the old exporter, which torch's types have forgotten
+            dynamo=False, opset_version=OPSET,
             input_names=list(what.inputs), output_names=[what.output],
             dynamic_axes={name: {0: "batch"} for name in (*what.inputs, what.output)},
         )  # fmt: skip

@@ -69,7 +69,7 @@ def read(colours: np.ndarray, alpha: np.ndarray | None, how: str = "auto") -> Dr
         if grey.min() == grey.max():
             raise Blank
         return Drawing(colours, grey, np.inf)
-    if drawn_in_alpha(colours, alpha):
+    if alpha is not None and drawn_in_alpha(colours, alpha):
         colours = np.repeat(255 - alpha[..., None], 3, axis=2)
     light = how == "invert" or (how == "auto" and light_on_dark(colours))
     if light:
@@ -80,9 +80,9 @@ def read(colours: np.ndarray, alpha: np.ndarray | None, how: str = "auto") -> Dr
     return Drawing(colours, lines, width(lines < 128))
 
 
-def drawn_in_alpha(colours: np.ndarray, alpha: np.ndarray | None) -> bool:
+def drawn_in_alpha(colours: np.ndarray, alpha: np.ndarray) -> bool:
     """Whether the lines are light ones on transparent paper: on white they are gone, or nearly."""
-    if alpha is None or (share := float((alpha > 127).mean())) > 0.5 or not share:
+    if (share := float((alpha > 127).mean())) > 0.5 or not share:
         return False
     return float((colours[alpha > 127].min(axis=1) > 200).mean()) > 0.5
 

@@ -15,6 +15,7 @@ from ssimbad.errors import UserError
 from ssimbad.methods import registry
 from ssimbad.methods.contract import Method, Part, Setup
 from ssimbad.params.base import Colour, Positive
+from ssimbad.runtime import devices
 from ssimbad.training import checkpoints
 
 _LARGEST = 1 << 16
@@ -85,11 +86,10 @@ def trained(weights: Path, device: torch.device, channels_last: bool) -> Trained
     stored = tuple(part for part in parts(setup) if any(name.startswith(part) for name in tensors))
     checkpoints.load_into(model, tensors, weights, tuple(part for part in parts(setup) if part not in stored))
     fill(model, setup, stored)
-    memory = torch.channels_last if channels_last else torch.contiguous_format
-    return Trained(model.to(device, memory_format=memory).eval(), setup, made.parameters, colour, made.stage)
+    return Trained(devices.placed(model, device, channels_last).eval(), setup, made.parameters, colour, made.stage)
 
 
-def _require_of_size(described: Any, setup: Setup, numbers: int) -> None:
+def _require_of_size(described: object, setup: Setup, numbers: int) -> None:
     """Raise ValueError for a network that holds more than the file's numbers, before there is memory for it."""
     if _largest(described) > _LARGEST:
         raise ValueError("no network has such a number")
@@ -100,7 +100,7 @@ def _require_of_size(described: Any, setup: Setup, numbers: int) -> None:
         raise ValueError("more numbers than the file has")
 
 
-def _largest(value: Any) -> int:
+def _largest(value: object) -> int:
     """Of the whole numbers in a description."""
     if isinstance(value, dict):
         value = list(value.values())

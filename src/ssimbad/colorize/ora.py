@@ -29,7 +29,7 @@ def members(layers: Mapping[str, np.ndarray]) -> list[tuple[str, bytes]]:
         about = {"name": name, "src": file, "x": "0", "y": "0", "opacity": "1.0", "visibility": "visible"}
         ElementTree.SubElement(stack, "layer", about | {"composite-op": "svg:src-over"})
         files.append((file, png_bytes(layer)))
-    for layer in reversed(layers.values()):
+    for layer in reversed([*layers.values()]):
         merged = Image.alpha_composite(merged, Image.fromarray(layer))
     files.append(("mergedimage.png", png_bytes(np.asarray(merged))))
     merged.thumbnail((_THUMBNAIL, _THUMBNAIL))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ssimbad.colorize import chunks, hub, ink, layers, load, ora
 from ssimbad.colorize.pictures import Picture, Wrong, frame, read, to_model, to_share, to_square
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, there
 from ssimbad.methods import registry
 from ssimbad.pairing import masks, resize
 from ssimbad.params.base import MOST_STEPS, Colour, Sampler
@@ -238,7 +238,7 @@ class _Told:
 
     def call(self, sigma: float, denoised: Tensor) -> None:
         self._made = min(self._made + 1, self._calls)
-        self.progress(self._made, self._calls, resize.to_bytes(denoised[:1].clamp(-1, 1))[0])
+        there(self.progress)(self._made, self._calls, resize.to_bytes(denoised[:1].clamp(-1, 1))[0])
 
     def end(self, image: np.ndarray) -> None:
         if self.progress:
@@ -246,7 +246,9 @@ class _Told:
 
 
 def _several(pictures: Picture | Sequence[Picture]) -> list[Picture]:
-    return [pictures] if isinstance(pictures, bytes | bytearray | memoryview | np.ndarray) else list(pictures)
+    if isinstance(pictures, bytes | bytearray | memoryview | np.ndarray):
+        return [pictures]  # ty: ignore[invalid-explicit-return] whoever has bytes in another form may give them too
+    return list(pictures)
 
 
 def with_sampler(loaded: load.Trained, name: str | None, steps: int | None) -> Colour:

@@ -7,49 +7,72 @@ through the chain from their own timestep too, and what the network takes for no
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, ParamSpec, TypedDict, TypeVar, cast, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load
+from ssimbad.errors import there
 from ssimbad.faces import manifest
 from ssimbad.methods import ddpm_faces
 from ssimbad.methods.ddpm_faces import Options
 from ssimbad.metrics import bootstrap, measure, psnr
 from ssimbad.metrics.contract import Given
 from ssimbad.metrics.test_set import at_size
+from ssimbad.networks.denoiser import NoisePredictor
 from ssimbad.pairing import resize
 from ssimbad.params.base import Colour, Sampler
-from ssimbad.params.view import View
+from ssimbad.params.blocks import Reverse
+from ssimbad.params.tree import Params
 from ssimbad.runtime import devices, pool
 from ssimbad.runtime.job import Job
-from ssimbad.samplers.ancestral import VARIANCES
+from ssimbad.samplers.ancestral import VARIANCES, Variance
 
-COLUMNS = ("what", "t", "chain", "variance", "metric", "value", "ci_low", "ci_high", "n")
-CHAINS = ("whole", "matched")
+
+class Line(TypedDict, total=False):
+    """Of the CSV."""
+
+    what: str
+    t: int | None
+    chain: str | None
+    variance: str | None
+    metric: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+
+
+COLUMNS = tuple(Line.__annotations__)
+Chain = Literal["whole", "matched"]
+CHAINS: tuple[Chain, ...] = get_args(Chain)
 
 Pictures = Iterator[tuple[str, np.ndarray]]
 """Names without ending, and (N, S, S, 3) uint8."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Lab:
     """What every part of the stage needs."""
 
-    model: nn.Module
+    model: NoisePredictor
     device: torch.device
     threads: int
-    params: View
+    params: Params
 
     @property
-    def asked(self) -> Any:
-        return self.params.report.reverse
+    def asked(self) -> Reverse:
+        return there(self.params.report.reverse)
 
     def coloured(
         self, ids: list[str], options: Options, steps: int, threads: int, faces: Tensor | None = None
@@ -65,11 +88,11 @@ class Lab:
             channels_last=self.params.training.channels_last, threads=threads,
         )  # fmt: skip
 
-    def noise(self, ids: list[str]) -> Any:
+    def noise(self, ids: list[str]) -> Callable[..., torch.Tensor]:
         """The source of each image's noise, from its beginning."""
         return chunks.noise(self.params.colorize.seed, ids, lambda images: images.to(self.device))
 
-    def spread(self, plans: list[Any]) -> list[torch.device]:
+    def spread(self, plans: Sized) -> list[torch.device]:
         """Where plans are carried out side by side."""
         return devices.workers([self.device], min(self.threads, len(plans)))
 
@@ -78,7 +101,7 @@ def by(steps: int) -> Sampler:
     return Sampler(name="ancestral", steps=steps)
 
 
-def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """Draw and recover by all steps, with noise in the last one too, as the public code does.
 
     inputs: weights, made, test (.npy), manifest. outputs: pictures (.zip of PNGs: `samples-<variance>`,
@@ -87,11 +110,11 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     """
     device = devices.pick()
     loaded = load.trained(inputs["weights"], device, params.training.channels_last)
-    lab = Lab(loaded.model, device, job.threads, params)
+    lab = Lab(cast("NoisePredictor", loaded.model), device, job.threads, params)
     ids = manifest.ids(inputs["manifest"], "test")
     count = min(lab.asked.images, len(ids))
     originals = at_size(inputs["test"], params.data.size, ids)[:count]
-    lines: list[dict[str, Any]] = []
+    lines: list[Line] = []
     pictures = itertools.chain(drawn(lab), watched(lab), recovered(lab, ids[:count], originals, lines))
     asked = lab.asked
     total = len(VARIANCES) * (asked.samples + asked.trajectories * asked.snapshots)
@@ -126,7 +149,7 @@ def watched(lab: Lab) -> Pictures:
     """x_t of the first samples at evenly spaced steps, from pure noise to the image."""
     ids, cuts = names(lab.asked.trajectories), np.linspace(0, lab.asked.steps, lab.asked.snapshots).round().astype(int)
 
-    def walk(_: torch.device, variance: str) -> list[np.ndarray]:
+    def walk(_: torch.device, variance: Variance) -> list[np.ndarray]:
         options, fresh = Options(variance=variance, last_noise=True), lab.noise(ids)
         shape = lab.model.shape
         x, grid = ddpm_faces.begun(lab.model, None, fresh(*shape), lab.asked.steps, options)
@@ -143,7 +166,7 @@ def watched(lab: Lab) -> Pictures:
             yield f"trajectories-{variance}-{k}", np.stack(snapshots)
 
 
-def _inferred(work: Any) -> Any:
+def _inferred(work: Callable[P, T]) -> Callable[P, T]:
     """Inference mode belongs to a thread."""
     return torch.inference_mode()(work)
 
@@ -158,7 +181,7 @@ def timestep(lab: Lab, start: float) -> int:
     return max(1, round(start * len(lab.model.sigmas)))
 
 
-def recovered(lab: Lab, ids: list[str], originals: np.ndarray, lines: list[dict[str, Any]]) -> Pictures:
+def recovered(lab: Lab, ids: list[str], originals: np.ndarray, lines: list[Line]) -> Pictures:
     """Faces noised to t and brought back, from t (matched) and from the last timestep (whole, as published).
 
     `lines` gets, of the noisy faces and of each way back, `psnr` to the original and `contrast`, the standard deviation
@@ -169,7 +192,7 @@ def recovered(lab: Lab, ids: list[str], originals: np.ndarray, lines: list[dict[
     lines.append(_line(lab, ("original", None, None, None), "contrast", _contrast(originals)))
     plans = [(s, c, v) for s in lab.asked.start for c in CHAINS for v in VARIANCES]
 
-    def back(_: torch.device, plan: tuple[float, str, str]) -> np.ndarray:
+    def back(_: torch.device, plan: tuple[float, Chain, Variance]) -> np.ndarray:
         start, chain, variance = plan
         options = Options(variance=variance, last_noise=True, start=start, chain=chain)
         steps = lab.asked.steps if chain == "whole" else lab.asked.steps_from(start)
@@ -193,7 +216,7 @@ def x_t(lab: Lab, faces: Tensor, noise: Tensor, t: int) -> Tensor:
 
 
 @torch.inference_mode()
-def taken_for_noise(lab: Lab, ids: list[str], originals: np.ndarray) -> list[dict[str, Any]]:
+def taken_for_noise(lab: Lab, ids: list[str], originals: np.ndarray) -> list[Line]:
     """Which part of its input the network calls noise: the coefficient of the regression of sqrt(1 - alpha_bar)
     eps(x_t), which the step takes for the noise in x_t, on x_t; by the noise level of the input, asked at the last
     timestep (`whole`) and at the input's own (`matched`)."""
@@ -214,7 +237,7 @@ About = tuple[str, int | None, str | None, str | None]
 """what, t, chain, variance"""
 
 
-def _measured(lab: Lab, about: About, images: np.ndarray, originals: np.ndarray) -> list[dict[str, Any]]:
+def _measured(lab: Lab, about: About, images: np.ndarray, originals: np.ndarray) -> list[Line]:
     scores = measure.per_image([psnr.METRIC], Given(images, originals))
     return [_line(lab, about, "psnr", scores["psnr"]), _line(lab, about, "contrast", _contrast(images))]
 
@@ -223,9 +246,9 @@ def _contrast(images: np.ndarray) -> np.ndarray:
     return (images / 255.0).std(axis=(1, 2, 3))
 
 
-def _line(lab: Lab, about: About, metric: str, values: np.ndarray) -> dict[str, Any]:
+def _line(lab: Lab, about: About, metric: str, values: np.ndarray) -> Line:
     judged = lab.params.evaluation
     found = bootstrap.mean(values, resamples=judged.bootstrap, confidence=judged.confidence, seed=judged.seed)
-    ends = {"value": found.value, "ci_low": found.low, "ci_high": found.high}
-    rounded = {key: None if end is None else round(end, measure.DIGITS) for key, end in ends.items()}
-    return dict(zip(COLUMNS, about, strict=False)) | {"metric": metric, "n": len(values)} | rounded
+    what, t, chain, variance = about
+    line: Line = {"what": what, "t": t, "chain": chain, "variance": variance, "metric": metric, "n": len(values)}
+    return {**line, **measure.interval(found)}

@@ -13,7 +13,7 @@ from ssimbad.faces import manifest
 from ssimbad.methods import registry
 from ssimbad.methods.contract import MASKS
 from ssimbad.pairing import resize
-from ssimbad.params.view import View
+from ssimbad.params.tree import Params
 from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
 
@@ -27,7 +27,7 @@ _PART = 1024
 """Images after which a part is saved, from which a stage that was stopped goes on."""
 
 
-def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
+def run(params: Params, inputs: Paths, outputs: Paths, job: Job) -> None:
     """Colour the test set in one reference setting, chunks of ids spread over the devices of the job or its cores.
 
     What was coloured before the stage was stopped is taken over, part by part, from the job's scratch.

@@ -41,8 +41,13 @@ class Job:
     @property
     def inputs(self) -> Mapping[str, Sequence[Path]]:
         """By the painter's arguments."""
-        found = {"sketch": [self.sketch], "reference": self.references, "reference_mask": self.reference_masks}
-        return {name: paths for name, paths in (found | {"mask": self.mask and [self.mask]}).items() if paths}
+        found = {
+            "sketch": [self.sketch],
+            "reference": self.references,
+            "reference_mask": self.reference_masks,
+            "mask": [self.mask] if self.mask else None,
+        }
+        return {name: paths for name, paths in found.items() if paths}
 
 
 def command(given: Mapping[str, Any], repeated: Path | None = None, note: Path | None = None) -> None:
@@ -174,9 +179,11 @@ def _coloured(painter: Painter, jobs: Sequence[Job], how: Mapping[str, Any]) -> 
 
     def colour(painter: Painter, job: Job) -> tuple[Job, Answer | Wrong]:
         try:
-            given = {name: [_read(name, path, i) for i, path in enumerate(paths)] for name, paths in job.inputs.items()}
-            one = {name: pictures[0] for name, pictures in given.items() if name in ("sketch", "mask")}
-            answer = painter.colour(**(given | one), **how)
+            given: dict[str, Any] = {
+                name: [_read(name, path, i) for i, path in enumerate(paths)] for name, paths in job.inputs.items()
+            }
+            given |= {name: pictures[0] for name, pictures in given.items() if name in ("sketch", "mask")}
+            answer = painter.colour(**given, **how)
         except Wrong as wrong:
             return job, wrong
         for name, path in job.places.items():
@@ -217,7 +224,7 @@ def _jobs(
             if path and path.is_dir():
                 raise ParameterError(f"--{name} {path}: a folder, but the sketch is one file; name one picture")
         written = {name: _place(name, path, sketch) for name, path in places.items()}
-        return [Job(sketch, references, mask, reference_mask and [reference_mask], written)]
+        return [Job(sketch, references, mask, [reference_mask] if reference_mask else None, written)]
     sketches, others = folders.pictures(sketch)
     if not sketches:
         raise UserError(f"{sketch}: no picture in this folder; name one that has some")

@@ -20,7 +20,7 @@ from dicebear import Avatar, Style
 from PIL import Image
 
 from ssimbad.artifacts import png_bytes
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, there
 from ssimbad.faces import scenes
 from ssimbad.faces.palettes import all_colours, draw_palette, with_scene
 from ssimbad.seeding import derive
@@ -99,7 +99,7 @@ def render(style: str, shape: Shape, palette: Palette, size: int) -> bytes:
 
 def render_landscape(shape: Shape, palette: Palette, size: int) -> bytes:
     """The scene of `render` without the figure, of a face before a scene."""
-    return scenes.render(shape[SCENE], palette, size)
+    return scenes.render(there(shape[SCENE]), palette, size)
 
 
 def render_mask(style: str, shape: Shape, palette: Palette, size: int) -> bytes:

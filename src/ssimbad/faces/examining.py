@@ -17,7 +17,7 @@ from ssimbad.faces import framing, halves
 from ssimbad.faces.reading import Unreadable, opaque, resized
 from ssimbad.faces.sources import registry
 from ssimbad.faces.sources.contract import Picture, Source
-from ssimbad.params.view import View
+from ssimbad.params.blocks import Data
 from ssimbad.runtime.job import Job
 from ssimbad.runtime.pool import ordered_map
 
@@ -65,17 +65,22 @@ class Look:
 class Looks(Protocol):
     """What was seen of pictures, and the squares of faces: by reading the source, or by those who have read it."""
 
-    again: str
-    """What to do where the source is not what was seen."""
+    @property
+    def again(self) -> str:
+        """What to do where the source is not what was seen."""
+        ...
 
     def seen(self, job: Job) -> list[list[Seen]]:
         """The faces of each picture of the source, in the order of its listing."""
+        ...
 
     def face(self, picture: Picture, seen: Seen) -> np.ndarray | None:
         """(S, S, 3) uint8; None where the file is not what was seen. Raises `Unreadable`."""
+        ...
 
     def sketch(self, picture: Picture, seen: Seen) -> np.ndarray | None:
         """(S, S) uint8: the given one of a face that has one; None and `Unreadable` as `face`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Reader:
 
 
 @contextmanager
-def opened(data: View, raw: Path, job: Job) -> Iterator[Reader]:
+def opened(data: Data, raw: Path, job: Job) -> Iterator[Reader]:
     """The source that the parameters name, and how it is read; what was recognised is said.
 
     Raises:
@@ -229,7 +234,7 @@ def _face(reader: Reader, seen: Seen, face: Image.Image, grey: Image.Image | Non
     if seen.box and _flat(Image.fromarray(image)):
         return Look(Seen(seen.box, fault="one flat colour"))
     seen = replace(seen, pixels=digest(image.tobytes()), drawing=halves.look(image).drawing)
-    return Look(seen, image, grey and (lambda: reader.square(grey, seen.box, face.size)))
+    return Look(seen, image, (lambda: reader.square(grey, seen.box, face.size)) if grey else None)
 
 
 def _half_fault(reader: Reader, whole: Image.Image) -> str:

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, there
 from ssimbad.faces.sources import registry, store
 from ssimbad.files import unlike
-from ssimbad.params.view import View
+from ssimbad.params.tree import Params
 from ssimbad.runtime.job import Job
 
 
-def run(params: View, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
     """Write every file of the source into `zip`, as it comes.
 
     Raises:
@@ -21,7 +21,7 @@ def run(params: View, inputs: Mapping[str, Path], outputs: Mapping[str, Path], j
     """
     source = params.data.source
     kind = registry.of(source)
-    files = kind.fetch(source, store.image_bytes(params.data.max_pixels), lambda line: job.say(f"fetch: {line}"))
+    files = there(kind.fetch)(source, store.image_bytes(params.data.max_pixels), lambda line: job.say(f"fetch: {line}"))
     count = 0
 
     def counted() -> Iterator[tuple[str, bytes]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from skimage.feature import Cascade
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height, pixels of the upright picture."""
@@ -90,7 +93,7 @@ def _around(x: float, y: float, side: float, scale: float, size: tuple[int, int]
 
 
 @cache
-def _cascade() -> Any:
+def _cascade() -> Cascade:
     from skimage.feature import Cascade
 
     return Cascade(str(files("ssimbad.faces").joinpath("cascade/lbpcascade_animeface.xml")))
@@ -103,4 +106,7 @@ def written(box: Box | None) -> str:
 
 def read(text: str | None) -> Box | None:
     """Of the manifest."""
-    return tuple(map(int, text.split())) if text else None  # type: ignore[return-value]
+    if not text:
+        return None
+    left, top, width, height = map(int, text.split())
+    return left, top, width, height

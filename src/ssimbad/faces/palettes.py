@@ -8,6 +8,7 @@ reference.
 import colorsys
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def with_scene(palette: dict[str, str], rng: np.random.Generator) -> dict[str, s
             return {**palette, "far": _hex(far), "near": _hex(near)}
 
 
-def _apart(colours: list[tuple[float, ...]]) -> bool:
+def _apart(colours: Sequence[tuple[float, ...]]) -> bool:
     return min(math.dist(a, b) for a, b in itertools.combinations(colours, 2)) >= _LEAST_DISTANCE
 
 

@@ -7,15 +7,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ssimbad import artifacts
+from ssimbad.errors import there
 from ssimbad.faces.embedded import Palette, Shape, credit, draw_faces, face_ids, render, render_landscape
 from ssimbad.faces.splits import split_ids
-from ssimbad.params.view import View
+from ssimbad.params.tree import Params
 from ssimbad.runtime.job import Job
 
 _Drawing = tuple[str, Shape, Palette, int]
 
 
-def run(params: View, inputs: dict, outputs: dict[str, Path], job: Job) -> None:
+def run(params: Params, inputs: dict, outputs: dict[str, Path], job: Job) -> None:
     """Write the rendered faces, their shapes and palettes.
 
     outputs: `zip` (`<id>.png`, and CREDITS.txt for the artwork), `shapes` ({id: {"shape", "palette"}}) and, of faces
@@ -25,7 +26,7 @@ def run(params: View, inputs: dict, outputs: dict[str, Path], job: Job) -> None:
         UserError: `data.train` is null, or more faces are asked than there are shapes.
     """
     data, style, size = params.data, params.embedded.style, params.embedded.size
-    ids = face_ids(data.train + data.val + data.test)
+    ids = face_ids(there(data.train) + data.val + data.test)
     faces = draw_faces(ids, style, params.embedded.seed, params.embedded.background)
     with _rendering([(style, *faces[id_], size) for id_ in ids], job) as pngs:
         rendered = ((f"{id_}.png", next(pngs)) for id_ in ids)

@@ -7,7 +7,7 @@ picture and the square of each face without a fault, and decides nothing.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from ssimbad.errors import UserError
 from ssimbad.faces import examining
 from ssimbad.faces.examining import Reader, Seen
 from ssimbad.faces.sources.contract import Picture
-from ssimbad.params.view import View
+from ssimbad.params.tree import Params
 from ssimbad.runtime.job import Job
 
 
-def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """Read and check the pictures of one shard: a contiguous part of the source's listing.
 
     inputs: `raw` (folder or archive). outputs: `seen` (JSON: a list of {"name", "faces"}, a picture each, the faces as
@@ -55,7 +55,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
 
 def _drawn(reader: Reader, picture: Picture) -> list[tuple[Seen, np.ndarray | None, np.ndarray | None]]:
     looks = examining.examine(reader, picture)
-    return [(look.seen, look.square, look.sketch and look.sketch()) for look in looks]
+    return [(look.seen, look.square, look.sketch() if look.sketch else None) for look in looks]
 
 
 class Gathered:
@@ -101,7 +101,7 @@ class Gathered:
 
 
 def _seen(told: dict[str, Any]) -> Seen:
-    return Seen(**told | {"box": told["box"] and tuple(told["box"])})
+    return replace(Seen(**told), box=tuple(told["box"]) if told["box"] else None)
 
 
 class _Rows:

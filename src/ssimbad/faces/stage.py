@@ -17,7 +17,8 @@ from ssimbad.faces.reading import FORMATS, Unreadable
 from ssimbad.faces.sources.contract import Picture, Source
 from ssimbad.faces.splits import SPLITS, find_listed, offered_ids, read_list, split_ids
 from ssimbad.pairing.references import require_apart
-from ssimbad.params.view import View
+from ssimbad.params.blocks import Data
+from ssimbad.params.tree import Params
 from ssimbad.runtime.job import Job
 
 COLUMNS = ("id", "split", "source", "sha256", "width", "height", "sketch")
@@ -28,7 +29,7 @@ _STRAY = 0.05
 """Share of drawings among faces, from which on they are no chance."""
 
 
-def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """Read, check, split and store every image of the source.
 
     Images are read twice, first to check them and then to store the chosen ones straight into their place:
@@ -77,7 +78,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     _report(job, outputs, splits, usable, quarantine)
 
 
-def _splits(data: View, usable: dict[str, Picture], listed: list[str] | None) -> dict[str, list[str]]:
+def _splits(data: Data, usable: dict[str, Picture], listed: list[str] | None) -> dict[str, list[str]]:
     asked = (data.train, data.val, data.test, data.seed, listed)
     if data.splits == "drawn":
         return split_ids(usable, *asked)

@@ -16,7 +16,7 @@ SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
 class LPIPS(lpips.LPIPS):
     """(B, 3, H, W) twice in [-1, 1] → (B,) distances."""
 
-    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:  # ty: ignore[incompatible-method-override] has no options
         return super().forward(image, target).flatten()
 
 

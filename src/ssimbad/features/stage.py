@@ -5,10 +5,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
+from ssimbad.params.blocks import WeightFile
+from ssimbad.params.tree import Params
 from ssimbad.runtime.job import Job
 
 BLOCK = 1 << 20
@@ -16,7 +18,7 @@ TIMEOUT = 30
 """Seconds without a byte after which the download is given up."""
 
 
-def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
     """Bring the file of every network named in `outputs` (inception, alexnet, vgg19 …). A file that is right is kept.
 
     Raises:
@@ -26,7 +28,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
         fetch(getattr(params.weights, name), name, target, job)
 
 
-def fetch(entry: Any, name: str, target: Path, job: Job) -> None:
+def fetch(entry: WeightFile, name: str, target: Path, job: Job) -> None:
     """Copy `entry.path`, or else download `entry.url`, to `target` if its SHA-256 is `entry.sha256`.
 
     Raises:
@@ -55,7 +57,7 @@ def fetch(entry: Any, name: str, target: Path, job: Job) -> None:
     job.say(f"weights: {name} -> {target}")
 
 
-def _open(entry: Any) -> BinaryIO:
+def _open(entry: WeightFile) -> BinaryIO:
     if entry.path:
         return Path(entry.path).open("rb")
     return urllib.request.urlopen(entry.url, timeout=TIMEOUT)
@@ -64,7 +66,8 @@ def _open(entry: Any) -> BinaryIO:
 def _copy(stream: BinaryIO, file: BinaryIO, job: Job) -> str:
     """Copy block by block with a bar in megabytes; the SHA-256 of what went through."""
     digest = hashlib.sha256()
-    length = int(stream.headers.get("Content-Length") or 0) if hasattr(stream, "headers") else 0
+    headers = getattr(stream, "headers", {})  # of what is fetched
+    length = int(headers.get("Content-Length") or 0)
     with job.progress(length // BLOCK, "MiB") as bar:
         for block in _blocks(stream):
             digest.update(block)

@@ -6,7 +6,7 @@ so that it shares samplers and trajectory refinement with the other rows.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import Field
 
@@ -16,10 +16,25 @@ from ssimbad.params.base import Above0, Colour, Positive, Sampler, Strict
 from ssimbad.samplers.counts import ODE
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from ssimbad.networks.denoiser import NoisePredictor
     from ssimbad.noise.transforms import Phi
     from ssimbad.samplers.ode import Watch
+
+
+class Timed(Protocol):
+    """A model that is trained and sampled at the timesteps of a DDPM."""
+
+    @property
+    def sigmas(self) -> Tensor:
+        """(T,) float64, rising."""
+        ...
+
+    @property
+    def as_published(self) -> bool:
+        """Whether chains are those of the public code of AnimeDiffusion."""
+        ...
 
 
 class Config(chain.Dropping):
@@ -46,7 +61,7 @@ def remarks(config: Config, options: Strict, features: bool) -> list[str]:
     return ["AnimeDiffusion as published: inversion without the timestep, chains that start below the last timestep."]
 
 
-def build(setup: Setup) -> nn.Module:
+def build(setup: Setup) -> NoisePredictor:
     from ssimbad.networks.denoiser import NoisePredictor
     from ssimbad.networks.unet import UNet
     from ssimbad.noise import ddpm
@@ -57,7 +72,7 @@ def build(setup: Setup) -> nn.Module:
     return NoisePredictor(network, sigmas, config.as_published, config)
 
 
-def levels(model: nn.Module, steps: int) -> Tensor:
+def levels(model: Timed, steps: int) -> Tensor:
     """sigma at N timesteps from the last one down to the first, then 0; (N + 1,) float64."""
     import torch
 
@@ -69,7 +84,7 @@ def levels(model: nn.Module, steps: int) -> Tensor:
     return torch.cat([model.sigmas.cpu()[t.clamp(max=last)], torch.zeros(1, dtype=torch.float64)])
 
 
-def axis(model: nn.Module) -> Phi:
+def axis(model: Timed) -> Phi:
     """The timestep as a function of sigma."""
     from ssimbad.noise import transforms
 
@@ -77,7 +92,9 @@ def axis(model: nn.Module) -> Phi:
     return transforms.make({"form": "empirical", "sigmas": sigmas, "values": range(len(sigmas))})
 
 
-def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
+def training_step(
+    model: NoisePredictor, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None
+) -> Losses:
     if plan.objective != "noise":
         return _chain_step(model, batch, plan, rng, features)
     t = (rng.uniform() * len(model.sigmas)).long()
@@ -89,7 +106,7 @@ def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features
     return Losses(per_image.mean(), per_image.detach(), sigma)
 
 
-def _chain_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None) -> Losses:
+def _chain_step(model: NoisePredictor, batch: Batch, plan: Plan, rng: Rng, features: Features | None) -> Losses:
     fresh, sampler = chain.image_noise(rng.normal, batch), plan.options.sampler
     grid = levels(model, sampler.steps)
     noise = fresh()
@@ -100,10 +117,15 @@ def _chain_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: 
 
 def pure(noise: Tensor, grid: Tensor) -> Tensor:
     """x_T ~ N(0, 1) as x = x_T / sqrt(alpha_bar_T) = sqrt(1 + sigma²)·noise, at sigma = grid[0]."""
-    return float((1 + grid[0] ** 2).sqrt()) * noise
+    return deviation(grid) * noise
 
 
-def inverted(model: nn.Module, batch: Batch, noise: Tensor, grid: Tensor) -> Tensor:
+def deviation(grid: Tensor) -> float:
+    """sqrt(1 + sigma²) at sigma = grid[0]."""
+    return float((1 + grid[0] ** 2).sqrt())
+
+
+def inverted(model: NoisePredictor, batch: Batch, noise: Tensor, grid: Tensor) -> Tensor:
     """x at grid[0] from the target: noise to the lowest level of the grid, from there DDIM backwards; no gradient."""
     import torch
 
@@ -118,15 +140,15 @@ def inverted(model: nn.Module, batch: Batch, noise: Tensor, grid: Tensor) -> Ten
         )
 
 
-def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
-    noise, grid = chain.image_noise(fresh, given), levels(model, colour.sampler.steps)
-    sampler = chain.make(colour.sampler, noise, axis(model))
+def colorize(model: NoisePredictor, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
+    noise, grid = chain.image_noise(fresh, given), levels(model, colour.by.steps)
+    sampler = chain.make(colour.by, noise, axis(model))
     return chain.colour(model, given, pure(noise(), grid), grid, sampler, colour, watch)
 
 
-def exported(model: nn.Module, setup: Setup, colour: Colour) -> Exported:
-    grid = levels(model, colour.sampler.steps)
-    return chain.exported(setup.size, grid, float(pure(1.0, grid)))
+def exported(model: NoisePredictor, setup: Setup, colour: Colour) -> Exported:
+    grid = levels(model, colour.by.steps)
+    return chain.exported(setup.size, grid, deviation(grid))
 
 
 METHOD = Method(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ssimbad.methods import losses
-from ssimbad.methods.contract import Batch, Conditions, Exported, Features, Losses, Plan, Rng
+from ssimbad.methods.contract import Batch, Conditions, Exported, Features, Losses, Plan, Rng, Shared
 from ssimbad.methods.losses import LOSSES
 from ssimbad.params.base import Above0, Colour, Fraction, Positive, Sampler, Strict
 from ssimbad.samplers.counts import EACH, ODE
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from ssimbad.noise.transforms import Phi
     from ssimbad.samplers import ode
 
+    LossName = str
+else:
+    LossName = Literal[*LOSSES]  # a checker reads no table of names
+
 
 class ImageLoss(Strict):
     """A loss of the finished image."""
 
-    loss: Literal[*LOSSES] = "mse"
+    loss: LossName = "mse"
 
     @property
     def features(self) -> str | None:
@@ -143,7 +147,7 @@ def denoiser(model: Callable[..., Tensor], given: Conditions, colour: Colour, wa
     options = colour.options or Guided()
     denoise = _scaling(model, given, _scaled(options))
     if options.guidance:
-        denoise = _pulled(denoise, given.sketch, options.guidance, colour.sampler)
+        denoise = _pulled(denoise, given.sketch, options.guidance, colour.by)
     return ode.watched(denoise, watch)
 
 
@@ -246,6 +250,6 @@ def exported(size: int, levels: Tensor, start: float) -> Exported:
     return Exported(lambda model, *given: model(*given), inputs, "denoised", tuple(levels.tolist()), start)
 
 
-def fits(config: Strict, size: int, shared: Mapping[str, Any]) -> None:
+def fits(config: Strict, size: int, shared: Shared) -> None:
     """Raises ValueError when images of `size` cannot be halved as often as the shared network does."""
     shared["network"].require_size(size)

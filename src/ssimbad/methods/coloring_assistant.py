@@ -8,9 +8,9 @@ of DiffusionCLIP, Kim et al. 2022). The chain runs in x = x_t / sqrt(alpha_bar_t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,18 +25,19 @@ from ssimbad.methods.contract import (
     Fresh,
     Losses,
     Method,
-    Part,
     Plan,
     Player,
     Rng,
     Setup,
+    Shared,
 )
 from ssimbad.params.base import Colour, Positive, Sampler, Strict
 from ssimbad.samplers.counts import NONE, ODE, Calls
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from ssimbad.networks.denoiser import NoisePredictor
     from ssimbad.samplers.ode import Watch
 
 Even = Annotated[int, Field(ge=2, multiple_of=2)]
@@ -101,13 +102,13 @@ def needs(config: Config, slot: str) -> dict[str, str]:
     return {"frozen": START} if slot == LAST else {}
 
 
-def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
+def fits(config: Config, size: int, shared: Shared) -> None:
     """Raises ValueError when images of `size` cannot be halved three times."""
     if size % 8:
         raise ValueError(f"kind: coloring_assistant halves images three times; make data.size {size} a multiple of 8")
 
 
-def build(setup: Setup) -> nn.Module:
+def build(setup: Setup) -> NoisePredictor:
     from ssimbad.methods import registry
     from ssimbad.networks.coloring_unet import ColoringUNet
     from ssimbad.networks.denoiser import NoisePredictor
@@ -115,13 +116,11 @@ def build(setup: Setup) -> nn.Module:
 
     config: Config = setup.config
     sigmas = ddpm.sigma(config.timesteps, config.beta_start, config.beta_end)
-    model = NoisePredictor(ColoringUNet(7, 3, config.base, config.time), sigmas, config=config)
-    part: Part | None = setup.needed.get("frozen")
-    model.frozen = registry.built(registry.setup_from(part.setup)) if part else None
-    return model
+    network = ColoringUNet(7, 3, config.base, config.time)
+    return NoisePredictor(network, sigmas, config=config, frozen=registry.part(setup, "frozen"))
 
 
-def levels(model: nn.Module, steps: int, level: float = 1.0) -> Tensor:
+def levels(model: NoisePredictor, steps: int, level: float = 1.0) -> Tensor:
     """sigma at the timesteps int(last·k / (N - 1)) from k = N - 1 down to 0, then 0; (N + 1,) float64.
 
     Args:
@@ -139,13 +138,13 @@ def levels(model: nn.Module, steps: int, level: float = 1.0) -> Tensor:
     return torch.cat([model.sigmas.cpu()[t], torch.zeros(1, dtype=torch.float64)])
 
 
-def players(model: nn.Module, plan: Plan, features: Features | None) -> list[Player]:
+def players(model: NoisePredictor, plan: Plan, features: Features | None) -> list[Player]:
     if plan.objective == "noise":
         return [Player(model, partial(noise_step, model))]
     return [Player(model, partial(reference_steps, model, plan.options, features))]
 
 
-def noise_step(model: nn.Module, batch: Batch, rng: Rng) -> Losses:
+def noise_step(model: NoisePredictor, batch: Batch, rng: Rng) -> Losses:
     """The simple loss of DDPM (eq. 14) at t uniform in 1 … T - 1, counted from 0."""
     t = 1 + (rng.uniform() * (len(model.sigmas) - 1)).long()
     sigma = model.sigmas[t].to(batch.target)
@@ -157,7 +156,7 @@ def noise_step(model: nn.Module, batch: Batch, rng: Rng) -> Losses:
 
 
 def reference_steps(
-    model: nn.Module, options: Reference, features: Features | None, batch: Batch, rng: Rng
+    model: NoisePredictor, options: Reference, features: Features | None, batch: Batch, rng: Rng
 ) -> Iterator[Losses]:
     """S / n losses of one batch on the way from the reference's inversion to the target, nothing differentiated across
     them. `sigma` is that of the last network call behind each."""
@@ -183,7 +182,7 @@ def scaled(x: Tensor, sigma: float) -> Tensor:
     return x / (1 + sigma**2) ** 0.5
 
 
-def inverted(model: nn.Module, given: Conditions, grid: Tensor, watch: Watch | None = None) -> Tensor:
+def inverted(model: NoisePredictor, given: Conditions, grid: Tensor, watch: Watch | None = None) -> Tensor:
     """x at grid[0] from the reference, by DDIM backwards without noise and without gradient.
 
     The reference is taken for x_t at the lowest level. The network is the one that the training started from, or the
@@ -203,14 +202,14 @@ def inverted(model: nn.Module, given: Conditions, grid: Tensor, watch: Watch | N
         return ode.inversion(ode.watched(denoise, watch), start, grid)
 
 
-def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
+def colorize(model: NoisePredictor, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
     options, noise = ColourOptions.model_validate(colour.options), chain.image_noise(fresh, given)
-    grid = levels(model, colour.sampler.steps, options.level)
+    grid = levels(model, colour.by.steps, options.level)
     if options.start == "inversion":
         start = inverted(model, given, grid, watch)
     else:
         start = given.reference + float(grid[0]) * noise()
-    return chain.colour(model, given, start, grid, chain.make(colour.sampler, noise, axis(model)), colour, watch)
+    return chain.colour(model, given, start, grid, chain.make(colour.by, noise, axis(model)), colour, watch)
 
 
 METHOD = Method(

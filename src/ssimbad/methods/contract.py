@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast, overload
 
+from ssimbad.errors import there
 from ssimbad.params.base import Above0, Colour, Network, Noise, Strict
 from ssimbad.samplers.counts import Calls
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from ssimbad.pairing.tps import Warp
     from ssimbad.samplers.ode import Watch
 
-SHARED: Mapping[str, Any] = {"network": Network, "noise": Noise, "schedule.saturation": Above0}
-"""Parameters outside its own block that a method may read to build its networks, and their types."""
+Shared = TypedDict("Shared", {"network": Network, "noise": Noise, "schedule.saturation": float}, total=False)
+"""Parameters outside its own block that a method may read to build its networks."""
+
+SHARED = {"network": Network, "noise": Noise, "schedule.saturation": Above0}
+"""Their types, for reading."""
 
 PHI = "phi"
 """The noise schedule that the study selects, as something that a training needs."""
@@ -46,10 +50,10 @@ class Setup:
     config: Any
     size: int
     """Side of the images, pixels."""
-    shared: Mapping[str, Any] = field(default_factory=dict)
+    shared: Shared = field(default_factory=lambda: Shared())
     """Those of `SHARED` that the method reads."""
-    needed: Mapping[str, Any] = field(default_factory=dict)
-    """By the names of the method's `needs`: the literal of phi, or what a `Part` says."""
+    needed: Mapping[str, Part | Mapping[str, Any]] = field(default_factory=dict)
+    """By the names of the method's `needs`: a part, or the literal of phi."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +68,24 @@ class Part:
     setup: Mapping[str, Any]
 
 
+_NOTHING, _NO_WARP = cast("Tensor", None), cast("Warp", None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What a method is given of a batch, at training size, float32; None for what it does not take.
+    """What a method is given of a batch, at training size, float32; None for what it does not take. The types are of
+    what it takes: a method reads nothing else.
 
     In [-1, 1]: `sketch` (B, 1, H, W); `reference` (B, 3, H, W); `face` (B, 3, H, W), the face itself, for a method that
     degrades and restores it: a task of its own, with a setting of its own. `mask` and `reference_mask`, the figures in
     sketch and reference, (B, 1, H, W) in [0, 1], 1 = figure, soft.
     """
 
-    sketch: Tensor | None = None
-    reference: Tensor | None = None
-    face: Tensor | None = None
-    mask: Tensor | None = None
-    reference_mask: Tensor | None = None
+    sketch: Tensor = _NOTHING
+    reference: Tensor = _NOTHING
+    face: Tensor = _NOTHING
+    mask: Tensor = _NOTHING
+    reference_mask: Tensor = _NOTHING
 
 
 INPUTS = tuple(f.name for f in fields(Conditions))
@@ -95,7 +103,7 @@ class Batch(Conditions):
     """
 
     target: Tensor
-    warp: Warp | None = None
+    warp: Warp = _NO_WARP
     native: int | None = None
     progress: float = 0.0
     """Share of the training's images that were seen before this batch, in [0, 1): for what changes as it goes on."""
@@ -140,9 +148,18 @@ class Losses:
     terms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-Features = Callable[["Tensor"], "list[Tensor]"] | Callable[["Tensor", "Tensor"], "Tensor"]
-"""What a loss looks through. alexnet, vgg16, clip: (B, 3, H, W) twice in [-1, 1] → (B,) distances; vgg19: (B, 3, H, W)
-in [-1, 1] → its feature maps."""
+class Features(Protocol):
+    """What a loss looks through. Each network answers in one of two ways; a loss names one that answers in its way."""
+
+    @overload
+    def __call__(self, images: Tensor, /) -> list[Tensor]:
+        """vgg19: (B, 3, H, W) in [-1, 1] → its feature maps."""
+        ...
+
+    @overload
+    def __call__(self, images: Tensor, targets: Tensor, /) -> Tensor:
+        """alexnet, vgg16, clip: (B, 3, H, W) twice in [-1, 1] → (B,) distances."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -173,6 +190,15 @@ class Player:
             yield from made
 
 
+C = TypeVar("C", bound=Strict)
+"""Of the config."""
+M = TypeVar("M", bound="nn.Module")
+"""Of the whole model."""
+R = TypeVar("R", bound=Strict)
+"""Of the options of a row."""
+_NO_OPTIONS: type[Any] = NoOptions
+
+
 @dataclass(frozen=True)
 class Exported:
     """One network call as programs without this package can make it: tensors in, a picture in [-1, 1] out.
@@ -192,82 +218,82 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Generic[C, M, R]):
     """One kind of method. Only `Config`, `objectives`, `build` and what trains and colours are always needed.
 
     A method that does not train against an opponent gives `training_step`; one whose networks train in turns gives
     `players` instead.
     """
 
-    Config: type[Strict]
+    Config: type[C]
     """Of `methods.<name>.config`."""
     objectives: Mapping[str, type[Strict]]
     """What its trainings can optimise: name → model of the options. Options whose loss looks through a feature network
     name it in a property `features`, and in `OPTIONAL_FEATURES` whether they can do without."""
-    build: Callable[[Setup], nn.Module]
+    build: Callable[[Setup], M]
     """The whole model, freshly initialised (the caller seeds torch's generator around it); parts of other trainings
     among its `needs` stand in it under their names, and are filled by the caller."""
-    colorize: Callable[[nn.Module, Conditions, Fresh, Colour, Watch | None], Tensor] | None = None
+    colorize: Callable[[M, Conditions, Fresh, Colour, Watch | None], Tensor] | None = None
     """(model, given, fresh, colour, watch) → (B, 3, H, W) in [-1, 1]; None for a method that has no row."""
-    training_step: Callable[[nn.Module, Batch, Plan, Rng, Features | None], Losses] | None = None
+    training_step: Callable[[M, Batch, Plan, Rng, Features | None], Losses] | None = None
     """The loss of one batch under the plan's objective, with gradients attached."""
-    players: Callable[[nn.Module, Plan, Features | None], list[Player]] | None = None
+    players: Callable[[M, Plan, Features | None], list[Player]] | None = None
     """Who trains, in the order of their moves."""
-    score: Callable[[nn.Module, Batch], Tensor] | None = None
+    score: Callable[[M, Batch], Tensor] | None = None
     """Of a training whose answers have no target, or that is no row: (B,) values of a validation batch, higher is
     better, by which its best weights are chosen; None: the PSNR of the coloured validation faces."""
     rowless: tuple[str, ...] = ("encoder",)
     """Those of its trainings whose weights do not colour."""
     inputs: tuple[str, ...] = ("sketch", "reference")
     """Of `INPUTS`: what it is given in training and, unless `shown` says otherwise, in colouring."""
-    shown: Callable[[Any], tuple[str, ...]] | None = None
+    shown: Callable[[R], tuple[str, ...]] | None = None
     """(colour options) → of `INPUTS`, what a row that colours so is given: of weights that can be put to uses which
     their training does not know; None: what the training is given."""
     slots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Trainings besides `encoder`, `pretrain` and `finetune`, which any method may have: keys of its block and names of
     stages; with the objectives that each can have. Those of the usual three that are not named can have any."""
-    measures: Callable[[nn.Module, Iterator[Batch]], Mapping[str, float]] | None = None
+    measures: Callable[[M, Iterator[Batch]], Mapping[str, float]] | None = None
     """(model, batches of all validation faces) → {what: value}: what a finished training says of itself besides. It is
     written beside the weights and has a table of its own, `reports/tables/measures.md`."""
     samplers: Mapping[str, Calls] = field(default_factory=dict)
     """The samplers by which it colours and what they cost; none: it answers in one pass."""
     by_noise: bool = True
     """Whether an answer by a sampler depends on noise; where it does not, several samples are one."""
-    ColourOptions: type[Strict] = NoOptions
+    ColourOptions: type[R] = _NO_OPTIONS
     """Of `methods.<name>.colour.<stage>.options`. Options under which a sampler's call is several network calls tell
     their number in a property `calls`; those that make others before the sampler begins, which in a property `before`,
     the `Calls` of an image of N steps."""
-    default_colour: Callable[[Any], Colour] = lambda config: Colour()
+    default_colour: Callable[[C], Colour] = lambda config: Colour()
     """How weights colour whose training says nothing of it, by the config."""
     reads: tuple[str, ...] = ()
     """Of `SHARED`: what its networks are built from, besides its config."""
-    needs: Callable[[Any, str], Mapping[str, str]] = lambda config, slot: {}
+    needs: Callable[[C, str], Mapping[str, str]] = lambda config, slot: {}
     """(config, slot) → {name: `phi`, or a training `<method>/<slot>`, or a slot of the same block, or `start`: the
     training whose weights it starts from, as they were}."""
     offers: Mapping[str, str] = field(default_factory=dict)
     """{slot: form}: of its trainings those whose weights other kinds can build on, and as what (`AUTOENCODER`)."""
     asks: Mapping[str, str] = field(default_factory=dict)
     """{name among its `needs`: form}: of parts that may come from another kind."""
-    fits: Callable[[Any, int, Mapping[str, Any]], None] = lambda config, size, shared: None
+    fits: Callable[[C, int, Shared], None] = lambda config, size, shared: None
     """Raises ValueError, which begins with the wrong key, when images of this size will not do."""
-    suits: Callable[[Any, Any, str], None] = lambda config, options, slot: None
+    suits: Callable[[C, R, str], None] = lambda config, options, slot: None
     """(config, colour options, slot) → raises ValueError, which begins with the wrong key of the options, when the
     weights of that training of this config cannot colour so."""
-    exported: Callable[[nn.Module, Setup, Colour], Exported] | None = None
+    exported: Callable[[M, Setup, Colour], Exported] | None = None
     """(model, setup, how it colours) → its network call for other programs; None: it cannot be had as one graph."""
-    remarks: Callable[[Any, Any, bool], list[str]] = lambda config, options, features: []
+    remarks: Callable[[C, Any, bool], list[str]] = lambda config, options, features: []
     """(config, options, whether the feature network was there) → what of a training departs from the method's
     description, for the notes under the tables."""
 
-    def takes(self, options: Any) -> tuple[str, ...]:
+    def takes(self, options: R) -> tuple[str, ...]:
         """What a row with these colour options is given."""
         return self.shown(options) if self.shown else self.inputs
 
-    def parties(self, model: nn.Module, plan: Plan, features: Features | None) -> list[Player]:
+    def parties(self, model: M, plan: Plan, features: Features | None) -> list[Player]:
         """Who trains: what the method says, or the model alone on its `training_step`."""
         if self.players:
             return self.players(model, plan, features)
-        return [Player(model, partial(_alone, self.training_step, model, plan, features))]
+        return [Player(model, partial(_alone, there(self.training_step), model, plan, features))]
 
 
 def _alone(

@@ -7,20 +7,22 @@ the sketch that comes with it is ignored, since no setting shows a reference alo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ssimbad.errors import there
 from ssimbad.methods import animediffusion, chain
-from ssimbad.methods.contract import Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.methods.contract import Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup, Shared
 from ssimbad.params.base import Above0, Colour, Positive, Sampler, Strict
 from ssimbad.samplers.counts import ODE, Calls
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from ssimbad.networks.denoiser import NoisePredictor
     from ssimbad.samplers import ode
 
 JUDGED = 10
@@ -81,19 +83,18 @@ class Options(Strict):
         return self
 
 
-def build(setup: Setup) -> nn.Module:
+def build(setup: Setup) -> NoisePredictor:
     from ssimbad.networks.ddpm_unet import UNet
     from ssimbad.networks.denoiser import NoisePredictor
     from ssimbad.noise import ddpm
 
     config: Config = setup.config
     own = config.model_dump(exclude={"timesteps", "beta_start", "beta_end"})
-    model = NoisePredictor(UNet(**own), ddpm.sigma(config.timesteps, config.beta_start, config.beta_end))
-    model.shape = (3, setup.size, setup.size)  # of what it draws: nothing that it is given would tell
-    return model
+    sigmas = ddpm.sigma(config.timesteps, config.beta_start, config.beta_end)
+    return NoisePredictor(UNet(**own), sigmas, shape=(3, setup.size, setup.size))
 
 
-def levels(model: nn.Module, steps: int, start: float | None = None) -> Tensor:
+def levels(model: NoisePredictor, steps: int, start: float | None = None) -> Tensor:
     """sigma at N timesteps evenly from the last one, or from that share of them, to the first; then 0: (N + 1,)
     float64."""
     import torch
@@ -103,7 +104,9 @@ def levels(model: nn.Module, steps: int, start: float | None = None) -> Tensor:
     return torch.cat([model.sigmas.cpu()[t], torch.zeros(1, dtype=torch.float64)])
 
 
-def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
+def training_step(
+    model: NoisePredictor, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None
+) -> Losses:
     t = (rng.uniform() * len(model.sigmas)).long()
     noise = rng.normal(*model.shape)
     per_image, sigma = _error(model, batch.target, t, noise, rng.uniform)
@@ -111,7 +114,7 @@ def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features
 
 
 def _error(
-    model: nn.Module, image: Tensor, t: Tensor, noise: Tensor, uniform: Callable[..., Tensor] | None
+    model: NoisePredictor, image: Tensor, t: Tensor, noise: Tensor, uniform: Callable[..., Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     """(B,) mean squared error of the predicted noise of x_t (DDPM, eq. 14), and (B,) sigma at t."""
     sigma = model.sigmas[t].to(image)
@@ -121,7 +124,7 @@ def _error(
     return (predicted - noise).square().mean(dim=(1, 2, 3)), sigma
 
 
-def score(model: nn.Module, batch: Batch) -> Tensor:
+def score(model: NoisePredictor, batch: Batch) -> Tensor:
     """(B,) minus the error of the noise, over evenly spaced timesteps and always the same noise: answers that are drawn
     from nothing have no target."""
     import torch
@@ -135,21 +138,21 @@ def score(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def begun(
-    model: nn.Module, reference: Tensor | None, noise: Tensor, steps: int, options: Options
+    model: NoisePredictor, reference: Tensor | None, noise: Tensor, steps: int, options: Options
 ) -> tuple[Tensor, Tensor]:
     """x at the highest noise level of the chain, and the chain's levels."""
     whole = levels(model, steps)
     if options.start is None:
         return animediffusion.pure(noise, whole), whole
     matched = levels(model, steps, options.start)
-    x = reference + float(matched[0]) * noise
+    x = there(reference) + float(matched[0]) * noise
     if options.chain == "matched":
         return x, matched
     # The same x_t, which the last timestep takes for its own.
     return x * float(((1 + whole[0] ** 2) / (1 + matched[0] ** 2)).sqrt()), whole
 
 
-def sampler(model: nn.Module, how: Sampler, options: Options, fresh: ode.Fresh) -> ode.Sampler:
+def sampler(model: NoisePredictor, how: Sampler, options: Options, fresh: ode.Fresh) -> ode.Sampler:
     """The one that the row names."""
     if how.name != "ancestral":
         return chain.make(how, fresh, animediffusion.axis(model))
@@ -158,16 +161,16 @@ def sampler(model: nn.Module, how: Sampler, options: Options, fresh: ode.Fresh) 
     return partial(ancestral, variance=options.variance, fresh=fresh, last_noise=options.last_noise)
 
 
-def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: ode.Watch | None) -> Tensor:
+def colorize(model: NoisePredictor, given: Conditions, fresh: Fresh, colour: Colour, watch: ode.Watch | None) -> Tensor:
     from ssimbad.samplers import ode
 
     noise = partial(fresh, *model.shape)
-    x, grid = begun(model, given.reference, noise(), colour.sampler.steps, colour.options)
-    down = sampler(model, colour.sampler, colour.options, noise)
+    x, grid = begun(model, given.reference, noise(), colour.by.steps, colour.options)
+    down = sampler(model, colour.by, colour.options, noise)
     return down(ode.watched(model, watch), x, grid).clamp(-1, 1)
 
 
-def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
+def fits(config: Config, size: int, shared: Shared) -> None:
     """Raises ValueError when images of `size` cannot be halved as often as the network does."""
     if size % (depth := 2 ** (len(config.multipliers) - 1)):
         raise ValueError(f"config.multipliers: data.size {size} is not divisible by {depth}; give fewer levels")

@@ -7,21 +7,27 @@ noise embedding and the loss weight. EDM is the defaults; SSIMBaD (methods/ssimb
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from ssimbad.errors import there
 from ssimbad.methods import chain
 from ssimbad.methods.contract import PHI, Batch, Conditions, Exported, Features, Fresh, Losses, Method, Plan, Rng, Setup
 from ssimbad.params.base import Above0, Colour, Noise, Sampler, Strict
 from ssimbad.samplers.counts import ODE
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from ssimbad.networks.denoiser import Denoiser
     from ssimbad.noise.transforms import Phi
     from ssimbad.samplers.ode import Watch
+
+
+T = TypeVar("T")
 
 
 class Schedule(chain.Dropping):
@@ -37,7 +43,7 @@ class Schedule(chain.Dropping):
 
     @field_validator("phi")
     @classmethod
-    def _known_form(cls, value: Any) -> Any:
+    def _known_form(cls, value: T) -> T:
         if isinstance(value, dict):
             from ssimbad.noise.transforms import make
 
@@ -81,12 +87,16 @@ class NoiseLevels:
     noise: Noise
     phi: Phi | None
 
+    def chosen(self) -> Phi:
+        """phi, of a configuration that uses it: `Config` has refused those that then name none."""
+        return there(self.phi)
+
     def axis(self) -> Phi:
         """The phi along which the sampling grid is uniform: EDM's sigma^(1/rho) (eq. 5), or SSIMBaD's."""
         from ssimbad.noise import transforms
 
         if self.config.sampling_grid == "phi":
-            return self.phi
+            return self.chosen()
         return transforms.make({"form": "edm", "rho": self.config.rho})
 
     def grid(self, steps: int) -> Tensor:
@@ -102,7 +112,7 @@ class NoiseLevels:
         from ssimbad.noise import transforms
 
         if self.config.sigma_density == "phi":
-            return transforms.sample_sigma(self.phi, u, self.noise.sigma_min, self.noise.sigma_max)
+            return transforms.sample_sigma(self.chosen(), u, self.noise.sigma_min, self.noise.sigma_max)
         normal = math.sqrt(2) * torch.erfinv(2 * u.clamp(1e-12, 1 - 1e-12) - 1)
         return torch.exp(self.config.p_mean + self.config.p_std * normal)
 
@@ -114,19 +124,20 @@ class NoiseLevels:
         return (sigma**2 + data**2) / (sigma * data) ** 2
 
 
-def build(setup: Setup) -> nn.Module:
+def build(setup: Setup) -> Denoiser:
     from ssimbad.networks.denoiser import Denoiser
     from ssimbad.networks.unet import UNet
     from ssimbad.noise import transforms
 
     config: Config = setup.config
     literal = setup.needed["phi"] if config.phi == "selected" else config.phi
-    phi = transforms.make(literal, setup.shared["schedule.saturation"]) if literal else None
-    noise: Noise = setup.shared["noise"]
+    phi = transforms.make(literal, setup.shared["schedule.saturation"]) if isinstance(literal, Mapping) else None
+    noise = setup.shared["noise"]
+    levels = NoiseLevels(config, noise, phi)
 
     # One treatment for every axis. The sinusoid is made for values up to 1000, so EDM's ln(sigma)/4, which
     # spans [-1.6, 1.1], is rescaled as phi is; the factor 1/4 then has no effect.
-    axis = transforms.make({"form": "log"}) if config.c_noise == "log" else phi
+    axis = transforms.make({"form": "log"}) if config.c_noise == "log" else levels.chosen()
 
     def embed(sigma: Tensor) -> Tensor:
         if config.as_published:
@@ -134,10 +145,10 @@ def build(setup: Setup) -> nn.Module:
         return 1000 * transforms.unit(axis, sigma, noise.sigma_min, noise.sigma_max)
 
     network = UNet(7, 3, **setup.shared["network"].model_dump())
-    return Denoiser(network, noise.sigma_data, embed, NoiseLevels(config, noise, phi))
+    return Denoiser(network, noise.sigma_data, embed, levels)
 
 
-def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
+def training_step(model: Denoiser, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
     if plan.objective == "trajectory":
         return _trajectory_step(model, batch, plan, rng, features)
     sigma = model.levels.draw(rng.uniform()).float()
@@ -148,7 +159,7 @@ def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features
     return Losses((model.levels.weight(sigma) * per_image).mean(), per_image.detach(), sigma)
 
 
-def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None) -> Losses:
+def _trajectory_step(model: Denoiser, batch: Batch, plan: Plan, rng: Rng, features: Features | None) -> Losses:
     fresh, sampler = chain.image_noise(rng.normal, batch), plan.options.sampler
     grid = model.levels.grid(sampler.steps)
     start = float(grid[0]) * fresh()
@@ -156,14 +167,14 @@ def _trajectory_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, featu
     return chain.refine(model, batch, plan, start, grid, chain.make(sampler, fresh, model.levels.axis()), features)
 
 
-def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
-    noise, grid = chain.image_noise(fresh, given), model.levels.grid(colour.sampler.steps)
-    sampler = chain.make(colour.sampler, noise, model.levels.axis())
+def colorize(model: Denoiser, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
+    noise, grid = chain.image_noise(fresh, given), model.levels.grid(colour.by.steps)
+    sampler = chain.make(colour.by, noise, model.levels.axis())
     return chain.colour(model, given, float(grid[0]) * noise(), grid, sampler, colour, watch)
 
 
-def exported(model: nn.Module, setup: Setup, colour: Colour) -> Exported:
-    grid = model.levels.grid(colour.sampler.steps)
+def exported(model: Denoiser, setup: Setup, colour: Colour) -> Exported:
+    grid = model.levels.grid(colour.by.steps)
     return chain.exported(setup.size, grid, float(grid[0]))
 
 

@@ -8,20 +8,37 @@ The published work colours grey photographs, dense, and without a reference: `la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from ssimbad.methods.contract import AUTOENCODER, Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.methods.contract import (
+    AUTOENCODER,
+    Batch,
+    Conditions,
+    Features,
+    Fresh,
+    Losses,
+    Method,
+    NoOptions,
+    Plan,
+    Rng,
+    Setup,
+    Shared,
+)
 from ssimbad.params.base import Above0, Colour, Fraction, Positive, Sampler, Strict
 from ssimbad.samplers.counts import Calls
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from ssimbad.networks.latent_cold import LatentCold
+    from ssimbad.networks.vqvae import VQVAE
     from ssimbad.samplers.ode import Watch
+
+    Model = VQVAE | LatentCold
 
 FACTOR = 4
 """The latents' side is the image's by this."""
@@ -89,7 +106,9 @@ class Restoration(Strict):
     """Squared error of the restored latents, at a random u."""
 
 
-Begin = Callable[[Any, Conditions, Callable[..., "Tensor"]], "Tensor"]
+C = TypeVar("C", bound=Config)
+
+Begin = Callable[[C, Conditions, Callable[..., "Tensor"]], "Tensor"]
 """(config, given, normal) → (B, 3, H, W) in [-1, 1]: the pictures whose latents are the starts of the lines. What is
 random in them comes from `normal`, (*shape) → (B, *shape) ~ N(0, 1)."""
 
@@ -103,7 +122,7 @@ def needs(config: Config, slot: str) -> dict[str, str]:
     return {} if slot == "encoder" else {"encoder": config.encoder or "encoder"}
 
 
-def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
+def fits(config: Config, size: int, shared: Shared) -> None:
     """Raises ValueError when images of `size` cannot be halved twice."""
     if size % FACTOR:
         raise ValueError(f"config.codec: halves the side twice; data.size {size} is not divisible by {FACTOR}")
@@ -117,46 +136,49 @@ def remarks(config: Config, options: Strict, features: bool) -> list[str]:
     return [*said, *(["R as published: latents can only rise, one_shot at u = 1."] if config.as_published else [])]
 
 
-def build(begin: Begin, reference: bool, setup: Setup) -> nn.Module:
+def build(begin: Begin[C], reference: bool, setup: Setup) -> Model:
     """The autoencoder alone, or a network on the latents of a finished one."""
     from ssimbad.methods import registry
     from ssimbad.networks.latent_cold import Convolutional, Dense, LatentCold
     from ssimbad.networks.vqvae import VQVAE
 
-    config: Config = setup.config
+    config: C = setup.config
     bound = partial(begin, config)
-    if "encoder" not in setup.needed:
+    encoder = registry.autoencoder(setup, "encoder")
+    if encoder is None:
         return VQVAE(**(config.codec or Codec()).model_dump(), begin=bound)
-    encoder = registry.built(registry.setup_from(setup.needed["encoder"].setup))
     channels = encoder.code_size
     if config.network == "dense":
         numbers = channels * (setup.size // FACTOR) ** 2
-        network: nn.Module = Dense(numbers, config.layers, reference, config.timed, config.as_published)
+        network = Dense(numbers, config.layers, reference, config.timed, config.as_published)
     else:
         network = Convolutional(channels, config.width, config.layers, reference, config.timed)
     return LatentCold(encoder, network, bound, config.times, 1.0 if config.as_published else 0.0, reference)
 
 
-def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
+def training_step(model: Model, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
     import torch
 
-    if plan.objective == "reconstruction":
+    from ssimbad.networks.vqvae import VQVAE
+
+    if isinstance(model, VQVAE):
         return _reconstruction_step(model, batch, plan.options, rng)
     with torch.no_grad():
-        clean, start, reference = latents(model, batch, rng.normal)
+        clean = model.encoder.encode(batch.target)
+        start, reference = begun(model, batch, rng.normal)
     u = ((rng.uniform() * model.times).floor() / model.times).to(clean)
     degraded = start + (clean - start) * u[:, None, None, None]
     per_image = (model(degraded, reference, u) - clean).square().mean(dim=(1, 2, 3))
     return Losses(per_image.mean(), per_image.detach(), None)
 
 
-def _reconstruction_step(model: nn.Module, batch: Batch, options: Reconstruction, rng: Rng) -> Losses:
+def _reconstruction_step(model: VQVAE, batch: Batch, options: Reconstruction, rng: Rng) -> Losses:
     """Eq. 3 of VQ-VAE on the faces, what they are coloured from, and grey copies if asked for, all together."""
     import torch
 
     from ssimbad.pairing.degradations import grey
 
-    pictures = [batch.target, model.begin(batch, rng.normal)]
+    pictures = [batch.target, *([model.begin(batch, rng.normal)] if model.begin else [])]
     pictures += [grey(batch.target, options.grey)] if options.grey else []
     shown = torch.cat(pictures)
     direct = torch.cat([rng.uniform() for _ in pictures]) < options.direct
@@ -172,14 +194,10 @@ def _reconstruction_step(model: nn.Module, batch: Batch, options: Reconstruction
     return Losses(loss, per_image, None, {name: value.detach() for name, value in terms.items()})
 
 
-def latents(
-    model: nn.Module, given: Conditions, normal: Callable[..., Tensor]
-) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """z_c of the target where there is one, z_0, and those of the reference if R reads one; (B, D, h, w) each."""
-    target = getattr(given, "target", None)
-    clean = None if target is None else model.encoder.encode(target)
+def begun(model: LatentCold, given: Conditions, normal: Callable[..., Tensor]) -> tuple[Tensor, Tensor | None]:
+    """z_0, and the latents of the reference if R reads one; (B, D, h, w) each."""
     reference = model.encoder.encode(given.reference) if model.refers else None
-    return clean, model.encoder.encode(model.begin(given, normal)), reference
+    return model.encoder.encode(model.begin(given, normal)), reference
 
 
 def cold(restore: Restore, start: Tensor, steps: int) -> Tensor:
@@ -194,13 +212,16 @@ def cold(restore: Restore, start: Tensor, steps: int) -> Tensor:
     return z
 
 
-def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
-    _, start, reference = latents(model, given, fresh)
-    return model.encoder.decode(sampled(model, start, reference, colour.sampler, watch))
+def colorize(model: Model, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
+    from ssimbad.networks.latent_cold import LatentCold
+
+    assert isinstance(model, LatentCold), "an autoencoder has no row"
+    start, reference = begun(model, given, fresh)
+    return model.encoder.decode(sampled(model, start, reference, colour.by, watch))
 
 
 def sampled(
-    model: nn.Module, start: Tensor, reference: Tensor | None, sampler: Sampler, watch: Watch | None = None
+    model: LatentCold, start: Tensor, reference: Tensor | None, sampler: Sampler, watch: Watch | None = None
 ) -> Tensor:
     """(B, D, h, w) restored from `start`. `watch` is told the share of what is degraded, 1 - u, in place of sigma."""
     import torch
@@ -216,11 +237,14 @@ def sampled(
     return cold(restore, start, sampler.steps)
 
 
-def score(model: nn.Module, batch: Batch) -> Tensor:
+def score(model: Model, batch: Batch) -> Tensor:
     """(B,): minus the squared error of an autoencoder's images, or of the latents restored in one shot."""
-    if not hasattr(model, "network"):
+    from ssimbad.networks.vqvae import VQVAE
+
+    if isinstance(model, VQVAE):
         return -(model(batch.target)[0] - batch.target).square().mean(dim=(1, 2, 3))
-    clean, start, reference = latents(model, batch, _same_noise(batch))
+    clean = model.encoder.encode(batch.target)
+    start, reference = begun(model, batch, _same_noise(batch))
     return -(sampled(model, start, reference, _ONE_SHOT) - clean).square().mean(dim=(1, 2, 3))
 
 
@@ -235,30 +259,31 @@ def _same_noise(batch: Batch) -> Callable[..., Tensor]:
     return lambda *shape: torch.randn(len(batch.target), *shape, generator=generator).to(batch.target)
 
 
-def measures(model: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
+def measures(model: Model, batches: Iterator[Batch]) -> dict[str, float]:
     """What the source reports: of an autoencoder its reconstruction and the use of its codebook, of a restoring network
     the errors of its latents and of its pixels by both samplers. Means over all numbers of all faces in [-1, 1]."""
-    found = _of_autoencoder if not hasattr(model, "network") else _of_network
-    return found(model, batches)
+    from ssimbad.networks.vqvae import VQVAE
+
+    return _of_autoencoder(model, batches) if isinstance(model, VQVAE) else _of_network(model, batches)
 
 
-def _of_autoencoder(model: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
+def _of_autoencoder(model: VQVAE, batches: Iterator[Batch]) -> dict[str, float]:
     import torch
 
-    wrong, direct, used, powers = [], [], 0, []
+    wrong, direct, used, powers = [], [], [], []
     for batch in batches:
         image, quantised = model(batch.target)
         latents = model.encode(batch.target).double()
         powers.append(torch.stack([latents, latents.square()]).mean(dim=(2, 3, 4)))
         wrong.append((image - batch.target).square().mean(dim=(1, 2, 3)))
         direct.append((model.decode(model.encode(batch.target)) - batch.target).square().mean(dim=(1, 2, 3)))
-        used = used + torch.bincount(quantised.codes.flatten().cpu(), minlength=len(model.codebook.codes))
+        used.append(torch.bincount(quantised.codes.flatten().cpu(), minlength=len(model.codebook.codes)))
     first, second = torch.cat(powers, dim=1).detach().mean(dim=1)
     return {
         "reconstruction MSE of faces": _mean(wrong),
         "the same without quantisation, as latents are decoded": _mean(direct),
         "standard deviation of their latents": float((second - first.square()).sqrt()),
-        **usage(used),
+        **usage(torch.stack(used).sum(dim=0)),
     }
 
 
@@ -274,13 +299,14 @@ def usage(counts: Tensor) -> dict[str, float]:
     }
 
 
-def _of_network(model: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
+def _of_network(model: LatentCold, batches: Iterator[Batch]) -> dict[str, float]:
     import torch
 
     names = {"one_shot": _ONE_SHOT, "cold": Sampler(name="cold", steps=model.times)}
     errors: dict[str, list[Tensor]] = {}
     for batch in batches:
-        clean, start, reference = latents(model, batch, _same_noise(batch))
+        clean = model.encoder.encode(batch.target)
+        start, reference = begun(model, batch, _same_noise(batch))
         found = {name: sampled(model, start, reference, how) for name, how in names.items()}
         for name, z in {**found, "the start itself": start, "the face's own latents": clean}.items():
             image = model.encoder.decode(z)
@@ -300,7 +326,9 @@ def _mean(parts: list[Tensor]) -> float:
     return float(torch.cat(parts).detach().double().mean())
 
 
-def method(config: type[Config], begin: Begin, inputs: tuple[str, ...], **more: Any) -> Method:
+def method(
+    config: type[C], begin: Begin[C], inputs: tuple[str, ...], fits: Callable[[C, int, Shared], None] = fits
+) -> Method[C, Model, NoOptions]:
     """A kind of latent cold diffusion: by where its lines start, and what it is given."""
     return Method(
         Config=config,
@@ -319,7 +347,7 @@ def method(config: type[Config], begin: Begin, inputs: tuple[str, ...], **more: 
         offers={"encoder": AUTOENCODER},
         asks={"encoder": AUTOENCODER},
         remarks=remarks,
-        **({"fits": fits} | more),
+        fits=fits,
     )
 
 

@@ -6,13 +6,13 @@ reference, which there is none. The other degradations are those that the source
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from ssimbad.methods import latent_cold
-from ssimbad.methods.contract import Conditions
+from ssimbad.methods.contract import Conditions, Shared
 from ssimbad.params.base import Above0, Positive, Strict
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def degraded(config: Config, given: Conditions, normal: Callable[..., Tensor]) -
             return degradations.snowed(face, how.flakes, normal)
 
 
-def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
+def fits(config: Config, size: int, shared: Shared) -> None:
     """Raises ValueError when images of `size` cannot be halved twice, or cut into whole squares."""
     latent_cold.fits(config, size, shared)
     if config.degradation.name == "pixelate" and size % config.degradation.cell:

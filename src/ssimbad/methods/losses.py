@@ -24,7 +24,7 @@ C1, C2 = 0.01**2, 0.03**2
 class Loss:
     """A loss and the feature network through which it looks, a key of `weights`."""
 
-    function: Callable[[Tensor, Tensor, Features | None], Tensor]
+    function: Callable[..., Tensor]
     network: str | None = None
 
 

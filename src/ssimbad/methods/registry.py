@@ -12,19 +12,20 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ssimbad.errors import UserError
-from ssimbad.methods.contract import INPUTS, MASKS, SHARED, START, Method, Part, Setup
+from ssimbad.methods.contract import INPUTS, MASKS, SHARED, START, Method, Part, Setup, Shared
 from ssimbad.params.base import SLOTS, TAKEN, Colour, Sampler, Size, Solver, Strict, slot_order
 from ssimbad.samplers.counts import NONE, Calls
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ssimbad.networks.vqvae import Autoencoder
     from ssimbad.params.methods import Method as Block
     from ssimbad.params.methods import Train
 
@@ -82,7 +83,7 @@ def _loaded(place: str) -> Method:
     return method
 
 
-def _fault(method: Any) -> str | None:
+def _fault(method: object) -> str | None:
     """What is wrong with something that should be a method."""
     if not isinstance(method, Method):
         return f"a {type(method).__name__}"
@@ -112,15 +113,15 @@ def _fault(method: Any) -> str | None:
     return f"slots of other names than stages and keys have: {', '.join(unfit)}" if unfit else None
 
 
-def _is_model(found: Any) -> bool:
+def _is_model(found: object) -> bool:
     return isinstance(found, type) and issubclass(found, Strict)
 
 
-def _maps(found: Any, right: Callable[[Any], bool]) -> bool:
+def _maps(found: object, right: Callable[[object], bool]) -> bool:
     return isinstance(found, Mapping) and all(isinstance(key, str) and right(value) for key, value in found.items())
 
 
-def _are_among(found: Any, known: Iterable[str]) -> bool:
+def _are_among(found: object, known: Iterable[str]) -> bool:
     return isinstance(found, tuple) and set(found) <= set(known)
 
 
@@ -152,7 +153,7 @@ def own_slots(kind: Any) -> tuple[str, ...]:
         return ()
 
 
-def needs(kind: str, config: Any, slot: str) -> dict[str, str]:
+def needs(kind: str, config: Strict, slot: str) -> dict[str, str]:
     """What a training of a kind needs; see `Method.needs`.
 
     Raises:
@@ -168,7 +169,7 @@ def _is_part(name: str) -> bool:
     return name.isidentifier() and name != "start"
 
 
-def _ask(kind: str, what: str, *given: Any, mistakes: tuple[type[Exception], ...] = ()) -> Any:
+def _ask(kind: str, what: str, *given: object, mistakes: tuple[type[Exception], ...] = ()) -> Any:
     """What a method's function says, which may be a stranger's; `mistakes`: errors by which it tells of the user's."""
     try:
         return getattr(get(kind), what)(*given)
@@ -226,13 +227,13 @@ def _typed_training(slot: str, method: Method, kind: str, train: dict[str, Any])
     return found
 
 
-def _typed_colour(place: str, method: Method, row: Any) -> Any:
+def _typed_colour(place: str, method: Method, row: object) -> object:
     if not isinstance(row, dict):
         return row
     return {**row, "options": _typed(f"{place}.options", method.ColourOptions, row.get("options", {}))}
 
 
-def _typed(place: str, model: type[BaseModel], values: Any) -> BaseModel:
+def _typed(place: str, model: type[BaseModel], values: object) -> BaseModel:
     if isinstance(values, BaseModel):
         return values
     try:
@@ -249,7 +250,7 @@ def _wrong(place: str, text: str) -> PydanticCustomError:
     return PydanticCustomError("below", "{text}", {"below": place, "text": text})
 
 
-def check(name: str, block: Block, size: int, shared: Mapping[str, Any], borrowed: Any = None) -> None:
+def check(name: str, block: Block, size: int, shared: Shared, borrowed: Strict | None = None) -> None:
     """Validate one block of `methods` for images of `size`.
 
     Args:
@@ -271,13 +272,12 @@ def check(name: str, block: Block, size: int, shared: Mapping[str, Any], borrowe
         if START in needs(block.kind, block.config, slot).values() and not train.start:
             raise ValueError(f"{key}.start: missing; kind {block.kind} goes on from weights, name their training")
         if train.validation:
-            _check_validation(f"{key}.validation", block.kind, slot, train, config)
+            _check_validation(f"{key}.validation", block.kind, slot, train.validation.colour, config)
         if chain := getattr(train.options, "sampler", None):
             check_sampler(f"{key}.options.sampler", block.kind, chain)
 
 
-def _check_validation(key: str, kind: str, slot: str, train: Train, config: Any) -> None:
-    colour = train.validation.colour
+def _check_validation(key: str, kind: str, slot: str, colour: Colour | None, config: Strict | None) -> None:
     if colour and slot in get(kind).rowless:
         raise ValueError(f"{key}.colour: weights of {slot} do not colour; remove it, their own score chooses")
     if colour:
@@ -289,7 +289,7 @@ def _check_validation(key: str, kind: str, slot: str, train: Train, config: Any)
         raise ValueError(f"{key}.colour: missing; it says how the validation faces are coloured")
 
 
-def check_colour(key: str, kind: str, colour: Colour, config: Any = None, slot: str = "") -> None:
+def check_colour(key: str, kind: str, colour: Colour, config: Strict | None = None, slot: str = "") -> None:
     """Raises ValueError when a kind, or the weights of that training of that config, cannot colour so."""
     method = get(kind)
     if method.colorize is None:
@@ -318,7 +318,7 @@ def check_sampler(key: str, kind: str, sampler: Solver) -> None:
         raise ValueError(f"{key}.steps: {sampler.name} has at most {most}; give {most}")
 
 
-def cost(kind: str, sampler: str, options: Any) -> Calls:
+def cost(kind: str, sampler: str, options: Strict) -> Calls:
     """What a sampler of a kind costs under a row's options."""
     own = get(kind).samplers[sampler].times(getattr(options, "calls", 1))
     return own.plus(getattr(options, "before", NONE))
@@ -340,7 +340,7 @@ def needs_features(train: Train) -> bool:
     return features(train) is not None and not getattr(train.options, "OPTIONAL_FEATURES", False)
 
 
-def colour_of(kind: str, config: Any, train: Train) -> Colour:
+def colour_of(kind: str, config: Strict, train: Train) -> Colour:
     """How the weights of a training colour where nobody says otherwise: as they were chosen or trained to."""
     if train.validation and train.validation.colour:
         return train.validation.colour
@@ -358,6 +358,17 @@ def built(setup: Setup) -> nn.Module:
     return get(setup.kind).build(setup)
 
 
+def part(setup: Setup, name: str) -> nn.Module | None:
+    """A part of a model, freshly built, to be filled by the caller; None where the setup has none of that name."""
+    needed = setup.needed.get(name)
+    return built(setup_from(needed.setup)) if isinstance(needed, Part) else None
+
+
+def autoencoder(setup: Setup, name: str) -> Autoencoder | None:
+    """The same of a part in the form `AUTOENCODER`, for which a method `asks`."""
+    return cast("Autoencoder | None", part(setup, name))
+
+
 def described(setup: Setup) -> dict[str, Any]:
     """A setup in JSON's form."""
     return {
@@ -365,7 +376,7 @@ def described(setup: Setup) -> dict[str, Any]:
         "config": setup.config.model_dump(mode="json"),
         "size": setup.size,
         "shared": {key: TypeAdapter(SHARED[key]).dump_python(v, mode="json") for key, v in setup.shared.items()},
-        "needed": {name: dict(vars(v)) if hasattr(v, "sha256") else v for name, v in setup.needed.items()},
+        "needed": {name: dict(vars(v)) if isinstance(v, Part) else v for name, v in setup.needed.items()},
     }
 
 
@@ -380,7 +391,8 @@ def setup_from(written: Any) -> Setup:
     config = method.Config.model_validate(written["config"])
     if set(written["shared"]) != set(method.reads):
         raise ValueError("shared: other parameters than the method reads")
-    shared = {key: TypeAdapter(SHARED[key]).validate_python(v, strict=True) for key, v in written["shared"].items()}
+    given = {key: TypeAdapter(SHARED[key]).validate_python(v, strict=True) for key, v in written["shared"].items()}
+    shared = Shared(**given)
     size = TypeAdapter(Size).validate_python(written["size"], strict=True)
     method.fits(config, size, shared)
     needed = {name: _needed(value) for name, value in written["needed"].items()}
@@ -389,7 +401,7 @@ def setup_from(written: Any) -> Setup:
     return Setup(written["kind"], config, size, shared, needed)
 
 
-def _needed(value: dict[str, Any]) -> Any:
+def _needed(value: dict[str, Any]) -> Part | dict[str, Any]:
     if not {"weights", "sha256"} <= set(value):
         return dict(value)
     setup_from(value["setup"])  # so that whoever fills the part finds a setup there

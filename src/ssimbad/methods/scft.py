@@ -8,10 +8,10 @@ follows the schedule of all rows (warm-up and cosine), not the re-implementation
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from functools import partial, reduce
+from operator import add
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ from ssimbad.methods.contract import (
     Player,
     Rng,
     Setup,
+    Shared,
 )
 from ssimbad.params.base import Colour, Positive, Strict
 
@@ -85,7 +86,7 @@ def remarks(config: Config, options: Adversarial, features: bool) -> list[str]:
     return found
 
 
-def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
+def fits(config: Config, size: int, shared: Shared) -> None:
     """Raises ValueError when images of `size` cannot be cut into enough tokens."""
     cell = 2 ** (config.levels - 1)
     if size % cell or size // cell < 4:
@@ -229,8 +230,8 @@ def perceptual_and_style(coloured: list[Tensor], target: list[Tensor]) -> dict[s
     """Mean absolute difference of the feature maps, and of their Gram matrices, summed over the layers."""
     pairs = list(zip(coloured, target, strict=True))
     return {
-        "perceptual": sum((a - b).abs().mean() for a, b in pairs),
-        "style": sum((gram(a) - gram(b)).abs().mean() for a, b in pairs),
+        "perceptual": reduce(add, ((a - b).abs().mean() for a, b in pairs)),
+        "style": reduce(add, ((gram(a) - gram(b)).abs().mean() for a, b in pairs)),
     }
 
 

@@ -7,24 +7,38 @@ AnimeDiffusion here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from ssimbad.errors import UserError
 from ssimbad.methods import animediffusion, chain
-from ssimbad.methods.contract import AUTOENCODER, Batch, Conditions, Features, Fresh, Losses, Method, Plan, Rng, Setup
+from ssimbad.methods.contract import (
+    AUTOENCODER,
+    Batch,
+    Conditions,
+    Features,
+    Fresh,
+    Losses,
+    Method,
+    Plan,
+    Rng,
+    Setup,
+    Shared,
+)
 from ssimbad.methods.latent_cold import FACTOR, EncoderName
 from ssimbad.params.base import Above0, Colour, Fraction, Positive, Sampler, Strict
 from ssimbad.samplers.counts import ODE
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ssimbad.networks.split_attention import Base, Shown, SplitNetwork
     from ssimbad.samplers.ode import Watch
+
+    Model = Base | SplitNetwork
 
 LOWEST, HIGHEST = 0.05, 0.95
 """Between which thresholds of masks are drawn in training."""
@@ -97,30 +111,33 @@ class Options(chain.Scaled):
         return self
 
 
-def build(setup: Setup) -> nn.Module:
+def build(setup: Setup) -> Model:
     """The base; with a finished base, what is added to it."""
     from ssimbad.methods import registry
     from ssimbad.networks.split_attention import Base, Recovery, ReferencedUNet, SplitNetwork, TokenEncoder
     from ssimbad.noise import ddpm
 
     config, network = setup.config, setup.shared["network"].model_dump()
-    if "base" in setup.needed:
-        base = registry.built(registry.setup_from(setup.needed["base"].setup))
+    if isinstance(base := registry.part(setup, "base"), Base):
         recovery = Recovery(config.queries, config.width, config.heads, config.recovery_layers)
         return SplitNetwork(base, config.rank, recovery, config.width, network["embedding"])
-    codec = registry.built(registry.setup_from(setup.needed["codec"].setup)) if "codec" in setup.needed else None
+    codec = registry.autoencoder(setup, "codec")
     betas = ddpm.scaled_betas(config.timesteps, config.beta_start, config.beta_end)
     encoder = TokenEncoder(setup.size, config.patch, config.width, config.heads, config.token_layers)
     unet = ReferencedUNet(config.width, *((codec.code_size, 2) if codec else (3, 1)), **network)
     return Base(unet, encoder, ddpm.sigma_of(betas), config, codec)
 
 
-def _base(model: Base | SplitNetwork) -> Base:
-    return getattr(model, "base", model)
+def _base(model: Model) -> Base:
+    from ssimbad.networks.split_attention import Base
+
+    return model if isinstance(model, Base) else model.base
 
 
-def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
+def training_step(model: Model, batch: Batch, plan: Plan, rng: Rng, features: Features | None = None) -> Losses:
     import torch
+
+    from ssimbad.networks.split_attention import Shown, SplitNetwork
 
     base = _base(model)
     t = (rng.uniform() * len(base.sigmas)).long()
@@ -129,13 +146,11 @@ def training_step(model: nn.Module, batch: Batch, plan: Plan, rng: Rng, features
     noise = rng.normal(*clean.shape[1:])
     noisy = clean + sigma[:, None, None, None] * noise
     sketch = batch.sketch
-    if plan.objective == "split":
+    if isinstance(model, SplitNetwork):
         ends = torch.stack([rng.uniform(), rng.uniform()]).to(batch.target)
         of_sketch, of_reference = LOWEST + (HIGHEST - LOWEST) * ends
         shown, drop = _split(model, batch, of_sketch, of_reference), plan.options.drop
     else:
-        from ssimbad.networks.split_attention import Shown
-
         shown = Shown(base.encoder(batch.reference))
         drop = base.config.drop_first + (base.config.drop_last - base.config.drop_first) * batch.progress
         blank = (rng.uniform() < base.config.drop_sketch)[:, None, None, None]
@@ -167,7 +182,7 @@ def _dimmed(shown: Shown, share: Tensor | float) -> Shown:
     return replace(shown, tokens=shown.tokens * share, split=split)
 
 
-def shown(model: nn.Module, given: Conditions, options: Options) -> Shown:
+def shown(model: Model, given: Conditions, options: Options) -> Shown:
     """What the weights are shown in a mode.
 
     Raises:
@@ -175,17 +190,17 @@ def shown(model: nn.Module, given: Conditions, options: Options) -> Shown:
     """
     import torch
 
-    from ssimbad.networks.split_attention import Shown
+    from ssimbad.networks.split_attention import Base, Shown
 
     if options.mode == "vanilla":
         return Shown(_base(model).encoder(given.reference))
-    if _base(model) is model:
+    if isinstance(model, Base):
         raise UserError(f"mode {options.mode}: these weights have no split; colour with those of the finetuning")
     whole = torch.ones(len(given.sketch), device=given.sketch.device)
     return _split(model, given, options.sketch_threshold * whole, options.reference_threshold * whole, options)
 
 
-def denoiser(model: nn.Module, given: Conditions, options: Options) -> Callable[[Tensor, Tensor], Tensor]:
+def denoiser(model: Model, given: Conditions, options: Options) -> Callable[[Tensor, Tensor], Tensor]:
     """D(x; sigma), guided without classifiers (Ho & Salimans 2022): D + Σ (scale - 1)·(D - D without the condition)."""
     import torch
 
@@ -203,21 +218,22 @@ def denoiser(model: nn.Module, given: Conditions, options: Options) -> Callable[
     return denoise
 
 
-def colorize(model: nn.Module, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
+def colorize(model: Model, given: Conditions, fresh: Fresh, colour: Colour, watch: Watch | None) -> Tensor:
     from ssimbad.samplers import ode
 
-    base, grid = _base(model), animediffusion.levels(_base(model), colour.sampler.steps)
+    base = _base(model)
+    grid = animediffusion.levels(base, colour.by.steps)
 
     def noise() -> Tensor:
         return fresh(*base.form(given.sketch))
 
-    sampler = chain.make(colour.sampler, noise, animediffusion.axis(base))
+    sampler = chain.make(colour.by, noise, animediffusion.axis(base))
     seen = watch and (lambda sigma, x: watch(sigma, base.decoded(x)))
     denoise = ode.watched(denoiser(model, given, colour.options or Options()), seen)
     return base.decoded(sampler(denoise, animediffusion.pure(noise(), grid), grid)).clamp(-1, 1)
 
 
-def fits(config: Config, size: int, shared: Mapping[str, Any]) -> None:
+def fits(config: Config, size: int, shared: Shared) -> None:
     chain.fits(config, size, shared)
     if config.encoder and size % (halved := FACTOR * 2 ** (len(shared["network"].multipliers) - 1)):
         raise ValueError(f"config.encoder: data.size {size} is not divisible by {halved}, as its latents must be")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -13,16 +13,28 @@ from ssimbad.faces import manifest
 from ssimbad.metrics import face_features, measure, registry
 from ssimbad.metrics.contract import Given
 from ssimbad.metrics.evaluate import lines
+from ssimbad.metrics.measure import Entry
 from ssimbad.metrics.test_set import at_size
 from ssimbad.pairing import resize
 from ssimbad.pairing.settings import SETTINGS, Setting
 from ssimbad.runtime.job import Job
 
+if TYPE_CHECKING:
+    from ssimbad.params.tree import Params
+
 CHUNK = 256
 ITSELF = "the target itself"
 
 
-def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
+class Baselines(TypedDict):
+    """The summary: of `n` images of side `size`, by row and setting what was measured."""
+
+    n: int
+    size: int
+    rows: dict[str, dict[str, dict[str, Entry]]]
+
+
+def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
     """Score answers that no method gave, each in the settings where it is one.
 
     `reference`: the bare warped reference. `mean_color`: one flat image of the training set's mean colour.
@@ -42,26 +54,33 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     networks, absent = measure.load_networks(inputs, registry.networks(), job.threads)
     described = face_features.stored(inputs, len(ids))
     names = [name for name in ("test", "same", "cross", "true", "scene") if name in inputs]
-    images = {name: at_size(inputs[name], size, ids) for name in names}
+    images: dict[str | None, np.ndarray] = {name: at_size(inputs[name], size, ids) for name in names}
     masks = resize.area(manifest.images(inputs["true_masks"], ids), size) if "true_masks" in inputs else None
     color = mean_color(artifacts.read_array(inputs["train"]))
     images["mean_color"] = np.broadcast_to(color, (len(ids), size, size, 3)).copy()
     drawn = lines(inputs["sketches"], ids, params.sketches)
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, dict[str, Entry]]] = {}
     for row, setting, answers in _answers(names):
-        reference, target, none = setting.reference, setting.target, dict(absent)
-        given = {"lines": drawn, "references": images[reference], "masks": masks}
+        itself = {}
+        if answers == setting.target:
+            itself |= {"targets": ITSELF, "faces": "the faces themselves"}
+        if answers == setting.reference:
+            itself["references"] = "the reference itself"
+        target = None if "targets" in itself else images[setting.target]
+        found = Given(
+            images[answers],
+            target,
+            target,
+            None if "references" in itself else images[setting.reference],
+            drawn,
+            networks,
+            absent | itself,
+            params.evaluation.seed,
+            described=described if setting.target == "test" and target is not None else {},
+            masks=masks,
+        )
         # as the stage evaluate measures there
         chosen = [metric for metric in registry.metrics() if setting.sets or "targets" in metric.needs]
-        if answers == target:
-            none |= {"targets": ITSELF, "faces": "the faces themselves"}
-        else:
-            given |= {"targets": images[target], "faces": images[target]}
-            given["described"] = described if target == "test" else {}
-        if answers == reference:
-            given["references"] = None
-            none["references"] = "the reference itself"
-        found = Given(images[answers], **given, networks=networks, absent=none, seed=params.evaluation.seed)
         rows.setdefault(row, {})[setting.name] = measure.every(chosen, found, params.evaluation, job.threads)[1]
     artifacts.write_json(outputs["summary"], {"n": len(ids), "size": size, "rows": rows})
     job.say(f"baselines: {len(ids)} images as {len(rows)} rows -> {outputs['summary']}")
@@ -70,7 +89,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
 def _answers(stored: Collection[str]) -> Iterator[tuple[str, Setting, str]]:
     """(row, setting, answers) of what is stored, in settings that show a reference and have a target."""
     for setting in SETTINGS.values():
-        if setting.listed and setting.reference in stored and setting.target in stored:
+        if setting.listed and setting.reference and setting.reference in stored and setting.target in stored:
             yield "reference", setting, setting.reference
             yield "mean_color", setting, "mean_color"
     yield "ground_truth", SETTINGS["same"], "test"

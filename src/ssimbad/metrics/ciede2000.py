@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ssimbad.errors import there
 from ssimbad.metrics.contract import Given, Metric
 
 
@@ -30,7 +31,7 @@ def ciede2000(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _measured(given: Given) -> np.ndarray:
-    return ciede2000(given.images, given.targets)
+    return ciede2000(given.images, there(given.targets))
 
 
 METRIC = Metric(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ssimbad.errors import there
 from ssimbad.metrics.contract import Given, Metric
 from ssimbad.metrics.lpips import distances
 
 
 def _similarity(given: Given) -> np.ndarray:
-    return 1 - distances(given.images, given.targets, *given.networks["clip"])
+    return 1 - distances(given.images, there(given.targets), *given.networks["clip"])
 
 
 METRIC = Metric(

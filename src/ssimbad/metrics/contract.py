@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ssimbad.pairing.xdog import XDoGConfig
+
+T = TypeVar("T")
 
 LAST = 1000
 ABSENT = {
@@ -33,12 +37,13 @@ class Lines:
 
     sketches: np.ndarray
     sigmas: np.ndarray
-    config: Any
+    config: XDoGConfig
 
 
 @dataclass(frozen=True)
 class Given:
-    """Answers, (N, H, W, 3) uint8, and what they are measured by; what is None is not there.
+    """Answers, (N, H, W, 3) uint8, and what they are measured by; what is None is not there. A metric
+    reads by `errors.there` what it `needs`.
 
     `targets` and `references` (N, H, W, 3) uint8, `masks` (N, H, W) uint8, 255 = figure of the sketch, and `lines`
     belong to the answers by position; `faces`, (M, H, W, 3) uint8, is a set, in no order.
@@ -55,7 +60,7 @@ class Given:
     """Why something is not there, by its name; else `ABSENT` or `SWITCHED_OFF` says it."""
     seed: int = 0
     """Of random subsets."""
-    seen: dict[str, Any] = field(default_factory=dict)
+    seen: dict[str, object] = field(default_factory=dict)
     masks: np.ndarray | None = None
     described: Mapping[str, np.ndarray] = field(default_factory=dict)
     """(M, D) float64 of `faces` by a network's name, where they were described before (metrics/face_features.py)."""
@@ -63,16 +68,22 @@ class Given:
     def part(self, start: int, stop: int) -> Given:
         """The answers of [start, stop) with what belongs to them; nothing that was looked at is kept."""
         rows = slice(start, stop)
-        mine = {name: getattr(self, name) for name in ("images", "targets", "references", "masks")}
-        cut: dict[str, Any] = {name: None if of is None else of[rows] for name, of in mine.items()}
         lines = self.lines and replace(self.lines, sketches=self.lines.sketches[rows], sigmas=self.lines.sigmas[rows])
-        return replace(self, **cut, lines=lines, seen={})
+        return replace(
+            self,
+            images=self.images[rows],
+            targets=None if self.targets is None else self.targets[rows],
+            references=None if self.references is None else self.references[rows],
+            masks=None if self.masks is None else self.masks[rows],
+            lines=lines,
+            seen={},
+        )
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def once(self, name: str, make: Callable[[], T]) -> T:
         """What several metrics look at, made by the first of them."""
         if name not in self.seen:
             self.seen[name] = make()
-        return self.seen[name]
+        return cast("T", self.seen[name])
 
     def reason(self, needs: tuple[str, ...]) -> str | None:
         """Why one of the needs cannot be met; None: all are there."""
@@ -85,6 +96,13 @@ class Given:
         return None
 
 
+class Facts(TypedDict, total=False):
+    """What a metric can say of how it measured."""
+
+    scales: int
+    """Of MS-SSIM."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A column of the tables."""
@@ -94,7 +112,7 @@ class Metric:
     """As printed, with its unit."""
     decimals: int
     better: Literal["↑", "↓"]
-    function: Callable[[Given], Any]
+    function: Callable[[Given], np.ndarray | float]
     """Per image: (N,) float64, each value the same in whatever company; of a set: one float. Raises Unmeasurable."""
     needs: tuple[str, ...]
     """Besides the answers: `targets`, `faces`, `references`, `lines`, `masks`, and names of feature networks."""
@@ -103,7 +121,7 @@ class Metric:
     """Left out, instead of a dash, where what it needs is not there: for what few studies have."""
     place: int = LAST
     """In the tables; those of one place go by their ids."""
-    facts: Callable[[Given], dict[str, Any]] = lambda given: {}
+    facts: Callable[[Given], Facts] = lambda given: {}
     """Stored beside the value."""
     note: str = ""
     """A sentence for the foot of every main table that shows it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +17,12 @@ from ssimbad.pairing import resize, xdog
 from ssimbad.pairing.settings import SETTINGS
 from ssimbad.runtime.job import Job
 
+if TYPE_CHECKING:
+    from ssimbad.params.blocks import Sketches
+    from ssimbad.params.tree import Params
 
-def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
+
+def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
     """Measure one method's images in one setting.
 
     The target is the sketch's own face (settings same, cross: the published protocol) or the rendering of the
@@ -63,7 +67,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     job.say(f"{job.name}: {len(ids)} images{told} -> {outputs['summary']}")
 
 
-def lines(path: Path, ids: list[str], sketches: Any) -> Lines:
+def lines(path: Path, ids: list[str], sketches: Sketches) -> Lines:
     """The test set's sketches, and how they were drawn by the parameters `sketches`.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from ssimbad.metrics import measure
 from ssimbad.metrics.test_set import at_size
 from ssimbad.runtime.job import Job
 
+if TYPE_CHECKING:
+    from ssimbad.params.tree import Params
 
-def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
+
+def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
     """Describe the test faces, at training size, by every network named in `outputs`.
 
     Inputs: test (.npy), manifest (.csv), and the weights files of those networks, by their names.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ssimbad.errors import there
 from ssimbad.metrics.contract import Given, Metric, Unmeasurable
 
 
@@ -35,7 +36,7 @@ def pool3(given: Given) -> tuple[np.ndarray, np.ndarray]:
 
     def both() -> tuple[np.ndarray, np.ndarray]:
         answers = inception.described(given.images, *copies)
-        return answers, inception.described(given.faces, *copies) if known is None else known
+        return answers, inception.described(there(given.faces), *copies) if known is None else known
 
     return given.once("pool3", both)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from tabulate import tabulate
@@ -16,13 +15,14 @@ from ssimbad.faces import reading
 from ssimbad.metrics import measure, registry
 from ssimbad.metrics.contract import Given, Lines
 from ssimbad.pairing import xdog
+from ssimbad.params.blocks import Evaluation, Sketches
 from ssimbad.runtime import cores
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 MAX_PIXELS = 100_000_000
 # As in presets/paper.yaml (a test holds them to it).
-SKETCHES = SimpleNamespace(sigmas=[0.3, 0.4, 0.5], k=3.5, p=10.0, epsilon=0.01, phi=1e9, seed=0)
-EVALUATION = SimpleNamespace(bootstrap=10000, confidence=0.95, seed=0)
+SKETCHES = Sketches(sigmas=[0.3, 0.4, 0.5], k=3.5, p=10.0, epsilon=0.01, phi=1e9, seed=0)
+EVALUATION = Evaluation(bootstrap=10000, confidence=0.95, seed=0)
 
 
 def run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from ssimbad.errors import there
 from ssimbad.metrics.contract import Given, Lines, Metric
 from ssimbad.pairing import resize, xdog
 
@@ -45,7 +46,7 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _measured(given: Given) -> np.ndarray:
-    return line_fidelity(given.images, given.lines)
+    return line_fidelity(given.images, there(given.lines))
 
 
 METRIC = Metric(

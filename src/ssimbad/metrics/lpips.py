@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ssimbad.errors import there
 from ssimbad.metrics.contract import Given, Metric
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def distances(images: np.ndarray, targets: np.ndarray, *copies: nn.Module) -> np
 
 
 def _lpips(given: Given) -> np.ndarray:
-    return distances(given.images, given.targets, *given.networks["alexnet"])
+    return distances(given.images, there(given.targets), *given.networks["alexnet"])
 
 
 METRIC = Metric(

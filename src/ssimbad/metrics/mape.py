@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ssimbad.errors import there
 from ssimbad.metrics.contract import Metric, Unmeasurable
 
 
@@ -35,5 +36,5 @@ def _one(image: np.ndarray, target: np.ndarray) -> float:
 
 METRIC = Metric(
     id="mape", label="MAPE (%)", decimals=1, better="↓", needs=("targets",), place=110,
-    function=lambda given: mape(given.images, given.targets),
+    function=lambda given: mape(given.images, there(given.targets)),
 )  # fmt: skip

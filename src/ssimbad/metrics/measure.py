@@ -4,25 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
 from ssimbad.metrics import bootstrap
-from ssimbad.metrics.contract import ABSENT, Given, Metric, Unmeasurable
+from ssimbad.metrics.contract import ABSENT, Facts, Given, Metric, Unmeasurable
 from ssimbad.runtime import pool
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ssimbad.params.blocks import Evaluation
+
 DIGITS = 5
 """Decimals of stored values: beyond them single precision depends on the machine."""
 
+
 _PART = 16  # images that a core takes at a time
 
-Entry = dict[str, Any]
-"""{value, ci_low, ci_high, n[, reason]} and the metric's own facts; value None: it could not be measured, for this
-reason."""
+
+class Interval(TypedDict):
+    """A value and the ends of its interval."""
+
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+
+class Entry(Interval, Facts):
+    """Of so many images; value None: it could not be measured, for this reason."""
+
+    n: int | None
+    reason: NotRequired[str]
+    seeds: NotRequired[int]
+    """In tables: over which value and interval are taken."""
 
 
 def load_networks(
@@ -73,13 +89,13 @@ def per_image(metrics: Sequence[Metric], given: Given, threads: int = 1) -> dict
 
 def _dealt(metric: Metric, given: Given, threads: int) -> np.ndarray:
     if set(metric.needs) - ABSENT.keys():  # a feature network's images are dealt to its own workers
-        return metric.function(given)
+        return np.asarray(metric.function(given))
     parts = (given.part(start, start + _PART) for start in range(0, len(given.images), _PART))
     return np.concatenate(list(pool.ordered_map(lambda _, part: metric.function(part), parts, range(threads))))
 
 
 def every(
-    metrics: Sequence[Metric], given: Given, evaluation: Any, threads: int = 1
+    metrics: Sequence[Metric], given: Given, evaluation: Evaluation, threads: int = 1
 ) -> tuple[dict[str, np.ndarray], dict[str, Entry]]:
     """What `per_image` finds, and {metric: its entry} of all metrics but optional ones that cannot be had: of each
     image's values the mean with its bootstrap interval, of a set no interval, since resampling biases it.
@@ -96,10 +112,11 @@ def every(
             continue
         try:
             if reason is None and metric.of_set:
-                entries[metric.id] = _of_set(metric.function(given), len(given.images)) | metric.facts(given)
+                value = float(metric.function(given))
+                entries[metric.id] = {**_of_set(value, len(given.images)), **metric.facts(given)}
             elif reason is None:
                 values |= per_image([metric], given, threads)
-                entries[metric.id] = _with_interval(values[metric.id], evaluation) | metric.facts(given)
+                entries[metric.id] = {**_with_interval(values[metric.id], evaluation), **metric.facts(given)}
         except Unmeasurable as error:
             reason = str(error)
         if reason is not None:
@@ -116,9 +133,14 @@ def _of_set(value: float, n: int) -> Entry:
     return {"value": round(value, DIGITS), "ci_low": None, "ci_high": None, "n": n}
 
 
-def _with_interval(values: np.ndarray, evaluation: Any) -> Entry:
+def _with_interval(values: np.ndarray, evaluation: Evaluation) -> Entry:
     estimate = bootstrap.mean(
         values, resamples=evaluation.bootstrap, confidence=evaluation.confidence, seed=evaluation.seed
     )
-    low, high = (None if x is None else round(x, DIGITS) for x in (estimate.low, estimate.high))
-    return {"value": round(estimate.value, DIGITS), "ci_low": low, "ci_high": high, "n": estimate.n}
+    return {**interval(estimate), "n": estimate.n}
+
+
+def interval(found: bootstrap.Estimate) -> Interval:
+    """An estimate as it is stored."""
+    low, high = (None if end is None else round(end, DIGITS) for end in (found.low, found.high))
+    return {"value": round(found.value, DIGITS), "ci_low": low, "ci_high": high}

@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.ndimage import convolve1d
 
-from ssimbad.metrics.contract import Given, Metric, Unmeasurable
+from ssimbad.errors import there
+from ssimbad.metrics.contract import Facts, Given, Metric, Unmeasurable
 
 WINDOW = 11
 SIGMA = 1.5
@@ -87,11 +88,11 @@ def _halved(values: np.ndarray) -> np.ndarray:
     return values[:height, :width].reshape(height // 2, 2, width // 2, 2, -1).mean(axis=(1, 3))
 
 
-def _facts(given: Given) -> dict[str, int]:
+def _facts(given: Given) -> Facts:
     return {"scales": scales(min(given.images.shape[1:3]))}
 
 
 METRIC = Metric(
     id="ms_ssim", label="MS-SSIM", decimals=4, better="↑", needs=("targets",), place=20, facts=_facts,
-    function=lambda given: ms_ssim(given.images, given.targets),
+    function=lambda given: ms_ssim(given.images, there(given.targets)),
 )  # fmt: skip

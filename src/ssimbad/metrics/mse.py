@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ssimbad.errors import there
 from ssimbad.metrics.contract import Metric
 
 
@@ -25,5 +26,5 @@ def mse(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 METRIC = Metric(
     id="mse", label="MSE", decimals=4, better="↓", needs=("targets",), place=100,
-    function=lambda given: mse(given.images, given.targets),
+    function=lambda given: mse(given.images, there(given.targets)),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ssimbad.errors import there
 from ssimbad.metrics.contract import Given, Metric
 
 DIRECTIONS = 64
@@ -58,7 +59,7 @@ def _sorted(image: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 
 def _measured(given: Given) -> np.ndarray:
-    return palette_distance(given.images, given.references)
+    return palette_distance(given.images, there(given.references))
 
 
 METRIC = Metric(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ssimbad.errors import there
 from ssimbad.metrics.contract import Given, Metric
 from ssimbad.metrics.mmd import kernel_distance
 
@@ -26,7 +27,7 @@ def _means(side: int) -> np.ndarray:
 
 
 def _measured(given: Given) -> float:
-    return kernel_distance(thumbnails(given.images), thumbnails(given.faces), given.seed, "pixel_mmd")
+    return kernel_distance(thumbnails(given.images), thumbnails(there(given.faces)), given.seed, "pixel_mmd")
 
 
 METRIC = Metric(

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ssimbad.errors import there
 from ssimbad.metrics.contract import Metric, Unmeasurable
 
 CAP = 80.0
@@ -52,7 +53,7 @@ def weighted(images: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np
 
 METRIC = Metric(
     id="psnr", label="PSNR (dB)", decimals=2, better="↑", needs=("targets",), place=10,
-    function=lambda given: psnr(given.images, given.targets),
+    function=lambda given: psnr(given.images, there(given.targets)),
     note="PSNR pays for the mean of all plausible answers, blurred as it is, more than for any one of them: `spread.md`"
     " (where `report.spread` is set) tells what a row owes to that.",
 )  # fmt: skip

@@ -36,6 +36,9 @@ class Block(nn.Module):
 class ImageTower(nn.Module):
     """(B, 3, H, W) in [-1, 1] → (B, E) embeddings, of the images resized (bicubic, antialiased) to its own side."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, width: int, patch: int, grid: int, blocks: int, hidden: int, embedding: int) -> None:
         super().__init__()
         self.side = patch * grid
@@ -65,6 +68,6 @@ class ImageTower(nn.Module):
         patches = self.conv1(((resized + 1) / 2 - self.mean) / self.std).flatten(2).transpose(1, 2)
         first = self.class_embedding.expand(len(images), 1, -1)
         x = self.ln_pre(torch.cat([first, patches], dim=1) + self.positional_embedding)
-        for block in self.transformer["resblocks"]:
+        for block in self.transformer["resblocks"].children():
             x = block(x)
         return self.ln_post(x[:, 0]) @ self.proj

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssimbad.networks.lists import Modules
 from ssimbad.networks.unet import sinusoid
 
 Uniform = Callable[..., Tensor]
@@ -89,9 +90,10 @@ class UNet(nn.Module):
             return ResidualBlock(channels_in, channels_out, features, groups, dropout, attend)
 
         self.stem = nn.Conv2d(3, base, 3, padding=1)
-        self.down, self.shrink, skips, width = nn.ModuleList(), nn.ModuleList(), [base], base
+        self.down: Modules[Modules[ResidualBlock]] = Modules()
+        self.shrink, skips, width = nn.ModuleList(), [base], base
         for level, channels in enumerate(widths):
-            stage = nn.ModuleList()
+            stage: Modules[ResidualBlock] = Modules()
             for _ in range(blocks):
                 stage.append(residual(width, channels, level in attention))
                 width = channels
@@ -101,9 +103,10 @@ class UNet(nn.Module):
                 self.shrink.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
                 skips.append(width)
         self.middle = nn.ModuleList([residual(width, width, True), residual(width, width, False)])
-        self.up, self.enlarge = nn.ModuleList(), nn.ModuleList()
+        self.up: Modules[Modules[ResidualBlock]] = Modules()
+        self.enlarge = nn.ModuleList()
         for level, channels in reversed(list(enumerate(widths))):
-            stage = nn.ModuleList()
+            stage = Modules()
             for _ in range(blocks + 1):
                 stage.append(residual(width + skips.pop(), channels, level in attention))
                 width = channels

@@ -42,12 +42,25 @@ class NoisePredictor(nn.Module):
     D(x; sigma) = x - sigma·eps (DDPM eq. 4; Song et al. 2021, eq. 9).
 
     `sigmas`: (T,) float64, rising, of the timesteps 0 … T-1. Between two of them t is interpolated in ln sigma.
-    `as_published`: chains and inversions as in the public code of AnimeDiffusion. `config`: of its method.
+    `as_published`: chains and inversions as in the public code of AnimeDiffusion. `config`: of its method. `frozen`:
+    the finished one from which its training started, where that is still asked. `shape`: of what it draws, (C, H, W),
+    where nothing that it is given tells.
     """
 
-    def __init__(self, network: nn.Module, sigmas: Tensor, as_published: bool = False, config: Any = None) -> None:
+    sigmas: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sigmas: Tensor,
+        as_published: bool = False,
+        config: Any = None,
+        frozen: nn.Module | None = None,
+        shape: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
         self.network, self.as_published, self.config = network, as_published, config
+        self.frozen, self.shape = frozen, shape
         self.register_buffer("sigmas", sigmas, persistent=False)
 
     def forward(

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssimbad.networks.vqvae import Autoencoder
+
 PERIOD = 10000.0
 
 
@@ -81,8 +83,8 @@ class Convolutional(nn.Module):
         self.scales = nn.ModuleList([nn.Linear(self.EMBEDDING, width) for _ in range(layers)] if timed else [])
         self.norm, self.head = nn.GroupNorm(max(1, width // 8), width), nn.Conv2d(width, channels, 1)
         for layer in (*self.scales, self.head):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, reference: Tensor | None, u: Tensor) -> Tensor:
         """(B, D, h, w), the same or None, and (B,) in [0, 1] → (B, D, h, w) float32."""
@@ -105,7 +107,7 @@ class LatentCold(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Autoencoder,
         network: nn.Module,
         begin: Callable[..., Tensor],
         times: int,

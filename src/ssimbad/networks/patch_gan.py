@@ -14,7 +14,7 @@ class SpectralConv2d(nn.Conv2d):
     forward pass moves would depend on how a batch is shared among threads and devices.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         matrix = self.weight.flatten(1)
         with torch.no_grad():
             wide = matrix.double()
@@ -22,7 +22,7 @@ class SpectralConv2d(nn.Conv2d):
             right = F.normalize(wide.T @ left, dim=0)
         # As a sum of products: a matrix product would be rounded to bfloat16 under autocast.
         sigma = (torch.outer(left, right).to(matrix.dtype) * matrix).sum()
-        return self._conv_forward(x, self.weight / sigma, self.bias)
+        return self._conv_forward(input, self.weight / sigma, self.bias)
 
 
 class PatchGAN(nn.Module):

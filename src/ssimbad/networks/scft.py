@@ -195,7 +195,8 @@ def _start(layer: nn.Module) -> None:
     """Weights that keep a signal's variance through a LeakyReLU (He et al. 2015, eq. 14), no bias."""
     if isinstance(layer, nn.Conv2d):
         nn.init.kaiming_normal_(layer.weight, SLOPE)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def tokens(maps: list[Tensor]) -> Tensor:

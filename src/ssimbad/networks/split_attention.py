@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssimbad.networks.denoiser import timestep
-from ssimbad.networks.unet import UNet, sinusoid
+from ssimbad.networks.lists import Modules
+from ssimbad.networks.unet import Layers, sinusoid
+from ssimbad.networks.vqvae import Autoencoder
 
 CROSSED = 2
 """So many lowest levels of the U-Net look at the reference."""
@@ -30,8 +32,8 @@ class Projection(nn.Linear):
     def __init__(self, features_in: int, features_out: int) -> None:
         super().__init__(features_in, features_out, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.flatten(0, 1)).unflatten(0, input.shape[:2])
 
 
 class LowRank(nn.Module):
@@ -70,8 +72,8 @@ class Split:
     mask: Tensor
     threshold: Tensor
     background: Tensor
-    figure_terms: Sequence[LowRankLayer] | None
-    background_terms: Sequence[LowRankLayer] | None
+    figure_terms: Modules[LowRankLayer] | None
+    background_terms: Modules[LowRankLayer] | None
 
     def inside(self, height: int, width: int) -> Tensor:
         """(B, H·W, 1) bool: which positions of a layer belong to the figure."""
@@ -115,8 +117,8 @@ class CrossAttention(nn.Module):
         if split is None:
             found = self._looked(z, shown.tokens, None)
         else:
-            figure = self._looked(z, shown.tokens, split.figure_terms and split.figure_terms[layer])
-            background = self._looked(z, split.background, split.background_terms and split.background_terms[layer])
+            figure = self._looked(z, shown.tokens, _of_layer(split.figure_terms, layer))
+            background = self._looked(z, split.background, _of_layer(split.background_terms, layer))
             found = torch.where(split.inside(h, w), figure, background)
         return x + self.out(found).transpose(1, 2).reshape(b, c, h, w)
 
@@ -125,6 +127,10 @@ class CrossAttention(nn.Module):
         if terms is not None:
             q, k, v = q + terms.query(z), k + terms.key(tokens), v + terms.value(tokens)
         return _attended(q, k, v, self.heads)
+
+
+def _of_layer(terms: Modules[LowRankLayer] | None, layer: int) -> LowRankLayer | None:
+    return None if terms is None else terms[layer]
 
 
 class TokenLayer(nn.Module):
@@ -196,9 +202,8 @@ class SketchEncoder(nn.Module):
             width = channels
             widths.append(width)
         self.zeros = nn.ModuleList(nn.Conv2d(channels, channels, 1) for channels in widths)
-        for zero in self.zeros:
-            nn.init.zeros_(zero.weight)
-            nn.init.zeros_(zero.bias)
+        for parameter in self.zeros.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, sketch: Tensor) -> list[Tensor]:
         maps, x = [], sketch
@@ -208,7 +213,7 @@ class SketchEncoder(nn.Module):
         return maps
 
 
-class ReferencedUNet(UNet):
+class ReferencedUNet(Layers):
     """The shared U-Net, as many channels out as in, with a sketch's pyramid added level by level, and cross-attention
     to a reference behind each of its `CROSSED` lowest levels on the way down and on the way up. `stride`: of both
     convolutions of the pyramid's stem, 2 where the sketch has four times the side of what is denoised."""
@@ -220,7 +225,7 @@ class ReferencedUNet(UNet):
         stem = [(max(1, widths[0] // 2), stride), (widths[0], stride)]
         self.sketch = SketchEncoder(1, stem, [(c, 2) for c in widths[1:]])
         crossed = [*widths[self.first :], *reversed(widths[self.first :])]
-        self.crosses = nn.ModuleList(CrossAttention(c, width, network["heads"], network["groups"]) for c in crossed)
+        self.crosses = Modules(CrossAttention(c, width, network["heads"], network["groups"]) for c in crossed)
 
     def forward(self, x: Tensor, noise: Tensor, sketch: Tensor, shown: Shown) -> Tensor:
         features = self.embed(sinusoid(noise, self.embedding))
@@ -256,9 +261,10 @@ class Base(nn.Module):
     """
 
     as_published = False
+    sigmas: Tensor
 
     def __init__(
-        self, network: ReferencedUNet, encoder: TokenEncoder, sigmas: Tensor, config: Any, codec: nn.Module | None
+        self, network: ReferencedUNet, encoder: TokenEncoder, sigmas: Tensor, config: Any, codec: Autoencoder | None
     ) -> None:
         super().__init__()
         self.network, self.encoder, self.config, self.codec = network, encoder, config, codec
@@ -305,15 +311,15 @@ class SplitNetwork(nn.Module):
     """A finished base, and what the second stage trains: the low-rank terms, the recovery and the threshold's
     embedding, which is zero at first."""
 
-    def __init__(self, base: Base, rank: int, recovery: Recovery, width: int, embedding: int) -> None:
+    def __init__(self, base: Base, rank: int | None, recovery: Recovery, width: int, embedding: int) -> None:
         super().__init__()
         self.base, self.recovery, self.embedding = base, recovery, embedding
         channels = [cross.channels for cross in base.network.crosses]
-        self.figure = nn.ModuleList(LowRankLayer(c, width, rank) for c in channels)
-        self.background = nn.ModuleList(LowRankLayer(c, width, None) for c in channels)
+        self.figure = Modules(LowRankLayer(c, width, rank) for c in channels)
+        self.background = Modules(LowRankLayer(c, width, None) for c in channels)
         self.threshold = nn.Sequential(nn.Linear(embedding, width), nn.SiLU(), nn.Linear(width, width))
-        nn.init.zeros_(self.threshold[-1].weight)
-        nn.init.zeros_(self.threshold[-1].bias)
+        for parameter in self.threshold[-1].parameters():
+            nn.init.zeros_(parameter)
 
     @property
     def sigmas(self) -> Tensor:

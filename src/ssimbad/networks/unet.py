@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssimbad.networks.lists import Modules
+
 
 def sinusoid(t: Tensor, channels: int, max_period: float = 1000.0) -> Tensor:
     """Sinusoidal embedding (Vaswani et al. 2017) of a noise level made for values up to about 1000.
@@ -64,11 +66,8 @@ class Attention(nn.Module):
         return x + out.transpose(2, 3).reshape(b, c, h, w)
 
 
-class UNet(nn.Module):
-    """(B, channels_in, H, W) and noise level (B,) → (B, channels_out, H, W); H and W divisible by 2^(levels-1).
-
-    Without a noise level (None) its bias is left out of every block.
-    """
+class Layers(nn.Module):
+    """Of the U-Net, without the way through them."""
 
     def __init__(
         self,
@@ -91,9 +90,10 @@ class UNet(nn.Module):
             return ResidualBlock(channels_in, channels_out, features, groups)
 
         self.stem = nn.Conv2d(channels_in, base, 1)
-        self.down, skips, width = nn.ModuleList(), [], base
+        self.down: Modules[Modules[ResidualBlock]] = Modules()
+        skips, width = [], base
         for level, channels in enumerate(widths):
-            stage = nn.ModuleList()
+            stage: Modules[ResidualBlock] = Modules()
             for _ in range(blocks):
                 stage.append(residual(width, channels))
                 width = channels
@@ -102,14 +102,21 @@ class UNet(nn.Module):
             if level < len(widths) - 1:
                 skips.append(width)  # the pooled map is a skip of its own
         self.middle = nn.ModuleList([residual(width, width), Attention(width, heads, groups), residual(width, width)])
-        self.up = nn.ModuleList()
+        self.up: Modules[Modules[ResidualBlock]] = Modules()
         for level, channels in reversed(list(enumerate(widths))):
-            stage = nn.ModuleList()
+            stage = Modules()
             for _ in range(blocks + (level > 0)):  # below the top, one more block takes the pooled map
                 stage.append(residual(width + skips.pop(), channels))
                 width = channels
             self.up.append(stage)
         self.head = nn.Sequential(nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, channels_out, 1))
+
+
+class UNet(Layers):
+    """(B, channels_in, H, W) and noise level (B,) → (B, channels_out, H, W); H and W divisible by 2^(levels-1).
+
+    Without a noise level (None) its bias is left out of every block.
+    """
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         features = None if noise is None else self.embed(sinusoid(noise, self.embedding))

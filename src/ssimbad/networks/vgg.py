@@ -15,6 +15,9 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class VGG19(nn.Module):
     """(B, 3, H, W) in [-1, 1] → the feature maps after `LAYERS`; H, W ≥ 16."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         from torchvision.models import vgg19  # slow to import

@@ -7,7 +7,7 @@ it has 9,614,371 parameters.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ def _start(layer: nn.Module) -> None:
     """Weights that keep a signal's variance (He et al. 2015, eq. 14), no bias: else latents begin near zero, and most
     of a short training is spent on making them speak."""
     if isinstance(layer, Residual):
-        nn.init.zeros_(layer.layers[-1].weight)
+        nn.init.zeros_(layer.layers[-1].get_parameter("weight"))
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         # Each output of a transposed convolution of stride 2 sums over a quarter of the kernel.
         share = 4 if isinstance(layer, nn.ConvTranspose2d) else 1
@@ -89,6 +89,21 @@ def _start(layer: nn.Module) -> None:
         nn.init.normal_(layer.weight, std=(2 / fan) ** 0.5)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+class Autoencoder(Protocol):
+    """A finished part in whose latents others work, of whatever kind."""
+
+    code_size: int
+    """D, channels of the latents."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] → (B, D, H/4, W/4)."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The way back."""
+        ...
 
 
 class VQVAE(nn.Module):
@@ -129,7 +144,7 @@ class VQVAE(nn.Module):
             nn.ConvTranspose2d(first, 3, 4, stride=2, padding=1),
         )
         self.apply(_start)
-        self.decoder[-1].weight.data *= 0.1  # begins about grey, where tanh has its slope
+        self.decoder[-1].get_parameter("weight").data *= 0.1  # begins about grey, where tanh has its slope
 
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, D, H/4, W/4) float32, not quantised."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -235,8 +235,8 @@ def _in_float64(function: Map, value: Array) -> Array:
     """Apply `function` to `value` as a float64 tensor; the result has its kind, dtype and device."""
     if isinstance(value, Tensor):
         dtype = value.dtype if value.dtype.is_floating_point else torch.float64
-        return function(value.double()).to(dtype)
+        return cast("Array", function(value.double()).to(dtype))
     if isinstance(value, np.ndarray):
         dtype = value.dtype if np.issubdtype(value.dtype, np.floating) else np.float64
         return function(torch.from_numpy(np.array(value, dtype=np.float64))).numpy().astype(dtype)
-    return float(function(torch.tensor(float(value), dtype=torch.float64)))
+    return cast("Array", float(function(torch.tensor(float(value), dtype=torch.float64))))

@@ -21,7 +21,7 @@ from ssimbad.pairing import xdog
 _NOTHING = 1e-6  # so that no lines beside no lines are alike
 
 
-def ink(images: Tensor, sigma: float, config: xdog.XDoGConfig, enlarge: int = 1) -> Tensor:
+def ink(images: Tensor, sigma: float, config: xdog.Constants, enlarge: int = 1) -> Tensor:
     """(B, 3, H, H) float in [-1, 1], clipped there → (B, 1, H, H) ink in [0, 1].
 
     Grey is not rounded to a byte, as in the stage: at the stage's phi 0.02 % of the pixels of drawn faces and 0.2 % of

@@ -8,7 +8,7 @@ a line between. A network is anybody's file of the form in which SkyTNT's anime-
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from scipy import ndimage
 from ssimbad.errors import UserError
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, NodeArg
 
 Finder = Callable[[np.ndarray], np.ndarray]
 """(H, W, 3) colours or (H, W) sketch, uint8 → (H, W) uint8, 255 = figure, soft at its edge."""
@@ -179,5 +179,5 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _told(tensors: list[Any]) -> str:
+def _told(tensors: Sequence[NodeArg]) -> str:
     return ", ".join(f"{x.type} {tuple(x.shape or ())}" for x in tensors) or "none"

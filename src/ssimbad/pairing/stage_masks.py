@@ -17,14 +17,14 @@ from ssimbad.faces.reading import Unreadable, normalise_grey, opaque, resized
 from ssimbad.faces.sources import registry
 from ssimbad.faces.sources.contract import Source
 from ssimbad.pairing import masks, resize, tps
-from ssimbad.params.view import View
+from ssimbad.params.tree import Params
 from ssimbad.runtime import pool
 from ssimbad.runtime.job import Job
 
 SPLITS = ("train", "val", "test")
 
 
-def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """A mask for every face: the true one of a rendered face, else the one given in the source, else one that a network
     finds, or a rule where there is no network.
 
@@ -60,7 +60,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
     job.say(f"masks: of {len(ids)} test faces and the others -> {outputs['test'].parent}")
 
 
-def _found(split: str, find: masks.Finder, params: View, inputs: dict[str, Path], job: Job) -> np.ndarray:
+def _found(split: str, find: masks.Finder, params: Params, inputs: dict[str, Path], job: Job) -> np.ndarray:
     """(N, S, S) uint8: the masks of one split."""
     mine = manifest.rows(inputs["manifest"], split)
     faces = manifest.images(inputs[split], [row["id"] for row in mine])
@@ -79,7 +79,7 @@ _Known = Callable[[dict[str, str]], np.ndarray | None]
 
 
 @contextmanager
-def _known(params: View, inputs: dict[str, Path]) -> Iterator[_Known]:
+def _known(params: Params, inputs: dict[str, Path]) -> Iterator[_Known]:
     """True masks where the faces are rendered, else given ones."""
     if "shapes" in inputs:
         shapes = artifacts.read_json(inputs["shapes"])
@@ -90,12 +90,12 @@ def _known(params: View, inputs: dict[str, Path]) -> Iterator[_Known]:
         yield lambda row: _given(source, row, params) if row.get("mask") else None
 
 
-def _true(drawn: dict[str, Any], params: View) -> np.ndarray:
+def _true(drawn: dict[str, Any], params: Params) -> np.ndarray:
     png = embedded.render_mask(params.embedded.style, drawn["shape"], drawn["palette"], params.embedded.size)
     return normalise_grey(png, params.data.native_size, params.data.max_pixels)[0]
 
 
-def _given(source: Source, row: dict[str, str], params: View) -> np.ndarray:
+def _given(source: Source, row: dict[str, str], params: Params) -> np.ndarray:
     """Cut as the face is."""
     try:
         mask = opaque(source.read(row["mask"]), params.data.max_pixels).convert("L")

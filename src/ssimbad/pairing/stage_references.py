@@ -12,14 +12,14 @@ from ssimbad.errors import UserError
 from ssimbad.faces import embedded, manifest
 from ssimbad.faces.reading import Unreadable, normalise
 from ssimbad.pairing import protocol, resize, tps
-from ssimbad.params.view import View
+from ssimbad.params.tree import Params
 from ssimbad.runtime import pool
 from ssimbad.runtime.job import Job
 
 _CHUNK = 64  # faces warped between two updates of the progress bar
 
 
-def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """The warped references of the test set and the cross pairing.
 
     inputs: `test` ((N, S, S, 3) uint8 .npy), `manifest`, `pairs` (CSV) where a cross pairing is given, for embedded
@@ -68,7 +68,7 @@ def _warped(faces: np.ndarray, warps: tps.Warp, job: Job) -> np.ndarray:
     return same
 
 
-def _answers(shapes: Path, pairs: list[tuple[str, str]], params: View, job: Job) -> np.ndarray:
+def _answers(shapes: Path, pairs: list[tuple[str, str]], params: Params, job: Job) -> np.ndarray:
     """(N, S, S, 3) uint8: the shape of the first of each pair in the palette of the second, read as the faces are."""
     drawn, data = artifacts.read_json(shapes), params.data
     if missing := next((id_ for pair in pairs for id_ in pair if id_ not in drawn), None):
@@ -83,7 +83,7 @@ def _answers(shapes: Path, pairs: list[tuple[str, str]], params: View, job: Job)
     return answers
 
 
-def _members(path: Path, names: list[str], params: View) -> np.ndarray:
+def _members(path: Path, names: list[str], params: Params) -> np.ndarray:
     """(N, S, S, 3) uint8 of the named members, read as the faces are."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,14 +12,15 @@ from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import manifest
 from ssimbad.pairing import styles, xdog
-from ssimbad.params.view import View
+from ssimbad.params.blocks import Sketches
+from ssimbad.params.tree import Params
 from ssimbad.runtime.job import Job
 
 SPLITS = ("train", "val", "test")
 _CHUNK = 64  # faces drawn between two updates of the progress bar
 
 
-def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, Any], outputs: dict[str, Path], job: Job) -> None:
     """A sketch for every face: XDoG of the stored face, or the given one where the source has it.
 
     Given ones are copied, since the rows of an output are those of the manifest, drawn and given ones among each other.
@@ -47,7 +49,7 @@ def run(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Jo
         job.say(f"sketches: {len(one.faces)} of {one.split} ({len(has)} given) -> {outputs[one.split]}")
 
 
-def run_shard(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+def run_shard(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """The sketches that are to be drawn of one shard: a contiguous part of all faces without a given one.
 
     inputs: `train`, `val`, `test`, `manifest` as of `run`. outputs: `sketches` ((M, S, S) uint8 .npy).
@@ -70,7 +72,7 @@ def run_shard(params: View, inputs: dict[str, Path], outputs: dict[str, Path], j
 class _Wanted:
     """A split's faces, and which of them have a sketch already. Raises UserError as `manifest.images`."""
 
-    def __init__(self, split: str, inputs: dict[str, Path]) -> None:
+    def __init__(self, split: str, inputs: Mapping[str, Path]) -> None:
         mine = manifest.rows(inputs["manifest"], split)
         self.split, self.ids = split, [row["id"] for row in mine]
         self.faces = manifest.images(inputs[split], self.ids)
@@ -79,7 +81,7 @@ class _Wanted:
         """Of those that are to be drawn."""
 
 
-def _drawn(one: _Wanted, rows: list[int], sketches: View, job: Job) -> Iterator[np.ndarray]:
+def _drawn(one: _Wanted, rows: list[int], sketches: Sketches, job: Job) -> Iterator[np.ndarray]:
     """(S, S) uint8 of each of the rows."""
     if not rows:
         return
@@ -91,7 +93,7 @@ def _drawn(one: _Wanted, rows: list[int], sketches: View, job: Job) -> Iterator[
             bar.update(len(sigmas[part]))
 
 
-def _draw_styles(sheet: np.ndarray, ids: list[str], sketches: View, path: Path, job: Job) -> None:
+def _draw_styles(sheet: np.ndarray, ids: list[str], sketches: Sketches, path: Path, job: Job) -> None:
     names = sketches.styles
     with artifacts.replacing(path) as temporary, job.progress(len(ids), "train styles") as bar:
         every = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(ids), len(names), *sheet.shape[1:]))

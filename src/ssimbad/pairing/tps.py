@@ -174,7 +174,8 @@ def displacement(
 @lru_cache(maxsize=8)
 def _axes(height: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """u along y (H,) and along x (W,): 0 and 1 at the outermost pixel centres."""
-    return tuple(torch.linspace(0, 1, n, dtype=torch.float64).to(dtype).to(device) for n in (height, width))
+    y, x = (torch.linspace(0, 1, n, dtype=torch.float64).to(dtype).to(device) for n in (height, width))
+    return y, x
 
 
 @lru_cache(maxsize=8)

@@ -23,11 +23,9 @@ SHARES = (_GREY / 2**15).tolist()
 _BLOCK = 32  # rows or columns filtered by one matrix product; about the fastest for 3 to 15 taps
 
 
-class XDoGConfig(Protocol):
-    """The constants, named as in that code; of the `sigmas` (pixels) one is drawn per image."""
+class Constants(Protocol):
+    """Named as in that code."""
 
-    @property
-    def sigmas(self) -> Sequence[float]: ...
     @property
     def k(self) -> float: ...
     @property
@@ -36,6 +34,13 @@ class XDoGConfig(Protocol):
     def epsilon(self) -> float: ...
     @property
     def phi(self) -> float: ...
+
+
+class XDoGConfig(Constants, Protocol):
+    """Of the `sigmas` (pixels) one is drawn per image."""
+
+    @property
+    def sigmas(self) -> Sequence[float]: ...
 
 
 def draw_sigma(ids: Sequence[str], seed: int, config: XDoGConfig) -> np.ndarray:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ssimbad.errors import there
+
 # What stages and engines write into, and what is theirs to delete (a test holds it to the stage table).
 MADE = (
     "data/faces", "data/sketches", "data/references", "data/masks", "data/features", "data/weights", "models",
@@ -174,6 +176,11 @@ class Colour(Strict):
     options: Any = Field(default_factory=dict, description="of the kind")
 
     @property
+    def by(self) -> Sampler:
+        """The sampler, for a kind that colours by one: others are refused when parameters are read."""
+        return there(self.sampler)
+
+    @property
     def words(self) -> str:
         """For logs and notes: `by ddim, eta 1 in 50 steps, the mean of 4 samples`."""
         how = f"by {self.sampler.label} in {self.sampler.steps} steps" if self.sampler else "in one pass"
@@ -182,6 +189,6 @@ class Colour(Strict):
         return ", ".join([how, *chosen, *([f"the mean of {self.samples} samples"] if self.samples > 1 else [])])
 
 
-def _spoken(value: Any) -> str:
+def _spoken(value: object) -> str:
     """`(weight 0.1, enlarge 2)` of a value that has parts."""
     return f"({', '.join(f'{k} {_spoken(v)}' for k, v in value.items())})" if isinstance(value, dict) else f"{value}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,12 @@ from ssimbad.faces.sources import registry as sources
 from ssimbad.pairing.styles import STYLES
 from ssimbad.params.base import Above0, Fraction, OwnPath, Positive, Size, Solver, Steps, Strict
 from ssimbad.params.methods import TrainingName
+
+# A checker reads no table of names.
+if TYPE_CHECKING:
+    Style = str
+else:
+    Style = Literal[*STYLES]
 
 
 class Data(Strict):
@@ -96,7 +102,7 @@ class Sketches(Strict):
     epsilon: float = Field(description="threshold")
     phi: Above0 = Field(description="steepness of the dark side")
     seed: int = Field(description="of the sigma of each image")
-    styles: Annotated[list[Literal[*STYLES]], Field(min_length=1)] = Field(
+    styles: Annotated[list[Style], Field(min_length=1)] = Field(
         default=["xdog"],
         description="of the lines that trainings see, one drawn per image shown; validation and test faces keep xdog",
     )

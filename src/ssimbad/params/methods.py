@@ -62,7 +62,8 @@ class Method(Strict):
         default_factory=dict, description="the rows: for each training that is one, how its weights colour"
     )
 
-    __pydantic_extra__: dict[str, Train | None] = Field(init=False)  # the slots that only its kind has
+    # The slots that only its kind has, as pydantic has one type them.
+    __pydantic_extra__: dict[str, Train | None] = Field(init=False)  # ty: ignore[incompatible-mutable-override]
 
     @model_validator(mode="wrap")
     @classmethod
@@ -95,7 +96,7 @@ def _values(model: BaseModel) -> dict[str, Any]:
     return model.__dict__ | (model.model_extra or {})
 
 
-def _forget(model: BaseModel, given: Mapping[str, Any]) -> None:
+def _forget(model: BaseModel, given: Mapping[str, object]) -> None:
     """Keys that were filled in do not count as given: DVC looks for those in the file."""
     model.model_fields_set.intersection_update(given)
     for key, value in given.items():
@@ -105,8 +106,8 @@ def _forget(model: BaseModel, given: Mapping[str, Any]) -> None:
                 _forget(part, raw)
 
 
-def _pairs(models: Any, given: Any) -> list[tuple[Any, Any]]:
-    return [(models[key], given[key]) for key in models] if isinstance(models, dict) else []
+def _pairs(models: object, given: object) -> list[tuple[object, object]]:
+    return [(models[key], given[key]) for key in models] if isinstance(models, dict) and isinstance(given, dict) else []
 
 
 def training(methods: Mapping[str, Method], name: str) -> Train | None:

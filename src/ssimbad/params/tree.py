@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -15,6 +15,7 @@ from ssimbad import strict_yaml
 from ssimbad.errors import ParameterError
 from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
+from ssimbad.methods.contract import Shared
 from ssimbad.params import overlay
 from ssimbad.params.base import Network, Noise, Strict, nearest
 from ssimbad.params.blocks import (
@@ -69,7 +70,7 @@ class Params(Strict):
             raise ValueError("references.pairs belongs to your own faces; set it to null for embedded")
         if self.data.native_size % self.schedule.size:
             raise ValueError(f"schedule.size: {self.schedule.size} does not divide data.native_size")
-        shared = {"network": self.network, "noise": self.noise, "schedule.saturation": self.schedule.saturation}
+        shared: Shared = {"network": self.network, "noise": self.noise, "schedule.saturation": self.schedule.saturation}
         for name, method in self.methods.items():
             self._check_block(name, method)
             registry.check(name, method, self.data.size, shared, self._borrowed(method))
@@ -96,7 +97,7 @@ class Params(Strict):
                 raise ValueError(f"methods.{name}.label: {method.label!r} is that of {other} too; rename one of them")
             labels[method.label] = name
 
-    def _borrowed(self, method: Method) -> Any:
+    def _borrowed(self, method: Method) -> Strict | None:
         """The config of the weights that a method borrows; None where they are not there."""
         lender = self.methods.get((method.weights or "").partition("/")[0])
         return lender.config if lender and not lender.weights and lender.kind == method.kind else None
@@ -219,9 +220,9 @@ class Params(Strict):
             raise ValueError(f"weights.{features}: missing; {key}.options need it (url, sha256, path)")
 
 
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """Names of the keys allowed where `location` stands in the tree."""
-    model: Any = Params
+    model: type[BaseModel] = Params
     for part in location[:-1]:
         if kind := sources.tagged(part):
             model = kind.Config

@@ -10,6 +10,8 @@ from ssimbad.params.tree import Params
 class View:
     """The parameters that a stage declares, and no others.
 
+    To a stage it is `Params`, whose type it therefore names: a checker then knows every key that it reads.
+
     Reading an undeclared one is a programming error: the engines would not rerun the stage when it changes.
     """
 

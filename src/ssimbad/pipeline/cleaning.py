@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from ssimbad import artifacts
 from ssimbad.errors import ParameterError
@@ -130,12 +129,12 @@ def _outputs(table: list[Instance]) -> list[str]:
     return [f for instance in table for f in instance.outputs.values()]
 
 
-def _names(table: list[Instance], made: dict[str, Any]) -> set[str]:
+def _names(table: list[Instance], made: dict[str, records.Record]) -> set[str]:
     """Instances of these parameters, of those that have left a record, and of those that have ever run here."""
     return {i.name for i in table} | made.keys() | {p.parent.name for p in WORK.glob("*/lock.guard")}
 
 
-def _records() -> dict[str, dict[str, Any]]:
+def _records() -> dict[str, records.Record]:
     """The records by instance. A file in the same folder that is not the record of its own name is none."""
     found = {}
     for path in RECORDS.glob("*.json"):
@@ -162,7 +161,7 @@ def _name(command: str) -> str:
     return "-".join([stage, *(f"seed-{value}" if key == "seed" else value for key, value in pairs)])
 
 
-def _are_outputs(value: Any) -> bool:
+def _are_outputs(value: object) -> bool:
     """Whether it is {file: md5} of files in this checkout."""
     return isinstance(value, dict) and all(_inside(file) and isinstance(md5, str) for file, md5 in value.items())
 

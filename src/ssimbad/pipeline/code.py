@@ -9,7 +9,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, there
 from ssimbad.faces.sources import registry as sources
 from ssimbad.features import registry as features
 from ssimbad.files import Seen
@@ -117,10 +117,10 @@ def outside(kind: str) -> dict[str, Path]:
     top = re.split("[.:]", registry.places()[kind])[0]
     if top == PACKAGE.name:
         return {}
-    spec = importlib.util.find_spec(top)
+    spec = there(importlib.util.find_spec(top))
     roots = [Path(folder) for folder in spec.submodule_search_locations or ()]
     found = {f"{top}/{file.relative_to(root)}": file for root in roots for file in sorted(root.rglob("*.py"))}
-    return found or {f"{top}.py": Path(spec.origin)}
+    return found or {f"{top}.py": Path(there(spec.origin))}
 
 
 # Says yes or no to values and changes none.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import BaseModel
@@ -30,7 +29,7 @@ def text(params: Params) -> str:
     return _signed(yaml.safe_dump(_content(params), sort_keys=False, width=200))
 
 
-def _content(params: Params) -> dict[str, Any]:
+def _content(params: Params) -> dict[str, object]:
     found = instances(params)
     return {
         "stages": {i.name: _stage(i, params) for i in found},
@@ -77,7 +76,7 @@ def outdated(params: Params) -> str | None:
     return f"{FILE} does not say what the stage table does with these parameters; run `ssimbad dvc-yaml`"
 
 
-def _read() -> Any:
+def _read() -> object:
     """What the file says. Raises FileNotFoundError, or ParameterError where it cannot be read."""
     there = strict_yaml.read(FILE)
     # The quick loader is for what was generated: lists in lists in lists of somebody else's would crash it.
@@ -90,8 +89,8 @@ def require_current(params: Params) -> None:
         raise UserError(f"{reason} and then this command again")
 
 
-def _stage(instance: Instance, params: Params) -> dict[str, Any]:
-    body: dict[str, Any] = {"cmd": instance.command}
+def _stage(instance: Instance, params: Params) -> dict[str, object]:
+    body: dict[str, object] = {"cmd": instance.command}
     linked = [str(folder) for file in instance.files for folder in files.linked(Path(file))]
     deps = sorted({*instance.files, *linked, *records.sources(instance)})
     if deps:
@@ -101,8 +100,8 @@ def _stage(instance: Instance, params: Params) -> dict[str, Any]:
     return body
 
 
-def _params(instance: Instance, params: Params) -> list[Any]:
-    keys: list[Any] = sorted({_given(params, key) for key in instance.params})
+def _params(instance: Instance, params: Params) -> list[object]:
+    keys: list[object] = [*sorted({_given(params, key) for key in instance.params})]
     if instance.stage.expensive:
         keys.append({str(records.VERSIONS): [instance.stage.name]})
     return keys
@@ -119,12 +118,12 @@ def _given(params: Params, key: str) -> str:
     return ".".join(path)
 
 
-def _out(path: str, instance: Instance) -> Any:
+def _out(path: str, instance: Instance) -> object:
     # Persisted outputs are not deleted before the command runs, so a command that finds them fresh can leave at once.
     return {path: {"persist": True}} if instance.stage.expensive else path
 
 
-def _plots(found: list[Instance]) -> list[Any]:
+def _plots(found: list[Instance]) -> list[object]:
     curves = {i.outputs["curve"]: "value" for i in found if "curve" in i.outputs}
     images = sorted(p for i in found for p in i.outputs.values() if p.endswith(".png"))
     return [{"training curves": {"x": "images", "y": curves}}, *images]

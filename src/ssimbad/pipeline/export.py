@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ssimbad import artifacts
@@ -62,7 +62,7 @@ def _behind(ends: list[Instance], table: dict[str, Instance]) -> list[Instance]:
     return [i for name, i in table.items() if name in names]
 
 
-def _members(about: dict[str, object], files: list[str]) -> Iterator[tuple[str, bytes]]:
+def _members(about: Mapping[str, object], files: list[str]) -> Iterator[tuple[str, bytes]]:
     yield "run.json", (json.dumps(about, indent=2) + "\n").encode()
     yield "params.yaml", Path("params.yaml").read_bytes()
     for file in files:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -84,14 +83,14 @@ def _needed(params: Params) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     with records.hashes() as hashed:
         for instance in [i for i in instances(params) if i.stage.expensive]:
-            bases = [_recorded(instance)]
+            bases: list[Mapping[str, object]] = [_recorded(instance)]
             with suppress(UserError):  # an input is missing: nobody can tell what it would be
                 bases.append(records.made_from(instance, params, hashed))
             found[instance.name] = {records.fingerprint(basis) for basis in bases if basis}
     return found
 
 
-def _recorded(instance: Instance) -> dict[str, Any]:
+def _recorded(instance: Instance) -> Mapping[str, object]:
     """What a record says that its instance was made from, as `records.made_from` has it; {} without one."""
     try:
         record = records.read(instance)

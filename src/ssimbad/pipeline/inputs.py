@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.methods.contract import MASKS, PHI
@@ -20,8 +22,10 @@ LOOKED = (
 )  # fmt: skip
 """Parameters by which pictures of a source are looked at."""
 
+T = TypeVar("T")
 
-def embedded(p: Params, files: Files) -> Files:
+
+def embedded(p: Params, files: dict[str, T]) -> dict[str, T]:
     return files if rows.has_answers(p) else {}
 
 
@@ -55,7 +59,7 @@ def sketch_shards(p: Params) -> Files:
     return {"shards": found} if found else {}
 
 
-def scenes(p: Params, files: Files) -> Files:
+def scenes(p: Params, files: dict[str, T]) -> dict[str, T]:
     return files if rows.scenes(p) else {}
 
 

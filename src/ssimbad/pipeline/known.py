@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError
@@ -24,8 +24,16 @@ STAGES = ("raw", "faces", "sketches", "references", "ssim_curves", "select_phi")
 _DRAWN = {".png", ".pdf"}
 _REMEDY = f"restore the file from git (`git checkout {FILE}`)"
 
-Answers = dict[str, dict[str, Any]]
-"""{stage: {"params": {key: value}, "outputs": {path: md5}}}."""
+
+class Answer(TypedDict):
+    """Of a stage: what it is made with, and {path: md5}."""
+
+    params: dict[str, object]
+    outputs: dict[str, str]
+
+
+Answers = dict[str, Answer]
+"""By stage."""
 
 
 def run(params: Params) -> bool:
@@ -58,9 +66,7 @@ def run(params: Params) -> bool:
     return count[True] == count.total()
 
 
-def _other(
-    stage: str, answer: dict[str, Any], instance: Instance | None, params: Params, others: dict[str, str]
-) -> str | None:
+def _other(stage: str, answer: Answer, instance: Instance | None, params: Params, others: dict[str, str]) -> str | None:
     """Why these parameters ask for something else than the list knows; None: they do not."""
     if instance is None:
         return "not part of the pipeline with these parameters"
@@ -106,7 +112,7 @@ def write(params: Params) -> Path:
     """
     found, demo = records.survey(params), parameters.load(DEMO)
     parts = {i.name: i for i in instances(params)}
-    answers = {
+    answers: Answers = {
         i.name: {"params": records.resolved(i, demo), "outputs": {}} for i in instances(demo) if i.name in STAGES
     }
     for stage, answer in answers.items():

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import psutil
 from filelock import FileLock
@@ -60,7 +60,17 @@ def living(work: Path) -> list[str]:
     return [_described(p.parent.name, h) for p, h in held_by.items() if h is not None and _alive(h, _age(p))]
 
 
-def _acquire(path: Path, name: str, me: dict[str, Any]) -> None:
+class Holder(TypedDict):
+    """Who holds a lock."""
+
+    host: str
+    machine: str
+    pid: int
+    started: float | None
+    slurm_job_id: str | None
+
+
+def _acquire(path: Path, name: str, me: Holder) -> None:
     told = None
     pulse = _Pulse(path)
     while (holder := _take(path, me, pulse)) is not None:
@@ -92,7 +102,7 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def _take(path: Path, me: dict[str, Any], pulse: _Pulse) -> dict[str, Any] | None:
+def _take(path: Path, me: Holder, pulse: _Pulse) -> Holder | None:
     """Take the lock, or return who holds it."""
     # The guard makes looking and taking one act: of several that find a dead holder, the second finds the first.
     with FileLock(path.with_name("lock.guard"), fallback_to_soft=False):
@@ -103,14 +113,14 @@ def _take(path: Path, me: dict[str, Any], pulse: _Pulse) -> dict[str, Any] | Non
         return None
 
 
-def _described(name: str, holder: dict[str, Any]) -> str:
+def _described(name: str, holder: Holder) -> str:
     job = holder["slurm_job_id"]
     where = f"process {holder['pid']} on {holder['host']}" + (f", SLURM job {job}," if job else "")
     stop = f"scancel {job}" if job else f"kill {holder['pid']}"
     return f"{name}: {where} is working on it (`{stop}` would stop it; a training keeps its state)"
 
 
-def _me() -> dict[str, Any]:
+def _me() -> Holder:
     return {
         "host": socket.gethostname(),
         "machine": _machine(),
@@ -142,7 +152,7 @@ def _started(pid: int) -> float | None:
         return None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> Holder | None:
     """Who holds the lock; None: nobody, or the file is no whole lock."""
     try:
         holder = artifacts.parsed_json(path)
@@ -152,7 +162,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     return holder if isinstance(holder, dict) and keys <= holder.keys() else None
 
 
-def _alive(holder: dict[str, Any], silent: float) -> bool:
+def _alive(holder: Holder, silent: float) -> bool:
     if holder["machine"] == _machine():
         return holder["started"] is not None and _started(holder["pid"]) == holder["started"]
     if silent < PATIENCE:
@@ -162,7 +172,7 @@ def _alive(holder: dict[str, Any], silent: float) -> bool:
     return bool(job) and job != slurm.job_id() and slurm.is_running(job)
 
 
-def _beat(path: Path, me: dict[str, Any], done: threading.Event) -> None:
+def _beat(path: Path, me: Holder, done: threading.Event) -> None:
     while not done.wait(HEARTBEAT):
         holder = _read(path)
         if holder not in (None, me):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssimbad.errors import there
 from ssimbad.faces.sources import registry as sources
 from ssimbad.pairing import settings
 from ssimbad.params.tree import Params
@@ -26,7 +27,7 @@ def source(p: Params) -> str:
     if sources.of(p.data.source).answers:
         return EMBEDDED
     config = sources.config(p.data.source, p.data.path)
-    return FETCHED if sources.of(config).fetched(config) else config.path
+    return FETCHED if sources.of(config).fetched(config) else there(sources.own_path(config))
 
 
 def model(training: str, seed: int, ending: str = "safetensors") -> str:

@@ -36,7 +36,8 @@ def run(params: Params, row: str, out: Path, seed: int | None = None, onnx: bool
     kind, takes = params.methods[w["method"]].kind, rows.takes(params, w)
     if "sketch" not in takes:
         raise ParameterError(f"{row}: takes no sketch, and exported weights colour sketches; name another row")
-    if onnx and registry.get(kind).exported is None:
+    exported = registry.get(kind).exported
+    if onnx and exported is None:
         able = ", ".join(name for name in registry.usable() if registry.get(name).exported)
         raise ParameterError(f"--onnx: kind {kind} cannot be had as ONNX; leave it out, or name a row of {able}")
     if out.exists() or out.is_symlink():
@@ -54,11 +55,11 @@ def run(params: Params, row: str, out: Path, seed: int | None = None, onnx: bool
     trained = load.trained(Path(paths.weights(params, w)), torch.device("cpu"), channels_last=False)
     with artifacts.new_folder(out) as folder:
         checkpoints.write_weights(folder / load.TENSORS, trained.model.state_dict())
-        if onnx:
+        if onnx and exported:
             colour = params.methods[w["method"]].colour[w["stage"]]
-            exported = trained.method.exported(trained.model, trained.setup, colour)
-            artifacts.write_bytes(folder / ONNX, graph.written(trained.model, exported))
-            config["onnx"] = graph.described(exported, ONNX)
+            call = exported(trained.model, trained.setup, colour)
+            artifacts.write_bytes(folder / ONNX, graph.written(trained.model, call))
+            config["onnx"] = graph.described(call, ONNX)
         artifacts.write_json(folder / load.CONFIG, config)
         artifacts.write_text(folder / CARD, card.text(_told(params, w, config, found, table)))
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}

@@ -13,12 +13,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from ssimbad import artifacts, files, strict_yaml
 from ssimbad.errors import ParameterError, UserError
@@ -50,7 +50,7 @@ class Hashes:
         except (OSError, ValueError):
             known = None
         known = known if isinstance(known, dict) else {}
-        self._known: dict[str, list[Any]] = {path: look for path, look in known.items() if _is_look(look)}
+        self._known: dict[str, list[int | str]] = {path: look for path, look in known.items() if _is_look(look)}
         self._changed = False
 
     def md5(self, path: str) -> str:
@@ -64,8 +64,9 @@ class Hashes:
         now, state = time.time_ns(), list(files.state(place))
         known, changed = self._known.get(path, []), state[2]
         # What was looked at right after its last change may have been changed once more at the same time of the clock.
-        if known[:4] == state and known[4] - changed > _GRAIN:
-            return known[5]
+        match known:
+            case [*before, int(when), str(digest)] if before == state and when - changed > _GRAIN:
+                return digest
         digest = md5(place)
         self._known[path] = [*state, now, digest]
         self._changed = True
@@ -76,7 +77,7 @@ class Hashes:
             artifacts.write_text(_MEMO, json.dumps(self._known))
 
 
-def _is_look(value: Any) -> bool:
+def _is_look(value: object) -> bool:
     """Whether it is what `Hashes` remembers of a file: its state, when that was looked at, its digest."""
     match value:
         case [int(), int(), int(), int(), int(), str()]:
@@ -125,17 +126,35 @@ def sources(instance: Instance) -> tuple[str, ...]:
     return () if instance.stage.expensive else code.closure(instance.stage.run)
 
 
-def resolved(instance: Instance, params: Params) -> dict[str, Any]:
+class Basis(TypedDict):
+    """What an instance is made from."""
+
+    command: str
+    params: dict[str, object]
+    inputs: dict[str, str]
+    """{file: md5}"""
+    version: NotRequired[int]
+    code: NotRequired[dict[str, str]]
+
+
+class Record(Basis):
+    """What a record says: also with which versions of libraries, and what came of it, {file: md5}."""
+
+    libraries: NotRequired[dict[str, str]]
+    outputs: NotRequired[dict[str, str]]
+
+
+def resolved(instance: Instance, params: Params) -> dict[str, object]:
     """The declared parameters' values, by dotted key."""
     return {key: lookup(params, key) for key in sorted(instance.params)}
 
 
-def made_from(instance: Instance, params: Params, hashed: Hashes) -> dict[str, Any]:
+def made_from(instance: Instance, params: Params, hashed: Hashes) -> Basis:
     """What the instance would be made from now. Raises UserError naming a missing input."""
     missing = [f for f in instance.files if not Path(f).exists()]
     if missing:
         raise UserError(f"{instance.name}: input {missing[0]} is missing; run the stage that makes it, or `dvc pull`")
-    basis: dict[str, Any] = {
+    basis: Basis = {
         "command": instance.command,
         "params": resolved(instance, params),
         "inputs": {f: hashed.md5(f) for f in sorted(instance.files)},
@@ -156,7 +175,7 @@ def _kinds(instance: Instance, params: Params) -> set[str]:
     return {params.methods[name].kind for name in names if name in params.methods}
 
 
-def fingerprint(basis: dict[str, Any]) -> str:
+def fingerprint(basis: Mapping[str, object]) -> str:
     """12 hex digits of everything an expensive result depends on."""
     return hashlib.md5(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -186,7 +205,7 @@ def libraries(instance: Instance) -> dict[str, str]:
     return {name: version for name, version in found.items() if version}
 
 
-def write(instance: Instance, basis: dict[str, Any], made_with: dict[str, str], outputs: dict[str, str]) -> None:
+def write(instance: Instance, basis: Basis, made_with: dict[str, str], outputs: dict[str, str]) -> None:
     """The last act of a stage: its outputs are complete.
 
     Args:
@@ -196,7 +215,7 @@ def write(instance: Instance, basis: dict[str, Any], made_with: dict[str, str], 
     artifacts.write_json(Path(instance.record), {**basis, "libraries": made_with, "outputs": outputs})
 
 
-def read(instance: Instance) -> dict[str, Any]:
+def read(instance: Instance) -> Record:
     """Its record. Raises ValueError when it is none, OSError when there is none."""
     record = artifacts.parsed_json(Path(instance.record))
     parts = ("params", "inputs", "code", "outputs", "libraries")
@@ -213,7 +232,7 @@ def other_libraries(instance: Instance) -> str | None:
     return f"made with {'; '.join(changed)}" if changed else None
 
 
-def changes(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+def changes(old: Basis, new: Basis) -> str | None:
     """The first difference between two of what an instance is, or was, made from."""
     version = ({"version": old.get("version")}, {"version": new.get("version")}, "stage")
     command = ({"command": old.get("command")}, {"command": new.get("command")}, "the")
@@ -222,7 +241,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     return next(filter(None, [*reasons, _differences(*version), _differences(*command)]), None)
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], what: str) -> str | None:
+def _differences(old: Mapping[str, object], new: Mapping[str, object], what: str) -> str | None:
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             return f"{what} {key} changed"

@@ -9,7 +9,7 @@ import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ssimbad import artifacts, files
 from ssimbad.errors import ParameterError, UserError
@@ -110,7 +110,7 @@ def _bring(params: Params, instance: Instance, force: bool, own: distributed.Pro
         records.write(instance, given.basis, made_with, put.md5s)
 
 
-def _logged(instance: Instance, basis: dict[str, Any], **tags: str) -> AbstractContextManager[spool.Spool]:
+def _logged(instance: Instance, basis: records.Basis, **tags: str) -> AbstractContextManager[spool.Spool]:
     """The logbook's entry of one bringing up to date."""
     spool_id = f"{instance.name}-{uuid.uuid4().hex[:12]}"
     tags |= {k: str(v) for k, v in instance.wildcards.items()} | {"stage": instance.stage.name}
@@ -207,7 +207,7 @@ def compute_apart(params: Params, instance: Instance, folder: Path, hashed: reco
 
 
 def _process_group(
-    params: Params, instance: Instance, scratch: Path, basis: dict[str, Any], rendezvous: distributed.Rendezvous
+    params: Params, instance: Instance, scratch: Path, basis: records.Basis, rendezvous: distributed.Rendezvous
 ) -> AbstractContextManager[distributed.ProcessGroup]:
     if instance.stage.batch is None:
         return nullcontext(distributed.ALONE)
@@ -234,10 +234,10 @@ def _job(instance: Instance, scratch: Path) -> Job:
         stage=instance.stage.name,
         scratch=scratch,
         threads=cores.granted(),
-        method=w.get("method"),
-        of=w.get("stage"),
+        method=w.get("method", ""),
+        of=w.get("stage", ""),
         seed=w.get("seed"),
-        setting=w.get("setting"),
+        setting=w.get("setting", ""),
         shard=w.get("shard"),
     )
 

@@ -66,17 +66,17 @@ def calm() -> None:
     """
     from snakemake.scheduling.job_scheduler import JobScheduler
 
-    def look_again(scheduler: JobScheduler, delay: float) -> None:
+    def look_again(scheduler: JobScheduler, delay: int) -> None:
         limiter = scheduler.job_rate_limiter
         limited = limiter is not None and delay == limiter.timespan
         if limited and limiter.get_free_jobs() > 0:
             return
         waiting = getattr(scheduler, "_look_again", None)
         if not (waiting and waiting.is_alive()):
-            scheduler._look_again = threading.Timer(delay, scheduler._open_jobs.release)
-            scheduler._look_again.start()
+            vars(scheduler)["_look_again"] = timer = threading.Timer(delay, scheduler._open_jobs.release)
+            timer.start()
 
-    JobScheduler._schedule_reevalutation = look_again
+    JobScheduler._schedule_reevalutation = look_again  # ty: ignore[invalid-assignment] a function becomes a method
 
 
 def begin() -> None:

@@ -70,14 +70,14 @@ def run(name: str, of: str, axes: Mapping[str, str], seeds: list[int] | None = N
     return f"{count} -> {target}; `ssimbad preset sweep-{name}`, then `snakemake --cores all all`"
 
 
-def _values(key: str, text: str) -> list[Any]:
+def _values(key: str, text: str) -> list[object]:
     found = strict_yaml.parse(f"[{text}]", key)
     if not found or "\n" in text:
         raise ParameterError(f"{key}={text}: expected values with commas between, such as {key}=1,2")
     return found
 
 
-def _point(block: Tree, of: str, number: int, values: Mapping[str, Any]) -> Tree:
+def _point(block: Tree, of: str, number: int, values: Mapping[str, object]) -> Tree:
     """The block with these values, under its own name."""
     name, changed = f"{of}-{number:02d}", copy.deepcopy(block)
     for key, value in values.items():
@@ -108,7 +108,7 @@ def _borrowing(block: Tree, of: str) -> Tree:
     return {**row, "weights": block.get("weights") or f"{of}/{stage}", "colour": {stage: block["colour"][stage]}}
 
 
-def _set(block: Tree, of: str, key: str, value: Any) -> None:
+def _set(block: Tree, of: str, key: str, value: object) -> None:
     *above, last = key.split(".")
     if above[:1] not in ([slot] for slot in ("config", "colour", *registry.slots())):
         raise ParameterError(

@@ -7,9 +7,9 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ssimbad.errors import UserError, masked
+from ssimbad.errors import UserError, masked, there
 from ssimbad.params import tree as parameters
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import code, dvcfile, records
@@ -102,40 +102,43 @@ def _commit(fresh: dict[str, Instance]) -> int:
     return len(good)
 
 
-def _values() -> dict[str, Any]:
+def _values() -> dict[str, object]:
     """{file: tree} of the files with parameters, as DVC reads them."""
     from dvc.utils.serialize import load_yaml
 
     return {file: load_yaml(file) for file in ("params.yaml", str(records.VERSIONS))}
 
 
-def _committed(repo: Repo, stage: PipelineStage, instance: Instance, values: dict[str, Any]) -> bool:
+def _committed(repo: Repo, stage: PipelineStage, instance: Instance, values: dict[str, object]) -> bool:
     """Whether DVC has this very result: its lock says what the record says, and its cache has the bytes."""
     if stage.cmd_changed or _disagreement(stage, instance, values):
         return False
-    return all(repo.cache.local.exists(out.hash_info.value) for out in stage.outs)
+    return all(repo.cache.local.exists(there(out.hash_info).value) for out in stage.outs)
 
 
-def _disagreement(stage: PipelineStage, instance: Instance, values: dict[str, Any]) -> str | None:
+def _disagreement(stage: PipelineStage, instance: Instance, values: dict[str, object]) -> str | None:
     """The first file that DVC knows otherwise than the instance's record or, of parameters, than it is now.
 
     What DVC knows is its lock's entry or, once saved, what will be written there. Folders it digests in its own way.
     """
+    from dvc.dependency.param import ParamsDependency
+
     record = records.read(instance)
     expected = record["inputs"] | record.get("code", {}) | record["outputs"]
     expected[instance.record] = hashlib.md5(Path(instance.record).read_bytes()).hexdigest()
     for item in [*stage.deps, *stage.outs]:
-        known = item.hash_info.value
-        if isinstance(known, dict):
+        digest = there(item.hash_info)
+        known = digest.value
+        if isinstance(item, ParamsDependency):
             same = known == {key: _at(values[item.def_path], key) for key in item.params}
         else:
-            same = item.hash_info.isdir or known == expected.get(item.def_path)
+            same = digest.isdir or known == expected.get(item.def_path)
         if not (known and same):
             return item.def_path
     return None
 
 
-def _at(tree: Any, key: str) -> Any:
+def _at(tree: object, key: str) -> object:
     for part in key.split("."):
         tree = tree.get(part) if isinstance(tree, dict) else None
     return tree

@@ -35,14 +35,16 @@ def run(params: Params, stage: str | None, wildcards: dict[str, str], expensive:
     with records.hashes() as hashed:
         for instance in chosen:
             _require_fresh(instance, params, hashed, "bring it up to date first")
-        count = Counter(equal for instance in chosen for equal in _compared(params, instance, hashed))
+        count: Counter[bool | None] = Counter(
+            equal for instance in chosen for equal in _compared(params, instance, hashed)
+        )
     print(f"verify: {count.total()} outputs of {len(chosen)} stage instances computed again: {told(count)}", flush=True)
     if stage is None:
         _name_the_others(params, chosen)
     return not count[False]
 
 
-def told(count: Counter[bool]) -> str:
+def told(count: Counter[bool | None]) -> str:
     return f"{count[True]} equal, {count[False]} different"
 
 

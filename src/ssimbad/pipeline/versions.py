@@ -12,7 +12,6 @@ import ast
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -58,7 +57,7 @@ def confirm() -> Path:
     return CONFIRMED
 
 
-def _confirmed() -> dict[str, dict[str, Any]]:
+def _confirmed() -> dict[str, dict[str, object]]:
     try:
         read = artifacts.parsed_json(CONFIRMED)
         return {part: dict(read[part]) for part in ("files", "defaults", "versions")}
@@ -66,7 +65,7 @@ def _confirmed() -> dict[str, dict[str, Any]]:
         raise UserError(f"{CONFIRMED}: missing or damaged; restore the file from git") from None
 
 
-def _now() -> dict[str, dict[str, Any]]:
+def _now() -> dict[str, dict[str, object]]:
     spelled = {file: normal(Path(file).read_text(encoding="utf-8")) for file in _users()}
     return {
         "files": {file: hashlib.md5(text.encode()).hexdigest()[:12] for file, text in spelled.items()},
@@ -95,7 +94,7 @@ def normal(source: str) -> str:
 class _Bare(ast.NodeTransformer):
     """Takes out what a program says of itself."""
 
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if text else self.generic_visit(node)
 
@@ -105,7 +104,7 @@ class _Bare(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _spelled(node: Any) -> str:
+def _spelled(node: object) -> str:
     if isinstance(node, list):
         return f"[{', '.join(map(_spelled, node))}]"
     if not isinstance(node, ast.AST):
@@ -114,7 +113,7 @@ def _spelled(node: Any) -> str:
     return f"{type(node).__name__}({', '.join(f'{name}={_spelled(value)}' for name, value in fields.items())})"
 
 
-def _defaults() -> Iterator[tuple[str, Any]]:
+def _defaults() -> Iterator[tuple[str, object]]:
     """(`edm.Config.rho`, 7.0) for every parameter that can be left out: what is left out is in no record."""
     yield from _of_model("params", Params)
     for kind in registry.kinds():
@@ -123,7 +122,7 @@ def _defaults() -> Iterator[tuple[str, Any]]:
             yield from _of_model(kind, model)
 
 
-def _of_model(place: str, model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
+def _of_model(place: str, model: type[BaseModel]) -> Iterator[tuple[str, object]]:
     schema = model.model_json_schema()
     for name, part in {model.__name__: schema, **schema.get("$defs", {})}.items():
         for key, field in part.get("properties", {}).items():

@@ -131,4 +131,4 @@ def downloads(p: Params) -> tuple[int | None, list[tuple[str, int | None, str]]]
         size = 0 if entry.path else numbers and FLOAT * numbers
         found.append((name, size, entry.path or entry.url))
     sizes = [size for _, size, _ in found]
-    return None if None in sizes else sum(sizes), found
+    return None if None in sizes else sum(filter(None, sizes)), found

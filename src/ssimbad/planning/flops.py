@@ -6,10 +6,10 @@ and attention; elementwise operations are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ssimbad.colorize import load
+from ssimbad.errors import there
 from ssimbad.methods import registry
 from ssimbad.methods.chain import ImageLoss
-from ssimbad.methods.contract import MASKS, PHI, Batch, Method, Part, Plan, Setup
+from ssimbad.methods.contract import MASKS, PHI, Batch, Features, Method, Part, Plan, Setup, Shared
 from ssimbad.pairing import tps
 from ssimbad.params.base import Colour, Sampler
 from ssimbad.params.methods import lender, needs
@@ -121,8 +122,8 @@ def _model(p: Params, name: str, slot: str) -> nn.Module:
 
 def _setup(p: Params, name: str, slot: str) -> Setup:
     block = p.methods[name]
-    shared = {key: attrgetter(key)(p) for key in registry.get(block.kind).reads}
-    needed: dict[str, Any] = {}
+    shared = Shared(**{key: attrgetter(key)(p) for key in registry.get(block.kind).reads})
+    needed: dict[str, Part | Mapping[str, Any]] = {}
     for part, what in needs(p.methods, name, slot).items():
         if what == PHI:
             needed[part] = _ANY_PHI
@@ -137,12 +138,12 @@ def _batch(p: Params, inputs: tuple[str, ...]) -> Batch:
     image, sketch = torch.empty(1, 3, size, size, device=_META), torch.empty(1, 1, size, size, device=_META)
     given = {"sketch": sketch, "reference": image, "face": image, **dict.fromkeys(MASKS, sketch)}
     warp = tps.Warp.random(np.random.default_rng(0), 1, p.references)
-    return Batch(target=image, warp=warp, **{name: given[name] for name in inputs})
+    return replace(Batch(target=image, warp=warp), **{name: given[name] for name in inputs})
 
 
 def _trained(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:
     # The losses of an image cannot do without their network; other terms are left out with it.
-    features = _distance if isinstance(plan.options, ImageLoss) else None
+    features = cast("Features", _distance) if isinstance(plan.options, ImageLoss) else None
     with _Counter() as counted:
         for player in method.parties(model, plan, features):
             network = player.network.to(_META)
@@ -154,7 +155,7 @@ def _trained(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:
 
 def _coloured(method: Method, model: nn.Module, colour: Colour, batch: Batch) -> int:
     with _Counter() as counted, torch.no_grad():
-        method.colorize(model, batch, lambda *shape: torch.empty(1, *shape, device=_META), colour, None)
+        there(method.colorize)(model, batch, lambda *shape: torch.empty(1, *shape, device=_META), colour, None)
     return counted.total
 
 

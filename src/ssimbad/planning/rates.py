@@ -72,17 +72,17 @@ def _of(p: Params, made: dict[str, Any]) -> Rates:
     if mode is None:
         return Rates(f"unknown — {made['device']} was not measured in {p.training.precision}; pass --images-per-second")
 
-    def fastest(kind: str, **wanted: Any) -> dict[str, Any] | None:
-        wanted |= {"kind": kind, "mode": mode}
-        rows = [row for row in ok if all(row[key] == value for key, value in wanted.items())]
-        return max(rows, key=lambda r: r["images_per_second"] * (r["steps"] or 1), default=None)
+    def fastest(kind: str, **wanted: str | int | None) -> dict[str, Any] | None:
+        asked = {"kind": kind, "mode": mode, **wanted}
+        rows = [row for row in ok if all(row[key] == value for key, value in asked.items())]
+        return max(rows, key=lambda r: r["images_per_second"] * (r["steps"] or 1)) if rows else None
 
     train, refine, sample = fastest("train"), fastest("refine", checkpointing=True), fastest("sample")
     return Rates(
         f"measured on {made['device']}",
-        train and train["images_per_second"],
-        refine and (refine["images_per_second"], refine["steps"]),
-        sample and (sample["images_per_second"], sample["steps"]),
+        train["images_per_second"] if train else None,
+        (refine["images_per_second"], refine["steps"]) if refine else None,
+        (sample["images_per_second"], sample["steps"]) if sample else None,
         lanes=made.get("lanes", 1),
     )
 

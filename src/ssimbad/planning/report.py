@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tabulate import tabulate
 
-from ssimbad.errors import ParameterError, first_line
+from ssimbad.errors import ParameterError, first_line, there
 from ssimbad.methods import registry
 from ssimbad.pairing import settings
 from ssimbad.params.base import Colour, Sampler
@@ -105,7 +105,7 @@ def _tried(what: str, lacking: list[str], count: Callable[[], T]) -> T | None:
 
 def _reference(p: Params) -> Reference:
     train = Train(objective="denoising", images=1, batch=1, learning_rate=1.0, warmup_images=0)
-    block = Method(kind="edm", label="reference", pretrain=train.model_dump())
+    block = Method.model_validate({"kind": "edm", "label": "reference", "pretrain": train.model_dump()})
     alone = p.model_copy(update={"methods": {"reference": block}})
     work = flops.training(alone, "reference", "pretrain")
     return Reference(work.train, flops.colouring(alone, "reference", _ONCE, "pretrain"), work.parameters)
@@ -147,7 +147,7 @@ def _of_row(p: Params, w: Wildcards, trained: Work | None, reference: Reference,
         each = sum(cost.of(steps) for cost in costs for calls in asked.calls if (steps := cost.most_steps(calls)))
         yield from _several(p, f"{row}: nfe-figure", w, asked.images, each, same, lacking)
     if p.report.spread and w in rows.swept(p):
-        asked, one = p.report.spread, colour.sampler.model_copy(update={"steps": 1})
+        asked, one = p.report.spread, colour.by.model_copy(update={"steps": 1})
         each = registry.nfe(p.methods[name].kind, colour.model_copy(update={"sampler": one}))
         each += (asked.samples - 1) * registry.nfe(p.methods[name].kind, colour)
         yield from _several(p, f"{row}: spread", w, asked.images, each, same, lacking)
@@ -155,7 +155,7 @@ def _of_row(p: Params, w: Wildcards, trained: Work | None, reference: Reference,
 
 def _of_reverse(p: Params, w: Wildcards, same: bool, lacking: list[str]) -> Iterator[Task]:
     """Two variances: of samples and those that are watched, and of faces on both ways back; all by as many steps."""
-    asked, row = p.report.reverse, f"{w['method']} {w['stage']}: reverse"
+    asked, row = there(p.report.reverse), f"{w['method']} {w['stage']}: reverse"
     options, back = rows.kind(p, w).ColourOptions(), min(asked.images, p.data.test)
     for what, steps, runs, images in (
         ("samples", asked.steps, 2, asked.samples + asked.trajectories),
@@ -181,7 +181,7 @@ def _several(
     """So many network calls, whatever the sampler: each as one step of the row's own."""
     block = p.methods[w["method"]]
     colour = block.colour[w["stage"]]
-    single = colour.model_copy(update={"sampler": colour.sampler.model_copy(update={"steps": 1})})
+    single = colour.model_copy(update={"sampler": colour.by.model_copy(update={"steps": 1})})
     if operations := _tried(what, lacking, lambda: flops.colouring(p, w["method"], single, w["stage"])):
         operations = operations * calls // registry.nfe(block.kind, single)
         images = min(images, p.data.test)
@@ -195,7 +195,7 @@ def hours(task: Task, speed: Rates, reference: Reference, count: int = 1) -> flo
     """
     count = count if task.shared else 1
     if speed.told:
-        return task.longest(count) / (count * speed.train * reference.train) / 3600
+        return task.longest(count) / (count * there(speed.train) * reference.train) / 3600
     if not task.same_network:
         return None
     measured = {

@@ -60,9 +60,9 @@ def _metadata(told: Told) -> str:
         )
         for setting, metric, entry in _measured(told)
     ]  # fmt: skip
-    licence = {"license": told.licence} if told.licence else {"license": "other", "license_name": "unknown"}
     return ModelCardData(
-        **licence, library_name="ssimbad", pipeline_tag="image-to-image",
+        license=told.licence or "other", license_name=None if told.licence else "unknown",
+        library_name="ssimbad", pipeline_tag="image-to-image",
         tags=["colorization", "line-art", "anime", told.config["setup"]["kind"]],
         model_name=told.config["row"], eval_results=results or None,
     ).to_yaml()  # fmt: skip

@@ -5,7 +5,6 @@ Each panel has a metric against the length of the chain; rows that are no part o
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssimbad.errors import UserError
+from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.results import METRICS
 from ssimbad.reporting.style import PALETTE, save, styled
@@ -21,7 +21,7 @@ from ssimbad.runtime.job import Job
 _WORDS = {"same": "same reference", "cross": "cross, published protocol", "cross-true": "cross, true answer"}
 
 
-def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
     """Draw chain_steps (PNG, PDF) from compute (.csv). Parameters: report.chain_steps, preset, data.size, labels.
 
     Raises:
@@ -65,9 +65,10 @@ def _panel(axes: Axes, here: pd.DataFrame, compared: list[str], names: dict[res.
         markersize=4, linewidth=1.2, capsize=2,
     )  # fmt: skip
     others = here.drop(curve.index)
-    for k, line in enumerate(others.itertuples()):
+    for k, line in enumerate(others.to_dict("records")):
         color, style = PALETTE[1 + k % (len(PALETTE) - 1)], ("--", "-.", ":")[k % 3]
-        axes.axhline(line.value, color=color, linestyle=style, label=names[line.method, line.stage], linewidth=1.2)
-        axes.axhspan(line.ci_low, line.ci_high, color=color, alpha=0.12, linewidth=0)
+        label = names[line["method"], line["stage"]]
+        axes.axhline(line["value"], color=color, linestyle=style, label=label, linewidth=1.2)
+        axes.axhspan(line["ci_low"], line["ci_high"], color=color, alpha=0.12, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(curve["chain"].unique()), [str(c) for c in sorted(curve["chain"].unique())])

@@ -82,7 +82,7 @@ class _Place:
     def paths(self, pattern: str) -> list[str]:
         return sorted(self._files.glob(self._root + pattern))
 
-    def bytes(self, path: str) -> bytes:
+    def content(self, path: str) -> bytes:
         try:
             return self._files.cat_file(path)
         except Exception as error:
@@ -92,7 +92,7 @@ class _Place:
         """The digest of the test faces, as far as a record or dvc.lock tells."""
         for file, digest in (("records/faces.json", _of_record), ("dvc.lock", _of_lock)):
             with contextlib.suppress(UserError, ValueError, LookupError, TypeError, yaml.YAMLError):
-                if found := digest(self.bytes(self._root + file)):
+                if found := digest(self.content(self._root + file)):
                     return found
         return None
 
@@ -141,8 +141,8 @@ def _results(place: _Place, side: _Side) -> list[Result]:
             continue  # somebody's own file, which lies there too
         values = f"{path.removesuffix('.json')}.csv"
         try:
-            frame = pd.read_csv(io.BytesIO(place.bytes(values)), dtype={"id": str}).set_index("id")
-            found.append(Result(**json.loads(place.bytes(path)), images=frame))
+            frame = pd.read_csv(io.BytesIO(place.content(values)), dtype={"id": str}).set_index("id")
+            found.append(Result(**json.loads(place.content(path)), images=frame))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{place.name}: {path} is no result of the stage evaluate ({error})") from None
     if not found:

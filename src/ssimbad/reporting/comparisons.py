@@ -4,8 +4,8 @@ With several seeds rows are compared seed by seed (those of a seed share first w
 interval is over seeds. With one it is over test faces, and speaks of these two trainings alone.
 """
 
+from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,10 @@ import pandas as pd
 from ssimbad.errors import UserError
 from ssimbad.metrics import bootstrap
 from ssimbad.pairing.settings import LISTED
+from ssimbad.params.blocks import Evaluation
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import Table
-from ssimbad.reporting.results import METRICS, Result
+from ssimbad.reporting.results import METRICS, Line, Result
 
 USE_COLUMNS = ["method", "stage", "metric", "right", "other", "difference", "ci_low", "ci_high", "n", "seeds"]
 PAIR_COLUMNS = [
@@ -24,34 +25,35 @@ PAIR_COLUMNS = [
 ]
 
 
-def reference_use(results: list[Result], evaluation: Any) -> list[dict[str, Any]]:
+def reference_use(results: list[Result], evaluation: Evaluation) -> list[Line]:
     """Lines (`USE_COLUMNS`): each row's score against the true answer with the right reference (cross-true)
     and with somebody else's (cross-other), and the paired difference. No lines without true answers."""
-    lines = []
+    lines: list[Line] = []
     for method, stage in res.rows(results):
         right, other = (_images(results, (method, stage), s) for s in ("cross-true", "cross-other"))
         for metric in shared(right, other):
-            means = {"right": mean(right, metric), "other": mean(other, metric)}
+            means: Line = {"right": mean(right, metric), "other": mean(other, metric)}
             gap = paired_difference(right, other, metric, evaluation)
-            lines.append({"method": method, "stage": stage, "metric": metric} | means | gap)
+            lines.append({"method": method, "stage": stage, "metric": metric, **means, **gap})
     return lines
 
 
-def differences(results: list[Result], evaluation: Any) -> list[dict[str, Any]]:
+def differences(results: list[Result], evaluation: Evaluation) -> list[Line]:
     """Lines (`PAIR_COLUMNS`): for each setting and pair of rows, the later row's mean minus the earlier's."""
-    lines = []
+    lines: list[Line] = []
     for setting in LISTED:
         for earlier, later in combinations(res.rows(results), 2):
             a, b = (_images(results, row, setting) for row in (later, earlier))
             for metric in shared(a, b):
-                pair = dict(zip(PAIR_COLUMNS[:6], (setting, metric, *later, *earlier), strict=True))
-                lines.append(pair | paired_difference(a, b, metric, evaluation))
+                pair: Line = {"setting": setting, "metric": metric, "method": later[0], "stage": later[1]}
+                than: Line = {"than_method": earlier[0], "than_stage": earlier[1]}
+                lines.append({**pair, **than, **paired_difference(a, b, metric, evaluation)})
     return lines
 
 
 def between(
-    results: list[Result], row: res.Row, other: res.Row, setting: str, metric: str, evaluation: Any
-) -> dict[str, Any] | None:
+    results: list[Result], row: res.Row, other: res.Row, setting: str, metric: str, evaluation: Evaluation
+) -> Line | None:
     """{difference, ci_low, ci_high, n, seeds} of `row` minus `other`; None where one lacks the setting or per-image
     values of the metric."""
     a, b = (_images(results, r, setting) for r in (row, other))
@@ -77,8 +79,8 @@ def shared(a: dict[int, pd.DataFrame], b: dict[int, pd.DataFrame]) -> list[str]:
 
 
 def paired_difference(
-    a: dict[int, pd.DataFrame], b: dict[int, pd.DataFrame], metric: str, evaluation: Any
-) -> dict[str, Any]:
+    a: dict[int, pd.DataFrame], b: dict[int, pd.DataFrame], metric: str, evaluation: Evaluation
+) -> Line:
     """{difference, ci_low, ci_high, n test faces, seeds}; see the module for what the interval is over."""
     if a.keys() != b.keys():
         raise UserError(f"two rows have different seeds ({sorted(a)} and {sorted(b)}); run the stage evaluate again")
@@ -100,7 +102,7 @@ def _paired(a: pd.Series, b: pd.Series) -> np.ndarray:
     return (a - b.reindex(a.index)).to_numpy()
 
 
-def use_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], note: str, confidence: float) -> Table:
+def use_table(lines: list[Line], labels: dict[res.Row, str], note: str, confidence: float) -> Table:
     """`reference_use` for print."""
     rows = [
         [
@@ -121,7 +123,7 @@ def use_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], note: str
     return Table(f"Is the reference used? — {note}", "reference-use", columns, rows, notes if lines else empty, words=2)
 
 
-def differences_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], note: str, confidence: float) -> Table:
+def differences_table(lines: list[Line], labels: dict[res.Row, str], note: str, confidence: float) -> Table:
     """`differences` for print, grouped by setting."""
     rows: list[list[str] | str] = []
     for setting, words in LISTED.items():
@@ -147,11 +149,11 @@ def differences_table(lines: list[dict[str, Any]], labels: dict[res.Row, str], n
     )
 
 
-def _gap(line: dict[str, Any]) -> str:
+def _gap(line: Line) -> str:
     return res.difference(line | {"value": line["difference"]}, line["metric"], line["seeds"])
 
 
-def interval_note(confidence: float, lines: list[dict[str, Any]]) -> str:
+def interval_note(confidence: float, lines: Sequence[Line]) -> str:
     """What the brackets of these differences are; each line has the key `seeds`."""
     percent = f"{100 * confidence:g} %"
     if all(line["seeds"] > 1 for line in lines):

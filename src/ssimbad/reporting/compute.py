@@ -7,17 +7,17 @@ pretraining that a row started from.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ssimbad import artifacts
 from ssimbad.methods import registry
 from ssimbad.methods.contract import PHI
 from ssimbad.pairing.settings import LISTED
 from ssimbad.params.methods import Method, lender, needs
+from ssimbad.params.tree import Params
 from ssimbad.planning import flops
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import METRICS, Result
+from ssimbad.reporting.results import METRICS, Line, Result
 from ssimbad.runtime.job import Job
 
 COLUMNS = [
@@ -28,7 +28,7 @@ EQUAL = 0.02
 """Rows whose training took the same work but for this share stand in one group."""
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, Path], job: Job) -> None:
     """Write compute (.csv with `COLUMNS`, _md, _tex).
 
     `pflop`: 10^15 operations of the row's training and of the one it started from; `images` seen in both; `chain`:
@@ -53,7 +53,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     job.say(f"compute: {len(work)} rows -> {outputs['compute']}, {outputs['compute_md']}")
 
 
-def _work(params: Any, method: str, stage: str) -> dict[str, Any]:
+def _work(params: Params, method: str, stage: str) -> Line:
     """pflop, images, chain and nfe of a row: of the training of its weights and of all that it was made from."""
     lent = lender(params.methods, method)
     own, *before = _trainings(params.methods, lent, stage)
@@ -77,21 +77,18 @@ def _trainings(methods: Mapping[str, Method], name: str, slot: str) -> list[tupl
     return list(found)
 
 
-def _lines(found: list[Result], row: res.Row, work: dict[str, Any], confidence: float) -> list[dict[str, Any]]:
-    lines = []
+def _lines(found: list[Result], row: res.Row, work: Line, confidence: float) -> list[Line]:
+    lines: list[Line] = []
     for setting in LISTED:
         seeds = [r for r in found if r.row == row and r.setting == setting]
         for metric in [m for m in METRICS if seeds and m in seeds[0].metrics]:
             entry = res.over_seeds(seeds, metric, confidence)
-            about = {"method": row[0], "stage": row[1], **work, "setting": setting, "metric": metric}
-            values = {key: entry[key] for key in ("value", "ci_low", "ci_high", "seeds")}
-            lines.append(about | values | {"n": seeds[0].n})
+            about: Line = {"method": row[0], "stage": row[1], "setting": setting, "metric": metric, "n": seeds[0].n}
+            lines.append({**about, **work, **res.interval(entry), "seeds": entry["seeds"]})
     return lines
 
 
-def _layout(
-    lines: list[dict[str, Any]], names: dict[res.Row, str], setting: str, note: str, confidence: float
-) -> Table:
+def _layout(lines: list[Line], names: dict[res.Row, str], setting: str, note: str, confidence: float) -> Table:
     here = [line for line in lines if line["setting"] == setting and line["value"] is not None]
     metrics = [m for m in METRICS if any(line["metric"] == m for line in here)]
     rows: list[list[str] | str] = []
@@ -123,11 +120,11 @@ def groups(work: Mapping[res.Row, float]) -> list[list[res.Row]]:
     return found
 
 
-def _work_of(here: list[dict[str, Any]], row: res.Row) -> dict[str, Any]:
+def _work_of(here: list[Line], row: res.Row) -> Line:
     return next(line for line in here if (line["method"], line["stage"]) == row)
 
 
-def _row(here: list[dict[str, Any]], row: res.Row, name: str, metrics: list[str]) -> list[str]:
+def _row(here: list[Line], row: res.Row, name: str, metrics: list[str]) -> list[str]:
     work = _work_of(here, row)
     entries = {line["metric"]: line for line in here if (line["method"], line["stage"]) == row}
     cells = [res.with_interval(entries[m], m) if m in entries else DASH for m in metrics]

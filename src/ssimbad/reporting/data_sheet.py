@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ssimbad.faces import manifest
 from ssimbad.pairing import resize
+from ssimbad.params.tree import Params
 from ssimbad.reporting.grids import picture_grid
 from ssimbad.reporting.style import save
 from ssimbad.runtime.job import Job
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
     """Draw `sheet` (PNG).
 
     Inputs: train, test ((N, S, S, 3) uint8 .npy), train_sketches, test_sketches ((N, S, S) uint8 .npy), same, cross

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal, Protocol, overload
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from ssimbad.metrics.test_set import by_id
 from ssimbad.pairing import resize
 from ssimbad.pairing.settings import ARCHIVES, PICTURED
 from ssimbad.params.base import slot_order
+from ssimbad.params.tree import Params
 from ssimbad.reporting.curves import training_curves
 from ssimbad.reporting.grids import picture_grid
 from ssimbad.reporting.results import demo_scale, labels
@@ -28,11 +29,22 @@ _TITLES = {
     "restored": "The face itself, restored",
 }
 
+
+class Pictures(Protocol):
+    """What a figure is drawn from: a file under each name but for two, under which a file of each row lies."""
+
+    @overload
+    def __getitem__(self, name: Literal["images", "curves"], /) -> list[Path]: ...
+    @overload
+    def __getitem__(self, name: str, /) -> Path: ...
+    def __contains__(self, name: object, /) -> bool: ...
+
+
 Made = dict[tuple[str, str], dict[int, Path]]
 """{(method, stage): {seed: file}}."""
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Pictures, outputs: Mapping[str, Path], job: Job) -> None:
     """Draw qualitative_same and qualitative_cross, qualitative_scene, _free and _restored where there are such
     references or rows, and training_curves, each PNG and PDF.
 
@@ -62,7 +74,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     job.say(f"figures: {len(curves)} rows of methods -> {outputs['training_curves_png'].parent}")
 
 
-def _grid_rows(params: Any, inputs: Mapping[str, Any], setting: str, ids: list[str]) -> list[tuple[str, np.ndarray]]:
+def _grid_rows(params: Params, inputs: Pictures, setting: str, ids: list[str]) -> list[tuple[str, np.ndarray]]:
     count, size = params.report.grid_images, params.data.size
 
     def stored(name: str) -> np.ndarray:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ssimbad import artifacts
+from ssimbad.errors import there
 from ssimbad.pairing.settings import LISTED
+from ssimbad.params.blocks import Evaluation
+from ssimbad.params.methods import Method
+from ssimbad.params.tree import Params
 from ssimbad.reporting import comparisons
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import METRICS, Result
+from ssimbad.reporting.results import METRICS, Line, Result
 from ssimbad.runtime.job import Job
 
 VALUES = ["method", "stage", "setting", "metric", "value", "ci_low", "ci_high", "seeds", "n"]
@@ -17,7 +20,13 @@ STEPS = ("previous", "first")
 DIFFERENCES = [f"{step}_{key}" for step in STEPS for key in ("difference", "low", "high")]
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+class Rung(Line):
+    """A line, and by step the difference to the rung there; None of the first rung."""
+
+    gaps: dict[str, Line | None]
+
+
+def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, Path], job: Job) -> None:
     """Write ladder (.csv, _md, _tex).
 
     Inputs: summaries (list of .json), images (list of .csv) of the rungs. Parameters: report.ladder, evaluation,
@@ -30,11 +39,10 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     found = res.load(inputs["summaries"], inputs["images"])
     switches = _switches({name: params.methods[name] for name in params.report.ladder})
     lines = [line for setting in LISTED for line in _lines(found, rungs, setting, params.evaluation)]
-    lines = [line | switches[line["method"]] for line in lines]
     columns = [*VALUES, *DIFFERENCES, *next(iter(switches.values()))]
-    artifacts.write_csv(outputs["ladder"], columns, lines)
+    artifacts.write_csv(outputs["ladder"], columns, [_flat(line) | switches[line["method"]] for line in lines])
     labels = {(name, "pretrain"): params.methods[name].label for name in params.report.ladder}
-    images = params.methods[params.report.ladder[0]].pretrain.images
+    images = there(params.methods[params.report.ladder[0]].pretrain).images
     note = res.scale_note(params.preset, found[0].size, found[0].n)
     tables = [
         _layout(lines, rungs, labels, switches, setting, note, images, params.evaluation.confidence)
@@ -46,7 +54,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     job.say(f"ladder: {len(rungs)} rungs -> {outputs['ladder']}")
 
 
-def _switches(methods: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _switches(methods: Mapping[str, Method]) -> dict[str, dict[str, str]]:
     """The options in which the rungs' configurations differ, per rung."""
     configs = {name: method.config.model_dump(mode="json") for name, method in methods.items()}
     first, *others = configs.values()
@@ -58,26 +66,35 @@ def _switches(methods: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     }
 
 
-def _lines(found: list[Result], rungs: list[res.Row], setting: str, evaluation: Any) -> list[dict[str, Any]]:
-    lines = []
+def _lines(found: list[Result], rungs: list[res.Row], setting: str, evaluation: Evaluation) -> list[Rung]:
+    lines: list[Rung] = []
     for i, row in enumerate(rungs):
         seeds = [r for r in found if r.row == row and r.setting == setting]
         if not seeds:
             continue
         for metric in [m for m in METRICS if m in seeds[0].metrics]:
             entry = res.over_seeds(seeds, metric, evaluation.confidence)
-            line = {"method": row[0], "stage": row[1], "setting": setting, "metric": metric}
-            line |= {key: entry[key] for key in ("value", "ci_low", "ci_high", "seeds")} | {"n": seeds[0].n}
-            for step, other in zip(STEPS, (rungs[max(0, i - 1)], rungs[0]), strict=True):
-                gap = comparisons.between(found, row, other, setting, metric, evaluation) if i else None
-                line |= {f"{step}_difference": gap and gap["difference"]}
-                line |= {f"{step}_low": gap and gap["ci_low"], f"{step}_high": gap and gap["ci_high"]}
-            lines.append(line)
+            about: Line = {"method": row[0], "stage": row[1], "setting": setting, "metric": metric, "n": seeds[0].n}
+            gaps = {
+                step: comparisons.between(found, row, other, setting, metric, evaluation) if i else None
+                for step, other in zip(STEPS, (rungs[max(0, i - 1)], rungs[0]), strict=True)
+            }
+            lines.append({**about, **res.interval(entry), "seeds": entry["seeds"], "gaps": gaps})
     return lines
 
 
+def _flat(line: Rung) -> dict[str, object]:
+    """For the CSV: `VALUES` and `DIFFERENCES`."""
+    found: dict[str, object] = {**line}
+    for step, gap in line["gaps"].items():
+        if gap:
+            ends = (gap["difference"], gap["ci_low"], gap["ci_high"])
+            found |= zip((f"{step}_difference", f"{step}_low", f"{step}_high"), ends, strict=True)
+    return found
+
+
 def _layout(
-    lines: list[dict[str, Any]],
+    lines: list[Rung],
     rungs: list[res.Row],
     labels: dict[res.Row, str],
     switches: dict[str, dict[str, str]],
@@ -94,7 +111,7 @@ def _layout(
         rows.append(" ".join(METRICS[metric][::2]))
         for row in rungs:
             line = next(x for x in here if (x["method"], x["stage"]) == row and x["metric"] == metric)
-            gaps = [_gap(line, step, metric) for step in STEPS]
+            gaps = [_gap(line["gaps"][step], metric, line["seeds"]) for step in STEPS]
             rows.append([labels[row], *switches[row[0]].values(), res.with_interval(line, metric), *gaps])
     percent = f"{100 * confidence:g} %"
     seeds = min(line["seeds"] for line in here)
@@ -109,8 +126,7 @@ def _layout(
     return Table(title, f"ladder-{setting}", columns, rows, notes, words=1 + len(named))
 
 
-def _gap(line: dict[str, Any], step: str, metric: str) -> str:
-    if line[f"{step}_difference"] is None:
+def _gap(gap: Line | None, metric: str, seeds: int) -> str:
+    if gap is None or gap["difference"] is None:
         return DASH
-    entry = {"value": line[f"{step}_difference"], "ci_low": line[f"{step}_low"], "ci_high": line[f"{step}_high"]}
-    return res.difference(entry, metric, line["seeds"])
+    return res.difference(gap | {"value": gap["difference"]}, metric, seeds)

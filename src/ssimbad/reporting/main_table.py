@@ -1,15 +1,36 @@
 """The main table: published beside reproduced, per setting."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
+from ssimbad.metrics.baselines import Baselines
+from ssimbad.metrics.measure import Entry
 from ssimbad.pairing.settings import LISTED
+from ssimbad.params.methods import Method
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Footnotes, Table
 from ssimbad.reporting.published import FACES, SIZE, published
-from ssimbad.reporting.results import METRICS, Result
+from ssimbad.reporting.results import METRICS, Line, Result
 
 COLUMNS = ["method", "stage", "setting", "seed", "metric", "value", "ci_low", "ci_high", "n", "published"]
+
+
+class Trained(TypedDict):
+    """Of the block of a training."""
+
+    start: str | None
+
+
+class Made(TypedDict):
+    """How weights were made, as far as the tables tell it."""
+
+    method: str
+    stage: str
+    seed: int
+    images: int
+    train: Trained
+    remarks: list[str]
+
 
 BASELINES = {
     "reference": "Warped reference itself",
@@ -19,13 +40,13 @@ BASELINES = {
 }
 
 
-def long_form(results: list[Result], confidence: float) -> list[dict[str, Any]]:
+def long_form(results: list[Result], confidence: float) -> list[Line]:
     """Lines of main.csv (`COLUMNS`): one per instance and metric.
 
     A row with several seeds also has lines with seed `mean`, whose interval is over seeds and whose n counts
     seeds; elsewhere n counts test images. An empty value has its reason in the summary.
     """
-    lines = []
+    lines: list[Line] = []
     for result in results:
         if result.setting in LISTED:
             lines += [_line(result, metric, result.seed, result.metrics[metric]) for metric in _metrics([result])]
@@ -40,10 +61,10 @@ def long_form(results: list[Result], confidence: float) -> list[dict[str, Any]]:
     return lines
 
 
-def _line(result: Result, metric: str, seed: int | str, entry: dict[str, Any]) -> dict[str, Any]:
-    about = {"method": result.method, "stage": result.stage, "setting": result.setting, "seed": seed}
+def _line(result: Result, metric: str, seed: int | str, entry: Entry) -> Line:
+    about: Line = {"method": result.method, "stage": result.stage, "setting": result.setting, "seed": seed}
     known = published(result.method, result.stage, result.setting, metric)
-    return about | {"metric": metric, "published": known} | {k: entry[k] for k in ("value", "ci_low", "ci_high", "n")}
+    return {**about, "metric": metric, "published": known, **res.interval(entry), "n": entry["n"]}
 
 
 def _of(results: list[Result], row: res.Row, setting: str) -> list[Result]:
@@ -56,12 +77,12 @@ def _metrics(results: list[Result]) -> list[str]:
 
 def layout(
     results: list[Result],
-    baselines: dict[str, Any],
+    baselines: Baselines,
     labels: dict[res.Row, str],
     preset: str,
     confidence: float,
-    made: list[dict[str, Any]],
-    methods: Mapping[str, Any],
+    made: list[Made],
+    methods: Mapping[str, Method],
 ) -> list[Table]:
     """One table per setting: per row reproduced with interval, and where one exists published; the difference of both
     only where they were measured on images of one kind and size.
@@ -117,7 +138,7 @@ def _method_rows(
     return lines
 
 
-def _remarks(row: res.Row, made: list[dict[str, Any]], methods: Mapping[str, Any]) -> list[str]:
+def _remarks(row: res.Row, made: list[Made], methods: Mapping[str, Method]) -> list[str]:
     """How a row colours, with whose weights, and what is to be said of their training and the one it started from."""
     method, stage = row
     block = methods[method]
@@ -129,7 +150,7 @@ def _remarks(row: res.Row, made: list[dict[str, Any]], methods: Mapping[str, Any
     return list(dict.fromkeys([*said, *(text for m in trainings for text in m["remarks"])]))
 
 
-def _budgets(made: list[dict[str, Any]]) -> list[str]:
+def _budgets(made: list[Made]) -> list[str]:
     """Whether the rows are compared at equal images seen."""
     words_of = {"pretrain": "in pretraining", "finetune": "more in finetuning"}
     besides = {f"{m['method']} {m['images']:,} in {m['stage']}": None for m in made if m["stage"] not in words_of}
@@ -157,7 +178,7 @@ def _gap(value: float | None, known: float | None) -> float | None:
     return None if value is None or known is None else value - known
 
 
-def _cell(entry: dict[str, Any], metric: str, notes: Footnotes) -> str:
+def _cell(entry: Entry, metric: str, notes: Footnotes) -> str:
     mark = " " + notes.mark(entry["reason"]) if "reason" in entry else ""
     return res.with_interval(entry, metric) + mark
 

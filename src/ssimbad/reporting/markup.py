@@ -1,5 +1,6 @@
 """One table, written as Markdown and as LaTeX (booktabs)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 DASH = "—"
@@ -46,7 +47,7 @@ class Table:
     title: str
     label: str
     columns: list[str]
-    rows: list[list[str] | str]
+    rows: Sequence[list[str] | str]
     notes: list[str] = field(default_factory=list)
     words: int = 1
 

@@ -2,27 +2,36 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ssimbad import artifacts
+from ssimbad.errors import there
+from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import Table, latex, markdown
+from ssimbad.reporting.results import Line
 from ssimbad.runtime.job import Job
 
 COLUMNS = ["method", "stage", "seed", "measure", "value", "n"]
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, Path], job: Job) -> None:
     """Write measures (.csv with `COLUMNS`, _md, _tex).
 
     Inputs: made (list of .json: how weights were made). `n` counts validation faces. Parameters: data.val, data.size,
     preset, evaluation.confidence, the methods' labels.
     """
     made = [artifacts.read_json(path) for path in inputs["made"]]
-    lines = [
-        {key: m[key] for key in ("method", "stage", "seed")} | {"measure": what, "value": value, "n": params.data.val}
+    lines: list[Line] = [
+        {
+            "method": m["method"],
+            "stage": m["stage"],
+            "seed": m["seed"],
+            "measure": what,
+            "value": value,
+            "n": params.data.val,
+        }
         for m in made
         for what, value in m["measures"].items()
     ]
@@ -33,10 +42,10 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     job.say(f"measures: {len(made)} trainings -> {outputs['measures']}, {outputs['measures_md']}")
 
 
-def _layout(lines: list[dict[str, Any]], params: Any) -> Table:
+def _layout(lines: list[Line], params: Params) -> Table:
     values: dict[tuple[str, str, str], list[float]] = {}
     for line in lines:
-        values.setdefault((line["method"], line["stage"], line["measure"]), []).append(line["value"])
+        values.setdefault((line["method"], line["stage"], line["measure"]), []).append(there(line["value"]))
     words = {"encoder": "autoencoder", "pretrain": "pretraining", "finetune": "finetuning"}
     rows: list[list[str] | str] = []
     for (method, stage, what), found in values.items():

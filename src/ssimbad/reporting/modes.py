@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ssimbad.errors import there
 from ssimbad.faces import manifest
 from ssimbad.metrics.test_set import by_id
 from ssimbad.pairing import resize
 from ssimbad.pairing.settings import PICTURED
-from ssimbad.reporting.figures import by_row
+from ssimbad.params.tree import Params
+from ssimbad.reporting.figures import Pictures, by_row
 from ssimbad.reporting.grids import picture_grid
 from ssimbad.reporting.results import demo_scale, labels
 from ssimbad.reporting.style import save
@@ -21,7 +22,7 @@ from ssimbad.runtime.job import Job
 _KINDS = {"same": "itself, warped", "cross": "another face", "scene": "a landscape"}
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Pictures, outputs: Mapping[str, Path], job: Job) -> None:
     """Draw modes, PNG and PDF: rows of pictures are sketch, reference, each row's answer and the true one; columns are
     the first test faces, once for each kind of reference.
 
@@ -32,7 +33,8 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     Raises:
         UserError: an input is missing or does not fit the test ids.
     """
-    ids, size, count = manifest.ids(inputs["manifest"], "test"), params.data.size, params.report.modes.images
+    asked = there(params.report.modes)
+    ids, size, count = manifest.ids(inputs["manifest"], "test"), params.data.size, asked.images
 
     def stored(name: str) -> np.ndarray:
         return resize.area(manifest.images(inputs[name], ids)[:count], size)
@@ -50,7 +52,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
         right = [stored("test" if kind == "same" else "true") for kind in kinds]
         rows.append(("True answer", np.concatenate(right)))
     scale = "demo-scale, " if demo_scale(params.preset) else ""
-    title = f"Weights {params.report.modes.weights} by kind of reference ({scale}{size}×{size})"
+    title = f"Weights {asked.weights} by kind of reference ({scale}{size}×{size})"
     columns = [_KINDS[kind] for kind in kinds for _ in ids[:count]]
     save(picture_grid(title, rows, columns), outputs["modes_png"], outputs["modes_pdf"])
     job.say(f"modes: {len(names)} rows, {len(kinds)} kinds of references -> {outputs['modes_png']}")

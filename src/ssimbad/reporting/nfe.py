@@ -5,7 +5,6 @@ With one seed the bands are the bootstrap intervals over test faces.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssimbad import artifacts
+from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
 from ssimbad.reporting.results import METRICS
@@ -23,7 +23,7 @@ COLUMNS = ["method", "stage", "seed", "sampler", "calls", "steps", "nfe", "metri
 _MARKERS = ("o", "s", "^", "D")
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, Path], job: Job) -> None:
     """Draw nfe (PNG, PDF) and write its numbers (nfe .csv, _md, _tex).
 
     Inputs: values (list of `<method>/<stage>/seed-<n>.csv` of the stage nfe). Parameters: report.nfe, data.size,
@@ -108,8 +108,8 @@ def _panel(axes: Axes, frame: pd.DataFrame, row: res.Row) -> None:
             continue
         means = mine.groupby("nfe")[["value", "ci_low", "ci_high"]].mean()
         color = PALETTE[k % len(PALETTE)]
-        look = {"color": color, "marker": _MARKERS[k % len(_MARKERS)], "markersize": 3}
-        axes.plot(means.index, means["value"], label=sampler, linewidth=1.2, **look)
+        marker = _MARKERS[k % len(_MARKERS)]
+        axes.plot(means.index, means["value"], label=sampler, linewidth=1.2, color=color, marker=marker, markersize=3)
         if mine["seed"].nunique() == 1:
             axes.fill_between(means.index, means["ci_low"], means["ci_high"], color=color, alpha=0.12, linewidth=0)
     axes.set_xscale("log", base=2)

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import yaml
@@ -88,7 +88,8 @@ def _row(params: Params, w: Wildcards, fresh: Mapping[str, Instance]) -> dict[st
 def _curves(path: Path) -> list[dict[str, Any]]:
     frame = pd.read_csv(path).dropna(subset="value")
     curves = []
-    for (split, name), part in frame.groupby(["split", "name"], sort=True):
+    for key, part in frame.groupby(["split", "name"], sort=True):
+        split, name = cast("tuple[str, str]", key)
         step = -(-len(part) // _POINTS)
         kept = part.sort_values("images").iloc[::step]
         curves.append({"name": f"{split}: {name}", "points": kept[["images", "value"]].values.tolist()})

@@ -1,10 +1,10 @@
 """What the stage evaluate wrote, read back: one Result per method, stage, seed and setting."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -13,16 +13,52 @@ from scipy.special import stdtrit
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.metrics import registry
+from ssimbad.metrics.measure import Entry, Interval
 from ssimbad.pairing import settings
 from ssimbad.params.base import slot_order
 
 BY_ID = {metric.id: metric for metric in registry.metrics()}
 METRICS = {metric.id: (metric.label, metric.decimals, metric.better) for metric in BY_ID.values()}
 """metric: name, decimals shown, direction of better; in the order of the tables."""
-NOT_MEASURED = {
+NOT_MEASURED: Entry = {
     "value": None, "ci_low": None, "ci_high": None, "n": None,
     "reason": "not measured for this row; run the stage evaluate again if it should be",
 }  # fmt: skip
+
+
+class Labelled(Protocol):
+    """A method, as far as tables name it."""
+
+    @property
+    def label(self) -> str: ...
+
+
+class Line(TypedDict, total=False):
+    """A line of a table, by its columns; of these those that the table has."""
+
+    method: str
+    stage: str
+    seed: int | str
+    setting: str
+    metric: str
+    than_method: str
+    than_stage: str
+    measure: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+    seeds: int
+    reason: str | None
+    published: float | None
+    right: float
+    other: float
+    difference: float | None
+    pflop: float
+    images: int
+    chain: int
+    nfe: int
+
 
 SETTLED = 0.5
 """dB of PSNR below which two trainings, one of each method, do not tell the methods from seeds and rounding."""
@@ -47,7 +83,7 @@ class Result:
     setting: str
     n: int
     size: int
-    metrics: dict[str, dict[str, Any]]
+    metrics: dict[str, Entry]
     images: pd.DataFrame
 
     @property
@@ -108,7 +144,7 @@ def rows(results: Iterable[Result]) -> list[Row]:
     return list(dict.fromkeys(result.row for result in results))
 
 
-def over_seeds(results: list[Result], metric: str, confidence: float) -> dict[str, Any]:
+def over_seeds(results: list[Result], metric: str, confidence: float) -> Entry:
     """One entry {value, ci_low, ci_high, n, seeds[, reason]} for the seeds of one row in one setting.
 
     With one seed it is that seed's entry, its interval over test images. With more, value is the mean over
@@ -122,14 +158,19 @@ def over_seeds(results: list[Result], metric: str, confidence: float) -> dict[st
     return {**students_t(values, confidence), "n": len(values), "seeds": len(values)}
 
 
-def students_t(values: np.ndarray, confidence: float) -> dict[str, float]:
+def interval(entry: Entry) -> Interval:
+    """Of what an entry says."""
+    return {"value": entry["value"], "ci_low": entry["ci_low"], "ci_high": entry["ci_high"]}
+
+
+def students_t(values: np.ndarray, confidence: float) -> Interval:
     """{value, ci_low, ci_high}: mean and Student's t interval of (n,) values, n ≥ 2."""
     mean = float(values.mean())
     half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2) * values.std(ddof=1) / np.sqrt(len(values)))
     return {"value": round(mean, 5), "ci_low": round(mean - half, 5), "ci_high": round(mean + half, 5)}
 
 
-def labels(present: Iterable[Row], methods: Any) -> dict[Row, str]:
+def labels(present: Iterable[Row], methods: Mapping[str, Labelled]) -> dict[Row, str]:
     """Printed name per row: the method's label from the parameters, with the stage where it has both."""
     present = list(present)
     both = {method for method, _ in present if len({s for m, s in present if m == method}) > 1}
@@ -145,7 +186,7 @@ def number(value: float | None, metric: str, signed: bool = False) -> str:
     return BY_ID[metric].shown(value, signed)
 
 
-def with_interval(entry: dict[str, Any], metric: str, signed: bool = False) -> str:
+def with_interval(entry: Entry | Line, metric: str, signed: bool = False) -> str:
     """`value [low, high]`, without brackets where there is no interval."""
     text = number(entry["value"], metric, signed)
     if entry["value"] is None or entry["ci_low"] is None:
@@ -153,7 +194,7 @@ def with_interval(entry: dict[str, Any], metric: str, signed: bool = False) -> s
     return f"{text} [{number(entry['ci_low'], metric, signed)}, {number(entry['ci_high'], metric, signed)}]"
 
 
-def difference(entry: dict[str, Any], metric: str, seeds: int) -> str:
+def difference(entry: Entry | Line, metric: str, seeds: int) -> str:
     """`+value [low, high]` of two rows; marked where one seed of each cannot establish it (`SETTLED`)."""
     text, value = with_interval(entry, metric, signed=True), entry["value"]
     doubtful = metric == "psnr" and seeds == 1 and value is not None and abs(round(value, 2)) < SETTLED

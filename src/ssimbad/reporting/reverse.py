@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, there
+from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.grids import picture_grid
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
@@ -21,7 +22,7 @@ CHAINS = {"whole": "from the last timestep, as published", "matched": "from its 
 COLUMNS = ["what", "t", "chain", "variance", "metric", "value", "ci_low", "ci_high", "n"]
 
 
-def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path], job: Job) -> None:
     """Draw reverse_samples_*, reverse_trajectories_* (one per variance) and reverse_recover_* (one per chain), PNG and
     PDF, and write reverse (.csv, _md, _tex): its numbers.
 
@@ -31,7 +32,7 @@ def run(params: Any, inputs: Mapping[str, Path], outputs: Mapping[str, Path], jo
     Raises:
         UserError: an input is missing, or the pictures are not all there.
     """
-    asked = params.report.reverse
+    asked = there(params.report.reverse)
     pictures = _groups(inputs["pictures"])
     frame = pd.read_csv(inputs["values"]).astype({"t": "Int64"})
     label = params.methods[asked.weights.partition("/")[0]].label

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from ssimbad import artifacts
+from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Footnotes, Table, latex, markdown
-from ssimbad.reporting.results import METRICS
+from ssimbad.reporting.results import METRICS, Line
 from ssimbad.runtime.job import Job
 
 ABOUT = ["method", "stage", "seed"]
@@ -18,7 +18,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, Path], job: Job) -> None:
     """Write spread (.csv, _md, _tex).
 
     Inputs: values (list of `<method>/<stage>/seed-<n>.csv` of the stage spread). The CSV has their lines, one per row,
@@ -72,19 +72,21 @@ def _table(frame: pd.DataFrame, metric: str, names: dict[res.Row, str], note: st
     )
 
 
-def _over_seeds(lines: pd.DataFrame, confidence: float) -> dict[str, Any]:
+def _over_seeds(lines: pd.DataFrame, confidence: float) -> Line:
     """{value, ci_low, ci_high, reason}: the one seed's, or mean and Student's t interval over seeds."""
     lacking = lines[lines["value"].isna()]
     if len(lines) == 1 or len(lacking):
-        return (lacking if len(lacking) else lines).iloc[0][["value", "ci_low", "ci_high", "reason"]].to_dict()
-    return res.students_t(lines["value"].to_numpy(dtype=float), confidence) | {"reason": None}
+        one = (lacking if len(lacking) else lines).iloc[0]
+        return {"value": one["value"], "ci_low": one["ci_low"], "ci_high": one["ci_high"], "reason": one["reason"]}
+    return {**res.students_t(lines["value"].to_numpy(dtype=float), confidence), "reason": None}
 
 
-def _percent(entry: dict[str, Any]) -> str:
+def _percent(entry: Line) -> str:
     if entry["value"] is None:
         return DASH
-    value, *ends = (None if entry[k] is None else f"{100 * entry[k]:.1f}" for k in ("value", "ci_low", "ci_high"))
-    return f"{value} %" if None in ends else f"{value} % [{', '.join(ends)}]"
+    value, ends = f"{100 * entry['value']:.1f} %", (entry["ci_low"], entry["ci_high"])
+    shown = [f"{100 * end:.1f}" for end in ends if end is not None]
+    return f"{value} [{', '.join(shown)}]" if len(shown) == len(ends) else value
 
 
 def _notes(metric: str, samples: int, seeds: int, confidence: float) -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 from ssimbad.methods import registry
 from ssimbad.params.tree import Params
@@ -57,13 +56,20 @@ def _told(params: Params, table: list[Instance], found: Found, used: set[str], c
     ]
 
 
+@dataclass(frozen=True)
+class _Gone:
+    """A method that the parameters no longer have."""
+
+    label: str
+
+
 def _named(params: Params, table: list[Instance], concerned: list[str]) -> list[str]:
     """The rows that files belong to, in the order of the parameters; if these are not all, also files of no row."""
     judged = [(i.wildcards["method"], i.wildcards["stage"]) for i in table if i.stage.name == "evaluate"]
     rows = {row for file in concerned if (row := results.row(file))}
     every = dict.fromkeys([*judged, *sorted(rows)])
-    gone = {method: SimpleNamespace(label=method) for method, _ in every}
-    labels = results.labels(every, gone | params.methods)
+    methods: dict[str, results.Labelled] = {method: _Gone(method) for method, _ in every}
+    labels = results.labels(every, methods | params.methods)
     named = [labels[row] + ("" if row in judged else " (not in params.yaml)") for row in every if row in rows]
     if rows >= set(judged):
         return named
@@ -103,11 +109,11 @@ def _digests(paths: Iterable[str], hashed: records.Hashes) -> dict[str, str]:
     return {path: hashed.md5(path) for path in paths if Path(path).exists()}
 
 
-def _different(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+def _different(one: Mapping[str, object], other: Mapping[str, object]) -> set[str]:
     return {key for key in one.keys() | other.keys() if one.get(key, ...) != other.get(key, ...)}
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """(dotted key, value) of every value that is no block of others."""
     for key, value in tree.items():
         if isinstance(value, dict):

@@ -9,15 +9,17 @@ from typing import Any
 from ssimbad import artifacts
 from ssimbad.pairing.settings import LISTED
 from ssimbad.params.base import slot_order
+from ssimbad.params.blocks import Evaluation
+from ssimbad.params.tree import Params
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Table, latex, markdown
-from ssimbad.reporting.results import METRICS, Result
+from ssimbad.reporting.results import METRICS, Line, Result
 from ssimbad.runtime.job import Job
 
 VALUES = ["method", "stage", "setting", "metric", "value", "ci_low", "ci_high", "seeds", "n"]
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, Path], job: Job) -> None:
     """Write sweep (.csv, _md, _tex): each point's last row in every setting, means over seeds, the best first.
 
     Inputs: summaries (list of .json), images (list of .csv) of the points. Parameters: report.sweep, evaluation,
@@ -40,7 +42,7 @@ def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job
     job.say(f"sweep: {len(points)} points -> {outputs['sweep']}")
 
 
-def _flat(block: Any, above: str = "") -> dict[str, Any]:
+def _flat(block: object, above: str = "") -> dict[str, object]:
     if not isinstance(block, dict) or not block:
         return {above: block}
     return {k: v for key, value in block.items() for k, v in _flat(value, f"{above}.{key}" if above else key).items()}
@@ -54,31 +56,36 @@ def _differing(blocks: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, str]
     return {name: {key: _cell(values.get(key)) for key in varied} for name, values in flat.items()}
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return DASH if value is None else str(value)
 
 
-def _lines(found: list[Result], stages: Mapping[str, str], setting: str, evaluation: Any) -> list[dict[str, Any]]:
-    lines = []
+def _lines(found: list[Result], stages: Mapping[str, str], setting: str, evaluation: Evaluation) -> list[Line]:
+    lines: list[Line] = []
     for row in stages.items():
         seeds = [r for r in found if r.row == row and r.setting == setting]
         for metric in [m for m in METRICS if seeds and m in seeds[0].metrics]:
             entry = res.over_seeds(seeds, metric, evaluation.confidence)
-            line = {"method": row[0], "stage": row[1], "setting": setting, "metric": metric, "n": seeds[0].n}
-            lines.append(line | {key: entry[key] for key in ("value", "ci_low", "ci_high", "seeds")})
+            about: Line = {"method": row[0], "stage": row[1], "setting": setting, "metric": metric, "n": seeds[0].n}
+            lines.append({**about, **res.interval(entry), "seeds": entry["seeds"]})
     return lines
 
 
 def _layout(
-    lines: list[dict[str, Any]], points: Mapping[str, dict[str, str]], setting: str, note: str, evaluation: Any
+    lines: list[Line], points: Mapping[str, dict[str, str]], setting: str, note: str, evaluation: Evaluation
 ) -> Table:
     metrics = [m for m in METRICS if any(x["metric"] == m and x["value"] is not None for x in lines)]
     by_point = {name: {x["metric"]: x for x in lines if x["method"] == name} for name in points}
-    first = metrics[0] if metrics else None
-    sign = -1 if first and METRICS[first][2] == "↑" else 1
+    first = metrics[0] if metrics else ""
+
+    def place(name: str) -> float:
+        """The best first, by the first metric that there is."""
+        value = by_point[name][first]["value"] or 0 if first else 0
+        return -value if first and METRICS[first][2] == "↑" else value
+
     rows = [
-        [*points[name].values(), *(res.with_interval(entries[m], m) for m in metrics)]
-        for name, entries in sorted(by_point.items(), key=lambda item: sign * (item[1][first]["value"] or 0))
+        [*points[name].values(), *(res.with_interval(by_point[name][m], m) for m in metrics)]
+        for name in sorted(by_point, key=place)
     ]
     columns = [*next(iter(points.values())), *(" ".join(METRICS[m][::2]) for m in metrics)]
     percent, seeds = f"{100 * evaluation.confidence:g} %", min((x["seeds"] for x in lines), default=1)

@@ -2,15 +2,26 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ssimbad import artifacts
+from ssimbad.params.tree import Params
 from ssimbad.reporting import comparisons, main_table, r2_table, results
 from ssimbad.reporting.markup import Table, latex, markdown
 from ssimbad.runtime.job import Job
 
 
-def run(params: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Path], job: Job) -> None:
+class Inputs(TypedDict):
+    """Files that the stage reads."""
+
+    summaries: list[Path]
+    images: list[Path]
+    baselines: Path
+    r2: Path
+    made: list[Path]
+
+
+def run(params: Params, inputs: Inputs, outputs: Mapping[str, Path], job: Job) -> None:
     """Write main, r2, reference_use and differences.
 
     Inputs: summaries (list of .json), images (list of .csv), baselines (.json), r2 (.csv), made (list of .json: how the

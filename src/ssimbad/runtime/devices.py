@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ssimbad.errors import UserError, first_line
 from ssimbad.runtime import cores
@@ -49,6 +50,12 @@ def pick(number: int = 0) -> torch.device:
     """The device of process `number` on this machine; see `visible` for the errors."""
     found = visible()
     return found[number % len(found)]
+
+
+def placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """The model on a device, its weights in that order of memory."""
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(device, memory_format=memory)  # ty: ignore[no-matching-overload] in no signature, but in the docs
 
 
 def precision(asked: str, device: torch.device) -> str:

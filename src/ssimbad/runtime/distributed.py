@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ssimbad.errors import ParameterError, UserError, first_line
+from ssimbad.errors import ParameterError, UserError, first_line, there
 from ssimbad.runtime import slurm
 from ssimbad.runtime.interrupt import EXIT
 
@@ -256,8 +256,8 @@ def _address() -> tuple[str, int]:
         raise ParameterError(f"{known}; set MASTER_ADDR, or {_ALONE}")
     if job and not port:
         step = 1009 * _number("SLURM_STEP_ID", 0)
-        return host, 20000 + (_number("SLURM_JOB_ID", 0) + step) % 20000
-    return host, _number("MASTER_PORT", 0)
+        return there(host), 20000 + (_number("SLURM_JOB_ID", 0) + step) % 20000
+    return there(host), _number("MASTER_PORT", 0)
 
 
 @contextmanager
@@ -281,8 +281,9 @@ def _launched(name: str, command: str, world_size: int) -> Iterator[Store]:
 
     listener = socket.create_server(("127.0.0.1", 0))  # by itself the store listens on all addresses
     port = listener.getsockname()[1]
-    more = {"wait_for_workers": False, "master_listen_fd": listener.detach()}
-    store = distributed.TCPStore("127.0.0.1", port, None, True, EXCHANGE_TIMEOUT, **more)
+    store = distributed.TCPStore(
+        "127.0.0.1", port, None, True, EXCHANGE_TIMEOUT, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(world_size), _LAUNCHED: "1"}
     program = [sys.executable, "-c", "from ssimbad.cli import main; main()", *command.split()[1:]]
     processes = [
@@ -304,7 +305,7 @@ def _launched(name: str, command: str, world_size: int) -> Iterator[Store]:
     finally:
         done.set()
         for process in processes:
-            process.stdin.close()
+            there(process.stdin).close()
 
 
 def _end_with_followers(processes: list[subprocess.Popen], done: threading.Event) -> None:

@@ -34,10 +34,10 @@ class Job:
     stage: str
     scratch: Path
     threads: int = 1
-    method: str | None = None
-    of: str | None = None
+    method: str = ""
+    of: str = ""
     seed: int | None = None
-    setting: str | None = None
+    setting: str = ""
     shard: int | None = None
     log: Spool | None = None
     group: ProcessGroup = ALONE

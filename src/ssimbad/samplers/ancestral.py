@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,11 +33,13 @@ def variance_posterior(sigma: float, following: float) -> float:
     return (following / sigma) ** 2 * (sigma**2 - following**2)
 
 
-VARIANCES = {"beta": variance_beta, "posterior": variance_posterior}
+Variance = Literal["beta", "posterior"]
+
+VARIANCES: dict[Variance, Callable[[float, float], float]] = {"beta": variance_beta, "posterior": variance_posterior}
 
 
 def ancestral(
-    denoise: Denoiser, x: Tensor, levels: Tensor, variance: str, fresh: Fresh, last_noise: bool = False
+    denoise: Denoiser, x: Tensor, levels: Tensor, variance: Variance, fresh: Fresh, last_noise: bool = False
 ) -> Tensor:
     """DDPM (Ho et al. 2020, Alg. 2) down any falling noise levels, which need not end at 0. NFE = N.
 

@@ -37,10 +37,14 @@ class Churn(Protocol):
     """How much noise the stochastic sampler renews (Karras et al. 2022, Alg. 2): a share of min(s_churn / N, √2 - 1) of
     sigma where s_min <= sigma <= s_max (None: no bound), with noise of standard deviation s_noise."""
 
-    s_churn: float
-    s_min: float
-    s_max: float | None
-    s_noise: float
+    @property
+    def s_churn(self) -> float: ...
+    @property
+    def s_min(self) -> float: ...
+    @property
+    def s_max(self) -> float | None: ...
+    @property
+    def s_noise(self) -> float: ...
 
 
 def raised(churn: Churn, sigma: float, steps: int) -> float:
@@ -58,6 +62,11 @@ def _at(sigma: float, x: Tensor) -> Tensor:
     return torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device)
 
 
+def _none() -> Tensor:
+    """What draws noise, where a sampler is to renew none."""
+    raise ValueError("a sampler that renews noise is told by `fresh` where it comes from")
+
+
 def euler(denoise: Denoiser, x: Tensor, levels: Tensor) -> Tensor:
     """First order (Karras et al. 2022, Alg. 1 without correction). NFE = N.
 
@@ -69,9 +78,7 @@ def euler(denoise: Denoiser, x: Tensor, levels: Tensor) -> Tensor:
     return x
 
 
-def heun(
-    denoise: Denoiser, x: Tensor, levels: Tensor, churn: Churn | None = None, fresh: Fresh | None = None
-) -> Tensor:
+def heun(denoise: Denoiser, x: Tensor, levels: Tensor, churn: Churn | None = None, fresh: Fresh = _none) -> Tensor:
     """Second order (Karras et al. 2022, Alg. 1; with `churn` Alg. 2). NFE = 2N - 1: the step to zero is Euler's.
 
     The trapezoid in sigma weighs the second call by s/(2 s'). That interpolates on fine grids only: where a step more
@@ -131,7 +138,7 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, levels: Tensor) -> Tensor:
     return x
 
 
-def ddim(denoise: Denoiser, x: Tensor, levels: Tensor, eta: float = 0.0, fresh: Fresh | None = None) -> Tensor:
+def ddim(denoise: Denoiser, x: Tensor, levels: Tensor, eta: float = 0.0, fresh: Fresh = _none) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12) in x = x_t / sqrt(alpha_bar). NFE = N.
 
     eta = 0 is the deterministic sampler, and then Euler's; eta = 1 is DDPM's ancestral sampling. There

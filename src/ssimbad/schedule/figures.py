@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from ssimbad.errors import there
 from ssimbad.noise.transforms import make
 from ssimbad.reporting.style import PALETTE, save, styled
 from ssimbad.schedule.selection import PUBLISHED_R2, Criterion, Row
@@ -45,7 +46,7 @@ def degradation(
     `r2` holds the mean R² by candidate name.
     """
     edm = criterion.levels(make({"form": "edm"}))
-    phi = make(chosen.spec, criterion.saturation)
+    phi = make(there(chosen.spec), criterion.saturation)
     own = criterion.levels(phi)
     panels = [
         _Panel(
@@ -123,7 +124,7 @@ def noisy_grid(
     """
     steps = np.rint(np.linspace(0, len(alpha_bar) - 1, _COLUMNS)).astype(int)
     a = alpha_bar[steps]
-    phi = make(chosen.spec, criterion.saturation)
+    phi = make(there(chosen.spec), criterion.saturation)
     even = Criterion(_COLUMNS, criterion.sigma_min, criterion.sigma_max, criterion.saturation)
     edm, own = even.levels(make({"form": "edm"}))[::-1], even.levels(phi)[::-1]
     one = np.ones(_COLUMNS)
@@ -171,8 +172,10 @@ def r2_bars(table: list[dict[str, str]], size: int, images: int, png: Path, pdf:
         axis.barh(range(len(rows)), value, color=[groups[row["group"]][1] for row in rows], height=0.72)
         axis.errorbar(value, range(len(rows)), xerr=spread, fmt="none", ecolor="black", elinewidth=0.9, capsize=2)
         paper = [(float(row["published"]), y) for y, row in enumerate(rows) if row["published"]]
-        diamond = {"marker": "D", "ms": 6, "mfc": "white", "mec": PALETTE[1], "mew": 1.5, "ls": ""}
-        (mark,) = axis.plot(*zip(*paper, strict=True), **diamond, label="published value")
+        x, y = zip(*paper, strict=True)
+        (mark,) = axis.plot(
+            x, y, marker="D", ms=6, mfc="white", mec=PALETTE[1], mew=1.5, ls="", label="published value"
+        )
         for y, v in enumerate(value):
             axis.text(1.03, y, f"{v:.4f}", va="center", fontsize=8)
         axis.set_yticks(range(len(rows)), [_bar_label(row) for row in rows], fontsize=8)

@@ -6,18 +6,18 @@ import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ssimbad import artifacts
-from ssimbad.errors import ParameterError, UserError
+from ssimbad.errors import ParameterError, UserError, there
 from ssimbad.faces import manifest
 from ssimbad.metrics import bootstrap
 from ssimbad.noise import ddpm
 from ssimbad.noise.transforms import make
 from ssimbad.pairing.resize import area
-from ssimbad.params.view import View
+from ssimbad.params.blocks import Schedule
+from ssimbad.params.tree import Params
 from ssimbad.runtime.job import Job
 from ssimbad.schedule import figures
 from ssimbad.schedule.selection import (
@@ -48,7 +48,7 @@ _R2 = (
 )
 
 
-def run_curves(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+def run_curves(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """Measure SSIM against the noise level, for the sampled training faces (SSIMBaD, arXiv 2506.04283).
 
     Reads `train` (N, S, S, 3) uint8 and `manifest`; writes `curves`: schedule,id,level,ssim.
@@ -73,7 +73,7 @@ def run_curves(params: View, inputs: dict[str, Path], outputs: dict[str, Path], 
     job.say(f"ssim_curves: {len(ids)} faces at {schedule.size} px -> {outputs['curves']}")
 
 
-def run_select(params: View, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
+def run_select(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
     """Score every candidate, choose phi*, and draw it (SSIMBaD, arXiv 2506.04283).
 
     Reads `curves`, `train` and `manifest` (the picture grid needs one face); writes `phi_star` (JSON), `r2`
@@ -104,15 +104,16 @@ def run_select(params: View, inputs: dict[str, Path], outputs: dict[str, Path], 
     job.say(f"select_phi: {chosen.label}, mean R² {chosen.r2.mean():.4f} -> {outputs['phi_star']}")
 
 
-def _with_interval_of_c(row: Row, curves: Curves, criterion: Criterion, schedule: Any) -> Row:
+def _with_interval_of_c(row: Row, curves: Curves, criterion: Criterion, schedule: Schedule) -> Row:
     """The row of the continuous c with the bootstrap interval of c, named with no more digits than that carries."""
     if row.name != "rational":
         return row
     drawn = bootstrap.positions(len(curves.ids), schedule.bootstrap, schedule.seed)
     found = resampled_c(curves, criterion, schedule.c_low, schedule.c_high, drawn)
     low, high = bootstrap.percentiles(found, schedule.confidence)
-    c = row.spec["c"]
-    shown = make({**row.spec, "c": round(c, bootstrap.decimals(c, low, high))}).label
+    spec = there(row.spec)
+    c = spec["c"]
+    shown = make({**spec, "c": round(c, bootstrap.decimals(c, low, high))}).label
     return replace(row, label=row.label.replace(row.axis, shown), axis=shown, c=(low, high))
 
 
@@ -120,12 +121,12 @@ def _pair(outputs: dict[str, Path], name: str) -> tuple[Path, Path]:
     return outputs[f"{name}_png"], outputs[f"{name}_pdf"]
 
 
-def _alpha_bar(params: View) -> np.ndarray:
+def _alpha_bar(params: Params) -> np.ndarray:
     d = params.schedule.ddpm
     return ddpm.alpha_bar(d.steps, d.beta_start, d.beta_end).numpy()
 
 
-def _sampled_faces(params: View, inputs: dict[str, Path]) -> tuple[tuple[str, ...], np.ndarray]:
+def _sampled_faces(params: Params, inputs: dict[str, Path]) -> tuple[tuple[str, ...], np.ndarray]:
     """Ids and (N, size, size, 3) uint8 faces of the seeded sample of the training set."""
     train_ids = manifest.ids(inputs["manifest"], "train")
     faces = manifest.images(inputs["train"], train_ids)
@@ -138,7 +139,7 @@ def _sampled_faces(params: View, inputs: dict[str, Path]) -> tuple[tuple[str, ..
     return tuple(train_ids[i] for i in places), area(np.stack([faces[i] for i in places]), size)
 
 
-def _table(rows: list[Row], params: View) -> list[dict[str, str]]:
+def _table(rows: list[Row], params: Params) -> list[dict[str, str]]:
     """The R² table as text. Each row is compared, image by image, with the best other published one."""
     s = params.schedule
     settings = {"resamples": s.bootstrap, "confidence": s.confidence, "seed": s.seed}
@@ -147,6 +148,7 @@ def _table(rows: list[Row], params: View) -> list[dict[str, str]]:
     for row in rows:
         rival = next(r for r in ranked if r.spec != row.spec or r.axis != row.axis)
         own = bootstrap.mean(row.r2, **settings)
+        c = (there(row.spec)["c"], *row.c) if row.c else (None,) * 3
         gap = bootstrap.difference(row.r2, rival.r2, **settings)
         line = {
             **{"candidate": row.name, "group": row.group, "label": row.label, "axis": row.axis},
@@ -156,7 +158,7 @@ def _table(rows: list[Row], params: View) -> list[dict[str, str]]:
             "saturates_at": row.saturates_at,
             "published": PUBLISHED_R2.get(row.name),
             "n": own.n,
-            **dict(zip(("c", "c_low", "c_high"), (row.spec["c"], *row.c) if row.c else (None,) * 3, strict=True)),
+            **dict(zip(("c", "c_low", "c_high"), c, strict=True)),
         }
         table.append({key: _text(value) for key, value in line.items()})
     return table

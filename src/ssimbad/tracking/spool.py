@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,7 +42,7 @@ class Spool:
         self.path, self._sinks = path, list(sinks)
         self._broken = False
 
-    def write(self, kind: str, **facts: Any) -> None:
+    def write(self, kind: str, **facts: object) -> None:
         """Append one event; a full disk or a failing sink is told once and otherwise ignored."""
         event = {"event": kind, "time": int(time.time() * 1000), **facts}
         try:
@@ -83,7 +83,7 @@ class Spool:
         else:
             self.artifact(path.as_posix(), "pictures")
 
-    def tags(self, **values: Any) -> None:
+    def tags(self, **values: object) -> None:
         self.write("tags", values={k: str(v) for k, v in values.items()})
 
 
@@ -92,7 +92,7 @@ def opened(
     spool_id: str,
     name: str,
     tags: dict[str, str],
-    params: dict[str, Any],
+    params: Mapping[str, object],
     inputs: dict[str, str],
     sinks: tuple[Sink, ...] = (),
 ) -> Iterator[Spool]:

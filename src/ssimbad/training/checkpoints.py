@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def load_into(model: nn.Module, weights: dict[str, Tensor], path: Path, but: tup
         raise UserError(f"{path}: weights of another network ({reason}); check `network` in params.yaml") from None
 
 
-def write_state(folder: Path, seen: int, groups: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
+def write_state(folder: Path, seen: int, groups: dict[str, dict[str, Tensor]], facts: Mapping[str, object]) -> None:
     """Save {group: {name: tensor}} and JSON-like facts after `seen` images; the two newest states are kept.
 
     Raises:

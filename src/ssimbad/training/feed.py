@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssimbad.errors import there
 from ssimbad.methods.contract import Batch
 from ssimbad.pairing import resize, tps
 from ssimbad.seeding import derive
@@ -81,7 +82,7 @@ class Feed:
         self._targets = resize.area(faces, size) if shrink else faces
         self._sketches = _small(sketches, size) if shrink and sketches is not None else sketches
         self._shown = shown
-        self._masks = resize.area(masks, size) if shrink and "mask" in masked else masks
+        self._masks = resize.area(there(masks), size) if shrink and "mask" in masked else masks
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
@@ -108,23 +109,23 @@ class Feed:
             reference = shrink(tps.warp(native, warps), self._size)
             given = {"reference": self._placed(reference), "warp": warps, "native": self._faces.shape[1]}
         if self._sketches is not None:
-            given["sketch"] = self._placed(self._unit(self._lines(rows, seen, size, mine)))
+            given["sketch"] = self._placed(self._unit(self._lines(self._sketches, rows, seen, size, mine)))
         if "mask" in self._masked:
-            given["mask"] = self._placed(resize.to_share(self._on_device(self._masks[rows])))
+            given["mask"] = self._placed(resize.to_share(self._on_device(there(self._masks)[rows])))
         if "reference_mask" in self._masked:  # the same warp, outside of which there is no figure
-            warped = tps.warp(self._unit(self._native_masks[rows]), given["warp"])
+            warped = tps.warp(self._unit(there(self._native_masks)[rows]), given["warp"])
             given["reference_mask"] = self._placed((shrink(warped, self._size) + 1) / 2)
         target = self._placed(target)
         if self._shown:
             given["face"] = target
         return Batch(target=target, **given)
 
-    def _lines(self, rows: np.ndarray, seen: int, size: int, mine: slice) -> np.ndarray:
+    def _lines(self, sketches: np.ndarray, rows: np.ndarray, seen: int, size: int, mine: slice) -> np.ndarray:
         """(n, H, H) uint8: the sketches of the rows, of the style that is this batch's."""
-        if self._sketches.ndim == 3:
-            return self._sketches[rows]
+        if sketches.ndim == 3:
+            return sketches[rows]
         rng = np.random.default_rng(derive(self._seed, "style", seen))
-        return self._sketches[rows, rng.integers(self._sketches.shape[1], size=size)[mine]]
+        return sketches[rows, rng.integers(sketches.shape[1], size=size)[mine]]
 
     def _placed(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self._format)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, there
 from ssimbad.methods.contract import Losses, Player
 from ssimbad.params.blocks import Training
 from ssimbad.params.methods import Train
@@ -306,7 +306,7 @@ class DataParallel:
                 raise RuntimeError("a training step yields more losses for one part of a batch than for another")
             for parameter, *parts in zip(parameters, *(gradients for _, gradients in done), strict=True):
                 parameter.grad = sum(parts[1:], parts[0]) / (len(parts) * self._micro)
-            self._group.all_reduce_mean_([p.grad for p in parameters])
+            self._group.all_reduce_mean_([there(p.grad) for p in parameters])
             yield _global(_concatenated([losses for several, _ in done for losses in several]), self._group)
 
 
@@ -338,7 +338,7 @@ def micro_batches(share: int, most: int | None) -> int:
 
 def _concatenated(parts: list[Losses]) -> Losses:
     loss = torch.stack([p.loss.detach() for p in parts]).mean()
-    sigma = None if parts[0].sigma is None else torch.cat([p.sigma for p in parts])
+    sigma = None if parts[0].sigma is None else torch.cat([there(p.sigma) for p in parts])
     terms = {name: torch.stack([p.terms[name] for p in parts]).mean() for name in parts[0].terms}
     return Losses(loss, torch.cat([p.per_image for p in parts]), sigma, terms)
 
@@ -407,7 +407,7 @@ def fit(
             # A state that is due comes before a validation, which may outlast the time that SIGTERM leaves.
             if validate and state.validation_due:
                 state.record_validation(validate(state.ema))
-            if state.seen and _due(state.seen, pictured, train.batch):
+            if picture and state.seen and _due(state.seen, pictured, train.batch):
                 job.picture(state.seen, "validation", picture(state.ema))
             if len(state.rows) > logged:
                 values = {f"{split}/{name}": v for _, split, name, v in state.rows[logged:]}

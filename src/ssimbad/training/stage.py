@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load
+from ssimbad.errors import there
 from ssimbad.faces import manifest
 from ssimbad.features import registry as features
 from ssimbad.methods import registry
-from ssimbad.methods.contract import MASKS, PHI, Batch, Method, Plan, Player, Setup
+from ssimbad.methods.contract import MASKS, PHI, Batch, Features, Method, Plan, Player, Setup, Shared
 from ssimbad.metrics.psnr import psnr
 from ssimbad.pairing import resize, tps
+from ssimbad.params.methods import Method as Block
 from ssimbad.params.methods import Train
-from ssimbad.params.view import View
+from ssimbad.params.tree import Params
 from ssimbad.runtime import devices
 from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
@@ -29,11 +32,11 @@ from ssimbad.training.feed import Feed
 Paths = dict[str, Path]
 
 
-def run(params: View, inputs: Paths, outputs: Paths, job: Job) -> None:
+def run(params: Params, inputs: Paths, outputs: Paths, job: Job) -> None:
     """Train one slot of a method and write its weights."""
     device = job.group.device or devices.pick()
     block = params.methods[job.method]
-    train: Train = block[job.stage]
+    train: Train = getattr(block, job.stage)
     method = registry.get(block.kind)
     setup = _setup(params, block, method, inputs, job.stage)
     # Not by the method's name: rows of one seed share first weights, order and noise, and so compare in pairs.
@@ -76,7 +79,7 @@ def _count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _players(method: Method, model: nn.Module, plan: Plan, feature_network: Any, seed: int) -> list[Player]:
+def _players(method: Method, model: nn.Module, plan: Plan, feature_network: Features | None, seed: int) -> list[Player]:
     """The model and, where the method has them, its opponents: freshly initialised, where the model is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "opponents"))
@@ -87,8 +90,8 @@ def _players(method: Method, model: nn.Module, plan: Plan, feature_network: Any,
     return trained
 
 
-def _setup(params: View, block: View, method: Method, inputs: Paths, slot: str) -> Setup:
-    shared = {key: _read(params, key) for key in method.reads}
+def _setup(params: Params, block: Block, method: Method, inputs: Paths, slot: str) -> Setup:
+    shared = Shared(**{key: attrgetter(key)(params) for key in method.reads})
     needed = {
         name: artifacts.read_json(inputs["phi_star"])["phi"]
         if what == PHI
@@ -98,14 +101,7 @@ def _setup(params: View, block: View, method: Method, inputs: Paths, slot: str) 
     return Setup(block.kind, block.config, params.data.size, shared, needed)
 
 
-def _read(params: View, key: str) -> Any:
-    value: Any = params
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
-
-
-def _model(setup: Setup, inputs: Paths, seed: int, device: torch.device, params: View) -> nn.Module:
+def _model(setup: Setup, inputs: Paths, seed: int, device: torch.device, params: Params) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
         model = registry.built(setup)
@@ -113,11 +109,10 @@ def _model(setup: Setup, inputs: Paths, seed: int, device: torch.device, params:
         weights, _ = checkpoints.read_tensors(inputs["start"])
         checkpoints.load_into(model, weights, inputs["start"], load.parts(setup))
     load.fill(model, setup)
-    memory = torch.channels_last if params.training.channels_last else torch.contiguous_format
-    return model.to(device, memory_format=memory)
+    return devices.placed(model, device, params.training.channels_last)
 
 
-def _validation_faces(params: View, inputs: Paths, method: Method) -> tuple[list[str], dict[str, Tensor], np.ndarray]:
+def _validation_faces(params: Params, inputs: Paths, method: Method) -> tuple[list[str], dict[str, Tensor], np.ndarray]:
     """The ids, what the method is given of these faces, and the faces, (N, S, S, 3) uint8."""
     ids = manifest.ids(inputs["manifest"], "val")
     faces, size = manifest.images(inputs["val"], ids), params.data.size
@@ -141,13 +136,14 @@ def _validation_faces(params: View, inputs: Paths, method: Method) -> tuple[list
 
 
 def _validator(
-    params: View, inputs: Paths, setup: Setup, train: Train, job: Job, device: torch.device
+    params: Params, inputs: Paths, setup: Setup, train: Train, job: Job, device: torch.device
 ) -> tuple[Callable[[dict[str, Tensor]], float], Callable[[dict[str, Tensor]], np.ndarray] | None]:
     """Two functions of weights: the mean value of the validation faces (what the method scores, else the PSNR of its
     answers), and a picture of the first of them where the training is a row and `training.grid` asks for it."""
     method = registry.get(setup.kind)
     ids, given, target = _validation_faces(params, inputs, method)
-    colour = train.validation.colour
+    asked = there(train.validation).colour
+    colour = asked
     if colour is None and job.stage not in method.rowless:  # for pictures alone
         colour = registry.colour_of(setup.kind, setup.config, train)
     network, parts = registry.built(setup), load.parts(setup)
@@ -163,14 +159,14 @@ def _validator(
     def coloured(rows: list[int]) -> np.ndarray:
         return chunks.colour(
             chunks.bound(method, network), {name: images[rows] for name, images in given.items()},
-            [ids[i] for i in rows], colour,
+            [ids[i] for i in rows], there(colour),
             chunk=train.batch, seed=params.references.seed, device=device, threads=params.training.threads,
             precision=precision, channels_last=params.training.channels_last,
         )  # fmt: skip
 
     def validate(weights: dict[str, Tensor]) -> float:
         checkpoints.load_into(network, weights, inputs["val"], parts)
-        if train.validation.colour:
+        if asked:
             values = psnr(coloured(mine), target[mine])
         else:
             values = _scores(method, network, own, target[mine], train, device)
@@ -178,7 +174,7 @@ def _validator(
 
     def picture(weights: dict[str, Tensor]) -> np.ndarray:
         checkpoints.load_into(network, weights, inputs["val"], parts)
-        shown = list(range(params.training.grid.images))
+        shown = list(range(there(params.training.grid).images))
         conditions = [resize.to_bytes(given[name][shown]) for name in ("sketch", "reference") if name in given]
         return pictures.tiled([*conditions, coloured(shown), target[shown]])
 
@@ -191,18 +187,20 @@ def _scores(
 ) -> np.ndarray:
     """(N,) float64 of the method's own measure, a batch at a time."""
     batches = _batches(given, target, train.batch, device)
-    return torch.cat([method.score(model, batch).double().cpu() for batch in batches]).numpy()
+    return torch.cat([there(method.score)(model, batch).double().cpu() for batch in batches]).numpy()
 
 
 def _batches(given: dict[str, Tensor], target: np.ndarray, size: int, device: torch.device) -> Iterator[Batch]:
-    images = {**given, "target": resize.to_unit(target)}
+    images = resize.to_unit(target)
     for start in range(0, len(target), size):
-        yield Batch(**{name: x[start : start + size].to(device) for name, x in images.items()})
+        part = slice(start, start + size)
+        batch = Batch(target=images[part].to(device))
+        yield replace(batch, **{name: x[part].to(device) for name, x in given.items()})
 
 
 @torch.inference_mode()
 def _measures(
-    params: View, inputs: Paths, setup: Setup, state: loop.TrainState, device: torch.device
+    params: Params, inputs: Paths, setup: Setup, state: loop.TrainState, device: torch.device
 ) -> dict[str, float]:
     """What the method says of its finished weights, over the validation faces."""
     method = registry.get(setup.kind)
@@ -211,7 +209,7 @@ def _measures(
     load.fill(network, setup)
     checkpoints.load_into(network, state.best or state.ema, inputs["val"], load.parts(setup))
     batches = _batches(given, target, state.train.batch, device)
-    return dict(method.measures(network.to(device).eval(), batches))
+    return dict(there(method.measures)(network.to(device).eval(), batches))
 
 
 def _write(
@@ -219,7 +217,7 @@ def _write(
     setup: Setup,
     train: Train,
     remarks: list[str],
-    more: dict[str, Any],
+    more: Mapping[str, object],
     outputs: Paths,
     job: Job,
 ) -> None:

@@ -71,11 +71,12 @@ class Studio:
 
     def painter(self, name: object) -> Painter:
         """Raises UserError: there are no such weights, or they do not colour a sketch."""
-        if name not in self.weights:
+        if not isinstance(name, str) or name not in self.weights:
             raise ParameterError(f"weights {name}: not among those at hand; choose one of the list")
-        if not self._loaded or self._loaded[0] != name:
-            self._loaded = name, Painter(self.weights[name])
-        return self._loaded[1]
+        loaded = self._loaded
+        if not loaded or loaded[0] != name:
+            self._loaded = loaded = name, Painter(self.weights[name])
+        return loaded[1]
 
     def options(self, name: object) -> dict[str, Any]:
         """What can be chosen of weights, for the page."""
@@ -201,7 +202,7 @@ def _answer(studio: Studio, asked: Mapping[str, Any], progress: Callable[..., No
     """Everything that the page shows and offers of one answer."""
     name = asked.get("weights")
     painter = studio.painter(name)
-    pictures = {
+    pictures: dict[str, Any] = {
         "sketch": _bytes("sketch", asked.get("sketch")),
         "reference": [_bytes("reference", one) for one in asked.get("references") or []],
         "mask": asked.get("mask") and _bytes("mask", asked["mask"]),

@@ -17,7 +17,7 @@ import re
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -130,24 +130,44 @@ class Study:
                 raise UserError(f"{self._votes}: not a file of votes; move it away")
             return list(reader)
 
-    def preferences(self) -> list[dict[str, Any]]:
+    def preferences(self) -> list[Preference]:
         """Per question: how often each row was chosen, with Wilson's interval, and the test of all being equal."""
         return preferences(self._read(), self.rows)
 
 
-def preferences(votes: list[dict[str, str]], rows: list[str]) -> list[dict[str, Any]]:
+class Chosen(TypedDict):
+    """How often a row was, and the ends of the interval of its share."""
+
+    row: str
+    chosen: int
+    share: float
+    low: float
+    high: float
+
+
+class Preference(TypedDict):
+    """What the votes on a question say."""
+
+    question: str
+    votes: int
+    raters: int
+    p: float
+    rows: list[Chosen]
+
+
+def preferences(votes: list[dict[str, str]], rows: list[str]) -> list[Preference]:
     """Of each question: {question, votes, raters, p, rows: [{row, chosen, share, low, high}]}.
 
     Intervals: Wilson 1927, 95 %. p: chi-squared, of all rows being chosen equally often. Both take votes for
     independent, which those of one rater are not quite: with few raters they say too much.
     """
-    found = []
+    found: list[Preference] = []
     for key, question in QUESTIONS.items():
         mine = [vote for vote in votes if vote["question"] == key and vote["row"] in rows]
         if not mine:
             continue
         counts = Counter(vote["row"] for vote in mine)
-        shares = []
+        shares: list[Chosen] = []
         for row in rows:
             near = stats.binomtest(counts[row], len(mine)).proportion_ci(method="wilson")
             shares.append(

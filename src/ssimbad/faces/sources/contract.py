@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 from ssimbad.params.base import Strict
 
@@ -60,28 +60,31 @@ class Source:
     """A file's bytes by its name, from any thread. Raises `reading.Unreadable`."""
 
 
-def _none(config: Any) -> list[str]:
+def _none(config: Strict) -> list[str]:
     return []
 
 
+C = TypeVar("C", bound=Strict)
+
+
 @dataclass(frozen=True)
-class Kind:
+class Kind(Generic[C]):
     """One kind of source: a file of this folder ends in `KIND = Kind(...)`."""
 
-    Config: type[Strict]
+    Config: type[C]
     """The block `data.source`, with `kind`, and `path` where the files are the user's."""
-    opened: Callable[[Any, Path, int], AbstractContextManager[Source]]
+    opened: Callable[[C, Path, int], AbstractContextManager[Source]]
     """(config, folder or archive, most pixels of a picture) → the source, opened.
 
     Raises:
         UserError: it cannot be opened, or is not what the config says.
     """
-    beside: Callable[[Any], list[str]] = _none
+    beside: Callable[[C], list[str]] = _none
     """Further files of the user's that it reads."""
-    fetch: Callable[[Any, int, Callable[[str], None]], Iterator[tuple[str, bytes]]] | None = None
+    fetch: Callable[[C, int, Callable[[str], None]], Iterator[tuple[str, bytes]]] | None = None
     """(config, most bytes of a picture, what says a line) → (name, bytes) of all files, from elsewhere: stored once, as
     the .zip that `opened` is given."""
-    fetched: Callable[[Any], bool] = lambda config: False
+    fetched: Callable[[C], bool] = lambda config: False
     """Whether a config asks for `fetch`."""
     licence: str = ""
     """Under which weights made of its faces can be handed on, as the hub names it; "" where nobody here knows."""

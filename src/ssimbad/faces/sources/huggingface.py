@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,12 @@ from ssimbad.faces.sources import folder, layout, names, store
 from ssimbad.faces.sources.contract import Kind, Source
 from ssimbad.files import below
 from ssimbad.params.base import OwnPath, Strict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+T = TypeVar("T")
 
 _BATCH = 64
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -144,7 +150,7 @@ def _remote(config: Config, say: Callable[[str], None]) -> dict[str, _Read]:
     api = HfApi(endpoint=config.endpoint, token=False if config.endpoint else None)
     where = {"repo_id": config.repository, "repo_type": "dataset", "revision": config.revision}
 
-    def had(call: Callable[..., Any], **more: Any) -> Any:
+    def had(call: Callable[..., T], **more: str | bool) -> T:
         try:
             return call(**where, **more)
         except Exception as error:  # the library's own, and those of whatever client it uses
@@ -181,7 +187,7 @@ def _of_table(config: Config, name: str, read: _Read) -> Iterator[tuple[str, byt
             number += 1
 
 
-def _opened(name: str, data: bytes) -> Any:
+def _opened(name: str, data: bytes) -> parquet.ParquetFile:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -191,11 +197,11 @@ def _opened(name: str, data: bytes) -> Any:
         raise UserError(f"{name}: no readable parquet ({error}); fetch it again") from None
 
 
-def _picture_columns(schema: Any) -> list[str]:
+def _picture_columns(schema: pa.Schema) -> list[str]:
     """Columns of the form in which pictures are kept: bytes, or bytes with a path."""
     import pyarrow as pa
 
-    def is_bytes(kind: Any) -> bool:
+    def is_bytes(kind: pa.DataType) -> bool:
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     return [
@@ -226,14 +232,14 @@ def _single(found: list[str]) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def _cell(value: Any) -> tuple[bytes, str]:
+def _cell(value: bytes | Mapping[str, Any] | None) -> tuple[bytes, str]:
     """(bytes, what it was called) of a picture; one of which there is only the name has no bytes."""
     if isinstance(value, Mapping):
         return value.get("bytes") or b"", value.get("path") or ""
     return value or b"", ""
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return str("" if value is None else value).replace("/", "_").strip(". ") or "unknown"
 
 

@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -31,7 +31,7 @@ class Store:
     """`sizes` is {name: bytes when unpacked, None if it cannot be told}; `read` serves several threads at once."""
 
     where: str
-    sizes: dict[str, int | None]
+    sizes: Mapping[str, int | None]
     max_bytes: int
     _read: Callable[[str], bytes]
     passed: Counter[str] = field(default_factory=Counter)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, there
 from ssimbad.faces.sources import layout, names, store
 from ssimbad.faces.sources.contract import Kind, Listing, Picture, Source
 from ssimbad.params.base import OwnPath, Strict
@@ -94,7 +94,7 @@ def fetch(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterato
                         continue
                     # Too large to be a picture: its name alone is kept, which ends in quarantine.
                     small = member.size <= max_bytes
-                    yield f"{shard}/{member.name}", tar.extractfile(member).read() if small else b""
+                    yield f"{shard}/{member.name}", there(tar.extractfile(member)).read() if small else b""
         except (OSError, tarfile.TarError, urllib.error.URLError, EOFError) as error:
             reason = getattr(error, "reason", None) or error
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssimbad.faces.sources import registry as sources
 from ssimbad.pipeline import inputs, paths, rows
 from ssimbad.pipeline.stages.contract import Stage
 
@@ -20,7 +21,7 @@ STAGES = (
         name="fetch",
         run="ssimbad.faces.fetch:run",
         each=lambda p: [{}] if rows.fetched(p) else [],
-        inputs=lambda p, w: {"copy": p.data.source.path} if getattr(p.data.source, "path", None) else {},
+        inputs=lambda p, w: {"copy": path} if (path := sources.own_path(p.data.source)) else {},
         outputs=lambda p, w: {"zip": paths.FETCHED},
         params=lambda p, w: ("data.source", "data.max_pixels"),
         fetched=True,
