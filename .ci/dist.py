@@ -1,4 +1,4 @@
-"""A release: `python .ci/dist.py` builds dist/*.whl and dist/*.tar.gz from what is committed, and tries the wheel first.
+"""A release: `python .ci/dist.py` builds dist/*.whl and dist/*.tar.gz of what is committed, and tries the wheel first.
 
 It is installed into an environment of its own, far from this checkout, with the locked versions of what it asks for.
 There `ssimbad init` lays out a study. This checkout's engines and the wheel's code train weights in it for a moment,
@@ -28,6 +28,7 @@ extends: demo
 preset: tiny
 data: {native_size: 32, size: 16, train: 16, val: 4, test: 4}
 embedded: {size: 32}
+schedule: {images: 4, size: 16}
 network: {base: 8, multipliers: [1, 2], blocks: 1, heads: 2, embedding: 8, groups: 4}
 training: {threads: 1, log_images: 8, state_images: 8}
 methods:
@@ -40,7 +41,8 @@ methods:
 API = """
 from pathlib import Path
 from ssimbad.colorize.painter import Painter
-answer = Painter.from_pretrained("exported").colour(Path("s.png").read_bytes(), Path("r.png").read_bytes(), fit="sketch")
+sketch, reference = (Path(name).read_bytes() for name in ("s.png", "r.png"))
+answer = Painter.from_pretrained("exported").colour(sketch, reference, fit="sketch")
 assert answer.image.shape == (80, 60, 3), answer.image.shape
 """
 

@@ -40,8 +40,8 @@ def require_own() -> None:
     if LINK.is_symlink() and VERSIONS.is_file() and VERSIONS.read_bytes() != (AROUND / VERSIONS).read_bytes():
         taken = " ".join(shlex.quote(str(AROUND / name)) for name in ("Snakefile", "workflow"))
         raise UserError(
-            f"{VERSIONS}: not that of the ssimbad that runs; take its workflow over: `cp -R {taken} .` (`git diff` shows"
-            " what that changes)"
+            f"{VERSIONS}: not that of the ssimbad that runs; take its workflow over by `cp -R {taken} .`, and see by"
+            " `git diff` what that changes"
         )
 
 
