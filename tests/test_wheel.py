@@ -8,13 +8,14 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from ssimbad import cli, extras
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.faces.sources import registry as sources
+from ssimbad.metrics import registry as metrics
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline import code, dvcfile, records, study
 
@@ -26,8 +27,13 @@ PYPROJECT = tomllib.loads(read("pyproject.toml"))
 ASKED = {"": PYPROJECT["project"]["dependencies"], **PYPROJECT["project"]["optional-dependencies"]}
 # What the package gives without any extra.
 BASE = ("colorize.user", "colorize.painter", "pipeline.publish", "pipeline.study", "metrics.folders", "params_page")
-# Rooms whose files are loaded by name: of methods all is used, of the others what stands at the top.
-USED, LOADED = ("methods",), ("metrics", "faces.sources")
+# Loaded by name: kinds of sources and metrics, of which only what stands at the top is needed to tell of them.
+LOADED = {
+    *(f"ssimbad.faces.sources.{name}" for name in sources.names()),
+    *(f"ssimbad.metrics.{name}" for name in metrics.names()),
+}
+# Modules whose distributions have another name, besides those that a remedy must know.
+DISTRIBUTIONS = extras.DISTRIBUTIONS | {"pynvml": ["nvidia-ml-py"], "ruamel": ["ruamel.yaml"], "yaml": ["PyYAML"]}
 # Asked for and never imported: Snakemake finds it by its name.
 BY_NAME = {"snakemake-executor-plugin-slurm"}
 # At the top of the repository, for those who work on it.
@@ -60,30 +66,27 @@ def brought(modules: Iterable[str], within: Mapping[str, set[str]]) -> set[str]:
     """Distributions of others that our modules import."""
     tops = {name.partition(".")[0] for module in modules for name in within[module]}
     tops -= sys.stdlib_module_names | {"ssimbad", "pydantic_core"}  # the last comes with pydantic
-    named = metadata.packages_distributions()
-    of = {top: {normal(name) for name in named[top]} & set.union(*map(asked, ASKED)) for top in tops}
-    assert all(of.values()), f"asked for nowhere: {[top for top, names in of.items() if not names]}"
-    return set.union(*of.values())
+    return {normal(name) for top in tops for name in DISTRIBUTIONS.get(top, [top])}
 
 
-def in_rooms(rooms: Iterable[str]) -> set[str]:
-    return {module for module in FILES for room in rooms if below(module, f"ssimbad.{room}")}
+def in_room(name: str) -> set[str]:
+    return {module for module in FILES if below(module, f"ssimbad.{name}")}
 
 
 def test_the_base_is_what_colouring_exporting_and_judging_import():
     whole, top = graph(True), graph(False)
-    modules = reached({f"ssimbad.{name}" for name in BASE} | in_rooms(USED), whole)
-    loaded = reached(in_rooms(LOADED), top)
+    modules = reached({f"ssimbad.{name}" for name in BASE} | in_room("methods"), whole)
+    loaded = reached(LOADED, top)
     assert brought(modules, whole) | brought(loaded | {"ssimbad.cli"}, top) == asked("")
 
 
 def test_the_pages_extra_is_what_the_page_imports_besides():
     whole = graph(True)
-    assert brought(reached(in_rooms(["web"]), whole), whole) - asked("") == asked("page")
+    assert brought(reached(in_room("web"), whole), whole) - asked("") == asked("page")
 
 
 def test_the_pipelines_extra_is_all_the_rest():
-    others = set(FILES) - in_rooms(["web"])
+    others = set(FILES) - in_room("web")
     assert brought(others, graph(True)) - asked("") == asked("pipeline") - asked("") - BY_NAME
     assert "executor: slurm" in read("profiles/slurm/config.yaml")
 
@@ -198,7 +201,7 @@ def test_an_empty_folder_stays_the_same_one(tmp_path, monkeypatch, inside):
     for name in inside:
         Path(name).mkdir()
     number = tmp_path.stat().st_ino
-    assert study.lay_out(Path(".")).splitlines()[1].startswith("next: snakemake" if inside else "next: git init && ")
+    assert study.lay_out(Path()).splitlines()[1].startswith("next: snakemake" if inside else "next: git init && ")
     assert tmp_path.stat().st_ino == number and Path("Snakefile").is_file() and not Path(".new").exists()
 
 
