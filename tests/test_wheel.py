@@ -286,14 +286,19 @@ def test_a_checkouts_versions_are_its_own(house, monkeypatch):
     code.require_own()
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    """Where a wheel of this checkout, as it is now, is unpacked."""
-    place = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)]
+def built(place: Path, version: str) -> Path:
+    """A wheel of this checkout as it is now."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", f"wheel:{version}", "-d", str(place)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = place.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """Where a wheel is unpacked."""
+    place = tmp_path_factory.mktemp("wheel")
+    with zipfile.ZipFile(built(place, "standard")) as archive:
         archive.extractall(place / "site")
     return place / "site"
 
@@ -315,6 +320,14 @@ def test_a_wheel_carries_the_package_and_what_is_laid_out(site):
     carried = {f"study/{name}" for name in listed(site / "ssimbad/study")}
     found = {name: data for name, data in listed(site / "ssimbad").items() if name not in carried}
     assert found == listed(ROOT / "src/ssimbad")
+
+
+def test_an_editable_package_is_the_sources(tmp_path):
+    """By the locked packages alone, as `make install` makes it."""
+    with zipfile.ZipFile(built(tmp_path, "editable")) as archive:
+        (paths,) = (name for name in archive.namelist() if name.endswith(".pth"))
+        assert archive.read(paths).decode().split() == [str(ROOT / "src")]
+        assert not [name for name in archive.namelist() if name.endswith(".py")]
 
 
 def test_a_study_from_a_wheel_is_one_from_a_checkout(site, tmp_path):
