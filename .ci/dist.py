@@ -97,8 +97,8 @@ def trained(study: Path, outside: Mapping[str, str]) -> Path:
     (study / "presets/tiny.yaml").write_text(TINY)
     engines = {**os.environ, "PYTHONPATH": str(study / "src"), "PATH": f"{HERE}:{os.environ['PATH']}"}
     ran(study, engines, "ssimbad", "preset", "tiny")
-    ran(study, engines, "snakemake", "--quiet", "--cores", "2", "all_models")
-    ran(study, engines, "snakemake", "--quiet", "--cores", "2", "-n", "all")
+    ran(study, engines, "snakemake", "--quiet", "all", "--cores", "2", "all_models")
+    ran(study, engines, "snakemake", "--quiet", "all", "--cores", "2", "-n", "all")
     return study
 
 
