@@ -16,7 +16,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz lint format lock audit sbom site plots report results ui page status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz lint format lock audit sbom dist site plots report results ui page status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -130,6 +130,9 @@ audit: install ## known vulnerabilities of the locked packages (asks over the ne
 sbom: install ## the locked packages with their hashes, as a bill of materials: dist/ssimbad.cdx.json
 	mkdir -p dist
 	cyclonedx-py requirements -i "" --pyproject pyproject.toml --output-reproducible --of JSON -o dist/ssimbad.cdx.json requirements.hashes.lock
+
+dist: install ## what is committed as a wheel and a source archive in dist/, once the wheel has coloured a sketch elsewhere
+	python .ci/dist.py
 
 site: install ## the documentation as a site: site/index.html; nothing in it comes from elsewhere
 	python docs/site.py

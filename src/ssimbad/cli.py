@@ -119,6 +119,14 @@ def preset(
 
 
 @app.command()
+def init(folder: Annotated[Path, typer.Argument(help="one that is not there yet, or empty")]) -> None:
+    """Lay out Snakefile, workflow, presets and params.yaml for a study of your own, outside of a checkout."""
+    from ssimbad.pipeline import study
+
+    print(study.lay_out(folder))
+
+
+@app.command()
 def sweep(
     name: Annotated[str, typer.Argument(help="of the preset that is written: presets/sweep-NAME.yaml")],
     values: Annotated[
@@ -404,6 +412,13 @@ def main() -> None:
     except UserError as error:
         print(f"ssimbad: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except ModuleNotFoundError as error:
+        from ssimbad import extras
+
+        if not (remedy := extras.remedy(error.name)):
+            raise
+        print(f"ssimbad: {remedy}", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:  # a full disk, a folder without permission, a file server that went away

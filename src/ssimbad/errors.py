@@ -5,6 +5,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+HOME = "run in a checkout, or in a folder that `ssimbad init FOLDER` has laid out"
+"""What to do where a command of the pipeline finds none around it."""
 _USER = re.compile(r"(?<=://)[^/\s]\S*@")
 _SECRET = re.compile(r"(?i)([?&;][^=&;\s]*(?:pass|pwd|token|secret|key|sig)[^=&;\s]*=)[^&;\s]*")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 
-NONE = "no weights in models/; train some (`make demo`) or name them (--weights FILE)"
+NONE = "no weights in models/; train some (`snakemake --cores all all`) or name them (--weights FILE)"
 JUDGED = "cross-true"
 """The setting by whose PSNR weights are chosen: it wants the reference's colours in the sketch's shape."""
 

@@ -28,8 +28,10 @@ class _Call(nn.Module):
 def written(model: nn.Module, what: Exported) -> bytes:
     """The file: opset `OPSET`, weights within, for any number of images of the model's own size.
 
-    By torch's tracing exporter, which needs no other package.
+    By torch's tracing exporter.
     """
+    import onnx  # noqa: F401 - the exporter's: where it is missing, that is told before the work
+
     given = tuple(torch.rand(2, *shape) + 0.5 for shape in what.inputs.values())
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():

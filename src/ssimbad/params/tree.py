@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ssimbad import strict_yaml
-from ssimbad.errors import ParameterError
+from ssimbad.errors import HOME, ParameterError
 from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.methods.contract import Shared
@@ -269,15 +269,20 @@ def _parse_cached(text: str, source: str) -> Params:
     return parse(text, source)
 
 
+def require_plain(folder: Path) -> None:
+    """Raises ParameterError where the pipeline cannot work because of the folder's name."""
+    if set(str(folder)) & set("{}"):
+        raise ParameterError(f"{folder}: Snakemake and DVC stumble over braces in a path; rename the folder")
+
+
 def load(path: Path = Path("params.yaml")) -> Params:
     """Validated parameters of a file, or of a preset with what it extends; see `parse` for the errors."""
-    if set(str(Path.cwd())) & set("{}"):
-        raise ParameterError(f"{Path.cwd()}: Snakemake and DVC stumble over braces in a path; rename the folder")
+    require_plain(Path.cwd())
     try:
         text = overlay.whole(path)
     except OSError as error:
         raise ParameterError(
-            f"{path}: cannot be read ({error.strerror}); run in the repository root, or `ssimbad preset demo`"
+            f"{path}: cannot be read ({error.strerror}); {HOME}, where `ssimbad preset demo` makes one"
         ) from None
     except UnicodeDecodeError as error:
         raise ParameterError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None

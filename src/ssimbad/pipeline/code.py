@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import shlex
 import sys
 from functools import cache
 from pathlib import Path
 
-from ssimbad.errors import UserError, there
+from ssimbad.errors import HOME, UserError, there
 from ssimbad.faces.sources import registry as sources
 from ssimbad.features import registry as features
 from ssimbad.files import Seen
@@ -17,6 +18,11 @@ from ssimbad.methods import registry
 from ssimbad.metrics import registry as metrics
 
 PACKAGE = Path(__file__).resolve().parents[1]
+LINK = Path("src", PACKAGE.name)
+"""Where a checkout has its package, and a study that `ssimbad init` has laid out a link to the installed one."""
+AROUND = PACKAGE / "study" if (PACKAGE / "study").is_dir() else PACKAGE.parents[1]
+"""Where the workflow lies that belongs to this code: in an installed package, or in its checkout."""
+VERSIONS = Path("workflow/versions.yaml")
 _AT_START = Seen(map(str, sorted(PACKAGE.rglob("*.py"))))
 
 
@@ -24,12 +30,25 @@ def require_own() -> None:
     """Refuse to work on one checkout with the code of another: the records name the files in ./src/ssimbad.
 
     Raises:
-        UserError: the package that runs lies elsewhere.
+        UserError: the package that runs lies elsewhere, or is newer or older than the study that was laid out for it.
     """
-    here = Path("src", PACKAGE.name)
-    if not (here.is_dir() and here.samefile(PACKAGE)):
-        remedy = "run `make install` here, or put `PYTHONPATH=src` before the command"
-        raise UserError(f"{here}: not the package that runs, which is {PACKAGE}; {remedy}")
+    if not (LINK.is_dir() and LINK.samefile(PACKAGE)):
+        if not (LINK.exists() or Path("Snakefile").is_file()):
+            raise UserError(f"Snakefile: not there; {HOME}")
+        raise UserError(f"{LINK}: not the package that runs, which is {PACKAGE}; {_remedy()}")
+    # A number raised in a newer package says that results of the older one are none of its own.
+    if LINK.is_symlink() and VERSIONS.is_file() and VERSIONS.read_bytes() != (AROUND / VERSIONS).read_bytes():
+        taken = " ".join(shlex.quote(str(AROUND / name)) for name in ("Snakefile", "workflow"))
+        raise UserError(
+            f"{VERSIONS}: not that of the ssimbad that runs; take its workflow over by `cp -R {taken} .`, and see by"
+            " `git diff` what that changes"
+        )
+
+
+def _remedy() -> str:
+    if LINK.is_dir() and not LINK.is_symlink():
+        return "run `make install` here, or put `PYTHONPATH=src` before the command"
+    return f"in a study, `mkdir -p src && ln -sfn {shlex.quote(str(PACKAGE))} {LINK}`"
 
 
 def require_unedited() -> None:

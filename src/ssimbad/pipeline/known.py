@@ -118,7 +118,7 @@ def write(params: Params) -> Path:
     for stage, answer in answers.items():
         reason = _other(stage, answer, parts.get(stage), params, {}) or found[stage]
         if reason:
-            raise UserError(f"{FILE}: not written, {stage}: {reason}; run `make demo` first")
+            raise UserError(f"{FILE}: not written, {stage}: {reason}; run `ssimbad preset demo` and the pipeline first")
         made = records.read(parts[stage])["outputs"]
         answer["outputs"] = {path: made[path] for path in sorted(_comparable(parts[stage]))}
     artifacts.write_json(FILE, answers)

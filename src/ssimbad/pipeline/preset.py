@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ssimbad import artifacts
-from ssimbad.errors import ParameterError
+from ssimbad.errors import HOME, ParameterError
 from ssimbad.params import overlay
 from ssimbad.params import tree as params
 from ssimbad.pipeline import code, dvcfile, edits, snakefile
@@ -33,9 +33,7 @@ def activate(name: str, unless_active: bool = False) -> None:
     presets = sorted(FOLDER.glob("*.yaml"))
     if source not in presets:
         known = ", ".join(sorted(p.stem for p in presets))
-        raise ParameterError(
-            f"preset {name}: no file {source}; presets are {known or 'missing: run in the repository root'}"
-        )
+        raise ParameterError(f"preset {name}: no file {source}; presets are {known or f'missing: {HOME}'}")
     if unless_active and FILE.exists() and _active(name) == name:
         return
     loaded, text = params.load(source), overlay.whole(source)

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from ssimbad import artifacts, files, strict_yaml
+from ssimbad import artifacts, extras, files, strict_yaml
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.methods import registry
 from ssimbad.params.base import SLOTS
@@ -30,7 +30,7 @@ from ssimbad.pipeline import code
 from ssimbad.pipeline.table import Instance, Stage, instances
 
 STATE = Path(".state")
-VERSIONS = Path("workflow/versions.yaml")
+VERSIONS = code.VERSIONS
 _MEMO = STATE / "md5.json"
 _GRAIN = 2_000_000_000  # ns; within it a file system may give two writes one time
 
@@ -180,14 +180,6 @@ def fingerprint(basis: Mapping[str, object]) -> str:
     return hashlib.md5(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:12]
 
 
-# Distributions whose names are not those of their modules.
-_DISTRIBUTIONS = {
-    "PIL": ["pillow"],
-    "dicebear": ["dicebear-core", "dicebear-styles"],
-    "skimage": ["scikit-image"],
-}
-
-
 @cache
 def installed(name: str) -> str | None:
     """The version of a distribution; None when it is not there."""
@@ -201,7 +193,7 @@ def libraries(instance: Instance) -> dict[str, str]:
     """{name: version} of Python (its minor version) and of the installed libraries behind the stage's code."""
     found: dict[str, str | None] = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
     for module in code.libraries(code.closure(instance.stage.run)):
-        found |= {name: installed(name) for name in _DISTRIBUTIONS.get(module, [module])}
+        found |= {name: installed(name) for name in extras.DISTRIBUTIONS.get(module, [module])}
     return {name: version for name, version in found.items() if version}
 
 

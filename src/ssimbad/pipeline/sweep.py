@@ -40,8 +40,8 @@ def run(name: str, of: str, axes: Mapping[str, str], seeds: list[int] | None = N
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         raise ParameterError(f"{name}: no name of a sweep; write small letters, digits and hyphens")
-    active = strict_yaml.parse(FILE.read_text(encoding="utf-8"), str(FILE))
     parameters.load()  # a sound one, or its error
+    active = strict_yaml.parse(FILE.read_text(encoding="utf-8"), str(FILE))
     methods = active["methods"]
     if of not in methods:
         raise ParameterError(f"--of {of}: no method of {FILE}; there are {', '.join(methods)}")

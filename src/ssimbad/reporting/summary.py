@@ -23,7 +23,7 @@ def show(params: Params) -> None:
         UserError: nothing has been made yet, or what lies there was made with another preset.
     """
     if not MAIN.exists():
-        raise UserError(f"{MAIN}: not there yet; run `snakemake --cores all all` (or `make demo`)")
+        raise UserError(f"{MAIN}: not there yet; run `snakemake --cores all all`")
     table = instances(params)
     preset = _preset(next(i for i in table if i.stage.name == "tables"))
     if preset not in (None, params.preset):

@@ -310,7 +310,7 @@ def _remedy(where: str, error: Exception, at: str) -> str:
         if _known(found[1]):
             upgrade = f"`mlflow db upgrade {_named(where)}` and `ssimbad sync`"
             return f"the logbook {where} was written by an older MLflow; copy it, then {upgrade}"
-        return f"the logbook {where} was written by a newer MLflow; `make install` a newer one, or {_put_aside(where)}"
+        return f"the logbook {where} was written by a newer MLflow; install a newer one, or {_put_aside(where)}"
     reason = f"{type(error).__name__}: {_first_line(error)}"
     return f"the logbook {where} fails{at} ({reason}); mend that, then `ssimbad sync`"
 
