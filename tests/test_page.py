@@ -272,12 +272,20 @@ def test_a_file_of_others_is_never_voted_into(study, tmp_path):
     assert mine.read_text() == "my,own\n1,2\n"
 
 
-def test_two_pages_vote_into_one_file_at_once(study, tmp_path):
-    """Two studies, as of two servers: each question is answered once, and what was taken is there."""
-    votes = tmp_path / "reports/votes.csv"
+def test_two_pages_vote_into_one_file_at_once(study, tmp_path, monkeypatch):
+    """Studies of their own, as of several servers: each question is answered once, and what was taken is there."""
+    votes, ready, read = tmp_path / "reports/votes.csv", threading.Barrier(4), Study._read
+
+    def slowly(self):
+        found = read(self)
+        time.sleep(0.005)  # in which another could vote
+        return found
+
+    monkeypatch.setattr(Study, "_read", slowly)
 
     def vote(number):
         rating, taken = Study(study, votes), 0
+        ready.wait()
         for rater in [f"r{i}" for i in range(10)]:
             for one in rating.shown(rater)["sets"]:
                 with suppress(UserError):
