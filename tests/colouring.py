@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,14 +11,13 @@ from PIL import Image
 from ssimbad import artifacts
 
 
-@pytest.fixture
-def weights(tmp_path):
+def write_weights(folder: Path) -> Path:
     from ssimbad.methods import registry
     from ssimbad.training import checkpoints
 
     from .small import build, setup
 
-    path = tmp_path / "seed-0.safetensors"
+    path = folder / "seed-0.safetensors"
     checkpoints.write_weights(path, build().state_dict())
     made = {
         "setup": registry.described(setup()),
@@ -26,6 +27,11 @@ def weights(tmp_path):
     }
     artifacts.write_json(path.with_suffix(".json"), made)
     return path
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return write_weights(tmp_path)
 
 
 @pytest.fixture

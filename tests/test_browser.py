@@ -21,6 +21,7 @@ from .conftest import make_folder_house, write_params
 from .test_end_to_end import ENVIRONMENT, snakemake
 
 pytestmark = pytest.mark.browser
+LABEL = 'SSIMBaD <img src=x onerror="hacked=1">'
 PATIENCE = 120  # seconds until a page must show what is looked for
 
 
@@ -30,6 +31,7 @@ def house(tmp_path_factory):
     folder = make_folder_house(tmp_path_factory.mktemp("browser") / "house")
     tree = yaml.safe_load((folder / "params.yaml").read_text())
     del tree["methods"]["ssimbad"]["finetune"], tree["methods"]["ssimbad"]["colour"]["finetune"]
+    tree["methods"]["ssimbad"]["label"] = LABEL
     write_params(folder, tree)
     snakemake(folder, "all")
     return folder
@@ -131,7 +133,7 @@ def test_the_results_page_sorts_shows_faces_and_leads_to_records(browser, house)
     browser.get_log("browser")  # of pages before
     browser.get((house / "reports/index.html").as_uri())
     rows = browser.find_elements(By.CSS_SELECTOR, "#maintable tbody tr")
-    assert len(rows) == 1 and "SSIMBaD" in rows[0].text and "[" in rows[0].text
+    assert len(rows) == 1 and LABEL in rows[0].text and "[" in rows[0].text
     head = browser.find_element(By.CSS_SELECTOR, "#maintable th:nth-child(2)")
     head.click()
     assert head.get_attribute("aria-sort") == "ascending"
@@ -147,3 +149,12 @@ def test_the_results_page_sorts_shows_faces_and_leads_to_records(browser, house)
     assert browser.find_element(By.ID, "large").get_attribute("open")
     assert browser.find_element(By.CSS_SELECTOR, "#plot polyline").get_attribute("points")
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+    assert browser.execute_script("return window.hacked") is None
+
+
+def test_the_report_of_snakemake_runs_no_label(browser, house):
+    snakemake(house, "--report", "report.html", "all")
+    browser.get((house / "report.html").as_uri())
+    wait(browser, "//*[contains(text(), 'Tables')]").click()
+    time.sleep(2)  # until what is shown first is there
+    assert "main.csv" in browser.page_source and browser.execute_script("return window.hacked") is None

@@ -6,10 +6,13 @@ import base64
 import csv
 import io
 import json
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from PIL import Image
 
 from ssimbad.colorize import user
 from ssimbad.colorize.painter import Painter
-from ssimbad.errors import UserError
+from ssimbad.errors import ParameterError, UserError
 from ssimbad.web import server
 from ssimbad.web.study import Study, preferences
 
@@ -71,6 +74,7 @@ def site(weights, study, tmp_path):
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
+    ask.port = port
     yield ask
     running.should_exit = True
     thread.join()
@@ -120,9 +124,9 @@ def test_an_answer_is_the_painters_with_pictures_on_the_way(site, asked, weights
     ],
 )
 def test_errors_are_sentences(site, asked, wrong, said):
-    _, told = site("/api/colour", asked | wrong)
+    status, told = site("/api/colour", asked | wrong)
     last = json.loads(told.splitlines()[-1])
-    assert last["error"].startswith(said) and last["end"]
+    assert last["error"].startswith(said) and last.get("end", status == 400)
 
 
 def test_only_this_page_is_served_and_only_so_much(site, asked, monkeypatch):
@@ -131,9 +135,58 @@ def test_only_this_page_is_served_and_only_so_much(site, asked, monkeypatch):
     assert site("/api/colour", b"[1]")[0] == site("/api/colour", b"{")[0] == 400
     monkeypatch.setattr(server, "MOST_BYTES", 100)
     status, said = site("/api/colour", asked)
-    assert status == 400 and "too large" in json.loads(said)["error"]
+    assert status == 413 and "too large" in json.loads(said)["error"]
     status, page = site("/")
     assert status == 200 and b"http://" not in page and b"https://" not in page
+
+
+def sent(site, asked, cut=0) -> socket.socket:
+    """A browser that has sent its request, without the last bytes of it, and reads nothing."""
+    body = json.dumps(asked).encode()
+    head = (
+        f"POST /api/colour HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    )
+    opened = socket.socket()
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    opened.settimeout(120)
+    opened.connect(("127.0.0.1", site.port))
+    opened.sendall(f"{head}\r\n\r\n".encode() + body[: len(body) - cut])
+    return opened
+
+
+def test_an_upload_that_stops_frees_its_place(site, asked, monkeypatch):
+    monkeypatch.setattr(server, "_PATIENCE", 0.5)
+    monkeypatch.setattr(server, "_WAITING", 1)
+    with sent(site, asked, cut=5) as opened:
+        told = opened.recv(5000).decode()
+    assert told.startswith("HTTP/1.1 408") and "nothing more came" in told
+    assert site("/api/colour", asked)[0] == 200
+
+
+def test_a_reader_who_stops_holds_up_nobody_for_long(site, asked, monkeypatch):
+    """32 MiB, more than the system takes without a reader; what waits for him is then given up."""
+    monkeypatch.setattr(server, "_PATIENCE", 3.0)
+    monkeypatch.setattr(server, "_answer", lambda *_: {"image": "x" * (32 << 20)})
+    with sent(site, asked) as opened:
+        opened.recv(100)
+        status, told = site("/api/colour", asked)
+        assert status == 200 and len(told) > 32 << 20
+        rest = 0
+        while part := opened.recv(1 << 20):
+            rest += len(part)
+    assert rest < 32 << 20
+
+
+def test_when_all_places_are_taken_that_is_said_at_once(site, asked, monkeypatch):
+    monkeypatch.setattr(server, "_WAITING", 1)
+    with sent(site, asked, cut=5):
+        while (answer := site("/api/colour", asked))[0] == 200:  # until the other has come
+            time.sleep(0.01)
+        assert answer[0] == 503 and "too many are waiting" in json.loads(answer[1])["error"]
+        assert site(f"/api/options?weights={asked['weights']}")[0] == site("/")[0] == 200
+    monkeypatch.setattr(server, "_WAITING", 16)
+    monkeypatch.setattr(server, "_HELD", 100)
+    assert site("/api/colour", asked)[0] == 503
 
 
 def test_what_can_be_chosen_is_told(site, asked):
@@ -219,9 +272,59 @@ def test_a_file_of_others_is_never_voted_into(study, tmp_path):
     assert mine.read_text() == "my,own\n1,2\n"
 
 
-def test_a_start_that_cannot_be_is_one_line(weights, tmp_path, monkeypatch):
-    import socket
+def test_two_pages_vote_into_one_file_at_once(study, tmp_path, monkeypatch):
+    """Studies of their own, as of several servers: each question is answered once, and what was taken is there."""
+    votes, ready, read = tmp_path / "reports/votes.csv", threading.Barrier(4), Study._read
 
+    def slowly(self):
+        found = read(self)
+        time.sleep(0.005)  # in which another could vote
+        return found
+
+    monkeypatch.setattr(Study, "_read", slowly)
+
+    def vote(number):
+        rating, taken = Study(study, votes), 0
+        ready.wait()
+        for rater in [f"r{i}" for i in range(10)]:
+            for one in rating.shown(rater)["sets"]:
+                with suppress(UserError):
+                    rating.vote(rater, one["name"], "colour", str(number % 2))
+                    taken += 1
+        return taken
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(vote, range(4))) == 20
+    with votes.open() as file:
+        assert len({(vote["rater"], vote["set"]) for vote in csv.DictReader(file)}) == 20
+    assert votes.read_text().count("rater,") == 1 and len(votes.read_text().splitlines()) == 21
+
+
+def test_a_vote_that_cannot_be_written_is_told_and_not_counted(study, tmp_path, monkeypatch):
+    rating, votes = Study(study, tmp_path / "votes.csv"), tmp_path / "votes.csv"
+    first, second = (one["name"] for one in rating.shown("r")["sets"])
+    rating.vote("r", first, "colour", "0")
+    before = votes.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(UserError, match=r"votes.csv: cannot be written \(No space left on device\)"):
+            rating.vote("r", second, "colour", "0")
+    assert votes.read_bytes() == before
+    votes.write_bytes(before.rstrip(b"\n"))  # as an editor leaves it
+    rating.vote("r", second, "colour", "0")
+    assert votes.read_bytes().startswith(before) and len(votes.read_text().splitlines()) == 3
+    (tmp_path / "sketch-0.png").unlink()
+    with pytest.raises(UserError, match="s0: a picture cannot be read any more"):
+        for rater in "abcdef":
+            with suppress(ParameterError):
+                rating.picture(rater, "s0", "sketch")
+
+
+def test_a_start_that_cannot_be_is_one_line(weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no weights in models/"):
         server.serve([], None, Path("votes.csv"), 0)

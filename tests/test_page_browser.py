@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -33,6 +34,9 @@ document.getElementById(id).dispatchEvent(new DragEvent("drop", {dataTransfer: d
 """
 
 
+HOSTILE = "<img src=x onerror=hacked=1>"
+
+
 def png(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
@@ -51,14 +55,21 @@ def drawing() -> Image.Image:
 @pytest.fixture
 def place(tmp_path, weights):
     """Where the page works: weights of its own (SSIMBAD_WEIGHTS: better ones), and a study of two sets."""
-    weights = Path(os.environ.get("SSIMBAD_WEIGHTS", weights))
+    for ending in (".safetensors", ".json"):
+        shutil.copy(weights.with_suffix(ending), tmp_path / f"{HOSTILE}{ending}")
+    weights = Path(os.environ.get("SSIMBAD_WEIGHTS", tmp_path / f"{HOSTILE}.safetensors"))
     sets = []
     for i in range(2):
         for row, colour in (("sketch", "white"), ("reference", "red"), ("ours", "orange"), ("theirs", "navy")):
             Image.new("RGB", (64, 64), colour).save(tmp_path / f"{row}-{i}.png")
-        answers = {row: f"{row}-{i}.png" for row in ("ours", "theirs")}
+        answers = {"ours": f"ours-{i}.png", HOSTILE: f"theirs-{i}.png"}
         sets.append(
-            {"name": f"s{i}", "sketch": f"sketch-{i}.png", "reference": f"reference-{i}.png", "answers": answers}
+            {
+                "name": f"{HOSTILE}{i}",
+                "sketch": f"sketch-{i}.png",
+                "reference": f"reference-{i}.png",
+                "answers": answers,
+            }
         )
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({"per_rater": 2, "sets": sets}))
     command = ["ssimbad", "page", "--weights", str(weights), "--study", "study.yaml", "--port", "0"]
@@ -132,10 +143,10 @@ def test_drop_colour_see_download_vote(place, browser):
     picture(browser, "page")
 
     browser.find_element(By.CSS_SELECTOR, "[data-tab=many]").click()
-    browser.execute_script(DROP, "sketches", "a.b.png", png(drawing()))
-    until(lambda: "a.b.png" in find("sketches").text)
+    browser.execute_script(DROP, "sketches", f"a.{HOSTILE}.png", png(drawing()))
+    until(lambda: HOSTILE in find("sketches").text)
     assert coloured() == ""
-    assert browser.find_element(By.CSS_SELECTOR, "#batch a").get_attribute("download") == "a.b.png"
+    assert browser.find_element(By.CSS_SELECTOR, "#batch a").get_attribute("download") == f"a.{HOSTILE}.png"
 
     find("study-tab").click()
     for number in range(1, 5):
@@ -146,6 +157,7 @@ def test_drop_colour_see_download_vote(place, browser):
     until(lambda: find("question").text.startswith("That was all"))
     find("tally").click()
     until(lambda: "2 votes of 1" in find("preferences").text)
+    assert HOSTILE in find("preferences").text and browser.execute_script("return window.hacked") is None
     with (folder / "reports/votes.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4
 

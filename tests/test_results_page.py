@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.resources import files
+
+import pytest
 
 from ssimbad.reporting import page
 
+COLOURING = files("ssimbad.web").joinpath("page.html").read_text("utf-8")
 HOSTILE = "</script><script>alert(1)</script><!-- & <img src=x onerror=alert(2)> \u2028 ' \" `${x}`"
 
 
@@ -27,4 +31,10 @@ def test_data_come_back_and_never_end_the_script():
 def test_the_page_loads_nothing_from_anywhere():
     html = page.filled({})
     assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(https?:)?//", html)
-    assert "default-src 'none'" in html and "innerHTML" not in html
+    assert "default-src 'none'" in html
+
+
+@pytest.mark.parametrize("html", [page.filled({}), COLOURING], ids=["results", "page"])
+def test_scripts_set_texts_and_never_markup(html):
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "srcdoc", "eval(", "Function("):
+        assert way not in html

@@ -9,9 +9,11 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from ssimbad.pipeline import sync
 from ssimbad.runtime.job import Job
@@ -111,6 +113,22 @@ def test_a_killed_job_does_not_stay_running(logbook):
     store.import_all()
     found, _ = runs()
     assert found["train"].info.status == "KILLED"
+
+
+def test_an_import_waits_for_another_and_says_so_and_how_far_it_is(logbook, capsys, monkeypatch):
+    monkeypatch.setattr(store, "_TOLD", 2)
+    for name in "abc":
+        write(name)
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock("work/import.lock"):
+            second = pool.submit(store.import_all)
+            said = ""
+            while "another import" not in said:
+                said += capsys.readouterr().err
+                time.sleep(0.01)
+            assert not second.done()
+        assert second.result() == 3
+    assert "logbook: 2 of 3 runs" in capsys.readouterr().err
 
 
 def test_four_processes_log_at_once(logbook):

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ssimbad.colorize import chunks, hub, ink, layers, load, ora
-from ssimbad.colorize.pictures import Picture, Wrong, frame, read, to_model, to_share, to_square
+from ssimbad.colorize.pictures import MAX_PIXELS, Picture, Wrong, frame, read, to_model, to_share, to_square
 from ssimbad.errors import UserError, there
 from ssimbad.methods import registry
 from ssimbad.pairing import masks, resize
@@ -91,18 +91,21 @@ class Painter:
         weights: str | Path,
         device: torch.device | str | None = None,
         mask_network: str | Path | None = None,
+        most_pixels: int = MAX_PIXELS,
     ) -> None:
         """Load NAME.safetensors, described by NAME.json beside it, or a folder that `ssimbad export` wrote.
 
         Args:
             device: where it computes; default: a GPU if there is one.
             mask_network: what finds the figure of a reference in place of the rule; see `masks.of_network`.
+            most_pixels: of a picture; those of more are refused before they are decoded.
 
         Raises:
             UserError: a file is missing or unreadable, the two do not fit, the weights take no sketch, or they take no
                 masks and a network for them is named.
         """
         self.device = devices.pick() if device is None else torch.device(device)
+        self._most = most_pixels
         self._channels_last = self.device.type == "cpu"
         self._loaded = load.trained(Path(weights), self.device, self._channels_last)
         if "sketch" not in self.options.takes:
@@ -187,7 +190,7 @@ class Painter:
         if len(figures) != len(references):
             raise Wrong("reference_mask", f"{len(figures)} for {len(references)} references; give one for each")
 
-        drawing = _drawing(sketch, lines)
+        drawing = self._drawing(sketch, lines)
         seen = drawing.seen(to_square(drawing.lines, size), size)
         given = {"sketch": resize.to_unit(seen[None])}
         if "mask" in takes:
@@ -196,7 +199,7 @@ class Painter:
         found = []
         for i, (picture, figure) in enumerate(zip(references, figures, strict=True)):
             if "reference" in takes:
-                colours, _ = read("reference", picture, i)
+                colours, _ = read("reference", picture, i, self._most)
                 given["reference"] = to_model(colours, size)
                 if "reference_mask" in takes:
                     given["reference_mask"] = to_share(self._figure("reference_mask", figure, colours), size)
@@ -207,12 +210,21 @@ class Painter:
         told.end(small[0])
         return Answer(small[0], seen, drawing, fit)
 
+    def _drawing(self, sketch: Picture, lines: str) -> ink.Drawing:
+        try:
+            return ink.read(*read("sketch", sketch, most=self._most), lines)
+        except ink.Blank:
+            found = "one grey everywhere" if lines == "as-is" else f"no lines found (lines: {lines})"
+            raise Wrong(
+                "sketch", f"{found}; give a drawing, or say what lines are: {', '.join(ink.LINES)}", code=1
+            ) from None
+
     def _figure(self, argument: str, given: Picture | None, picture: np.ndarray) -> np.ndarray:
         """(H, W) uint8, 255 = figure: the given one, at the picture's size, or as it is found."""
         if given is None:
             return self._find[argument](picture)
         height, width = picture.shape[:2]
-        grey = Image.fromarray(read(argument, given)[0]).convert("L")
+        grey = Image.fromarray(read(argument, given, most=self._most)[0]).convert("L")
         return np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC))
 
     def _answer(self, given: Mapping[str, Tensor], how: Colour, seed: int, told: _Told) -> np.ndarray:
@@ -290,13 +302,3 @@ def with_options(loaded: load.Trained, how: Colour, options: Mapping[str, Any]) 
         key, _, reason = str(error).removeprefix("colour.options.").partition(": ")
         raise Wrong("options", reason, key) from None
     return changed
-
-
-def _drawing(sketch: Picture, lines: str) -> ink.Drawing:
-    try:
-        return ink.read(*read("sketch", sketch), lines)
-    except ink.Blank:
-        found = "one grey everywhere" if lines == "as-is" else f"no lines found (lines: {lines})"
-        raise Wrong(
-            "sketch", f"{found}; give a drawing, or say what lines are: {', '.join(ink.LINES)}", code=1
-        ) from None

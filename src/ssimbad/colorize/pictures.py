@@ -34,21 +34,26 @@ class Wrong(UserError):  # noqa: N818 - says which argument, as UserError says w
         return f"{name}{'' if self.value is None else f' {self.value}'}: {self.reason}"
 
 
-def read(argument: str, picture: Picture, number: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
+def read(
+    argument: str, picture: Picture, number: int = 0, most: int = MAX_PIXELS
+) -> tuple[np.ndarray, np.ndarray | None]:
     """(H, W, 3) uint8 on white paper, upright, and (H, W) uint8 alpha, None where all is opaque.
 
+    Args:
+        most: pixels.
+
     Raises:
-        Wrong: of `argument`, when it is no picture.
+        Wrong: of `argument`, when it is no picture, or one of more pixels.
     """
     if not isinstance(picture, np.ndarray):
-        return _of_bytes(argument, picture, number)
+        return _of_bytes(argument, picture, number, most)
     channels = picture.shape[2] if picture.ndim == 3 else 1
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or channels not in (1, 3, 4) or not picture.size:
         raise Wrong(
             argument, f"(H, W), (H, W, 3) or (H, W, 4) uint8 expected, not {picture.shape} {picture.dtype}",
             code=1, number=number,
         )  # fmt: skip
-    if picture.shape[0] * picture.shape[1] > MAX_PIXELS:
+    if picture.shape[0] * picture.shape[1] > most:
         raise Wrong(argument, f"too many pixels ({picture.shape[1]} × {picture.shape[0]})", code=1, number=number)
     if channels == 1:
         return np.repeat(picture.reshape(*picture.shape[:2], 1), 3, axis=2), None
@@ -60,10 +65,10 @@ def read(argument: str, picture: Picture, number: int = 0) -> tuple[np.ndarray, 
     return np.asarray(on_white), _varied(alpha)
 
 
-def _of_bytes(argument: str, data: bytes, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _of_bytes(argument: str, data: bytes, number: int, most: int) -> tuple[np.ndarray, np.ndarray | None]:
     data = without_text(data)
     try:
-        colours = np.asarray(reading.opaque(data, MAX_PIXELS))
+        colours = np.asarray(reading.opaque(data, most))
         return colours, _varied(reading.transparency(data))
     except reading.Unreadable as error:
         known = ", ".join(reading.FORMATS)

@@ -22,6 +22,7 @@ import psutil
 from filelock import FileLock
 
 from ssimbad import artifacts
+from ssimbad.errors import UserError
 from ssimbad.runtime import slurm
 
 GLANCE = 2.0  # seconds between two looks of one who waits
@@ -38,6 +39,7 @@ def held(folder: Path, name: str) -> Iterator[None]:
 
     Raises:
         OSError: the file system has no locks (flock).
+        UserError: another user holds it, and keeps from others who.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, me = folder / "lock.json", _me()
@@ -109,6 +111,9 @@ def _take(path: Path, me: Holder, pulse: _Pulse) -> Holder | None:
         holder = _read(path)
         if holder is not None and _alive(holder, pulse.silent()):
             return holder
+        if holder is None and path.exists() and not os.access(path, os.R_OK):
+            gone = "where no process of its owner works any more, remove it"
+            raise UserError(f"{path}: another user's lock, which you may not read; ask its owner, or {gone}")
         artifacts.write_text(path, json.dumps(me))
         return None
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ssimbad.errors import UserError, masked
 from ssimbad.tracking import spool
@@ -24,6 +24,7 @@ from ssimbad.tracking.spool import Event
 
 EXPERIMENT = "ssimbad"
 _BATCH = 1000
+_TOLD = 500  # runs after which an import says how far it is
 _TEXT = 6000  # MLflow's limit for a parameter's value
 _NAME = 500  # MLflow's limit for the name of an input
 _SQLITE = "sqlite:///"
@@ -232,7 +233,7 @@ def import_all(current: str | None = None, status: str | None = None, root: Path
     Raises:
         UserError: the logbook cannot be opened or fails; the spools stay for the next import.
     """
-    with _in_one_line(uri()), FileLock(_folder() / "import.lock"):
+    with _in_one_line(uri()), _alone():
         waiting = sorted(root.glob("*.jsonl"))
         if not waiting and not current:
             return 0
@@ -253,6 +254,8 @@ def import_all(current: str | None = None, status: str | None = None, root: Path
                 _say(f"{error}; it is set aside as {_moved(path, root / 'damaged')}, the others are imported")
                 continue
             count += 1
+            if count % _TOLD == 0:
+                _say(f"logbook: {count} of {len(waiting)} runs")
             pipeline = events[0]["tags"]["pipeline_id"]
             endings.setdefault(pipeline, set()).add((_ending(events) or "KILLED") if whole else "RUNNING")
             if whole:
@@ -263,6 +266,21 @@ def import_all(current: str | None = None, status: str | None = None, root: Path
         if current and status:
             store.close(current, status)
         return count
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One import at a time; whoever waits for another, which may take long, is told so."""
+    lock = FileLock(_folder() / "import.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _say("another import into the logbook is under way; waiting until it has ended")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _ending(events: list[Event]) -> str | None:

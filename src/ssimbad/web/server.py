@@ -1,6 +1,7 @@
 """The page in the browser: a thin user of the painter, on 127.0.0.1 alone, that asks nothing of any other machine.
 
-One thread colours, whatever the number of tabs; the others wait their turn.
+One sketch is coloured at a time, whatever the number of tabs, and its answer is sent before the next begins; the others
+wait their turn. What waits is counted, in requests and in bytes: whoever comes when all places are taken is told so.
 """
 
 from __future__ import annotations
@@ -13,25 +14,28 @@ import json
 import shlex
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import uvicorn
-import yaml
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
+from ssimbad import strict_yaml
 from ssimbad.colorize import at_hand
 from ssimbad.colorize.painter import Painter
 from ssimbad.errors import ParameterError, UserError
@@ -41,15 +45,65 @@ from ssimbad.web.study import Study
 HOST = "127.0.0.1"
 MOST_BYTES = 64 << 20
 """Of a request, pictures in base64 among them."""
-_WAITING = 16  # requests in the queue beyond which new ones are refused
+MOST_PIXELS = 40_000_000
+"""Of a picture: one of 100 million, which the command line takes, needs several GB."""
+_WAITING = 16  # requests that are read, wait or are answered, beyond which new ones are refused
+_HELD = 4 * MOST_BYTES  # of all of these together
+_SMALL = 64 << 10  # bytes of a request without pictures
+_SIGNS = 10_000  # brackets and commas of a request: 64 MiB of them would be gigabytes of Python's objects
+_PATIENCE = 30.0  # seconds for the next part of a request to come, or of an answer to be taken
+_PART = 64 << 10  # bytes of an answer that are handed out at once
+_AHEAD = 8  # pictures of a sketch on its way that wait for a slow reader; more are left out
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data: blob:"
 _HEADERS = {"Content-Security-Policy": f"{_POLICY}; connect-src 'self'", "Cache-Control": "no-store"}
 _NAMED = ("sketch", "references", "mask", "reference_mask")
 _CHOICES = {"sampler": str, "steps": int, "seed": int, "fit": str, "lines": str}
+_FAULT = "this should not have happened; the terminal of ssimbad page says more"
+_BUSY = "too many are waiting; try again in a while"
 
 
 class _Left(Exception):  # noqa: N818 - says what the reader did
     """Nobody waits for the answer any more."""
+
+
+class _Refused(UserError):  # noqa: N818 - says what was done with the request
+    """A request that is not taken, with the status of HTTP that says so."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+_Text = Annotated[str, Field(max_length=1000)]
+_Number = _Text | int | float
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Asked(_Form):
+    """What the page sends to have a sketch coloured: pictures as data: addresses, the rest as it was typed."""
+
+    weights: _Text | None = None
+    sketch: str | None = None
+    references: list[str] = []
+    mask: str | None = None
+    reference_mask: str | None = None
+    sampler: _Text | None = None
+    steps: _Number | None = None
+    seed: _Number | None = None
+    fit: _Text | None = None
+    lines: _Text | None = None
+    options: dict[_Text, _Number | None] = {}
+    names: dict[_Text, _Text | list[_Text]] = {}
+
+
+class _Vote(_Form):
+    rater: _Text = ""
+    set: _Text = ""
+    question: _Text = ""
+    place: _Text = ""
 
 
 def _noted(value: float, best: bool) -> str:
@@ -66,35 +120,60 @@ class Studio:
         self.notes = {name: _noted(value, value == max(known.values())) for name, value in known.items()}
         """By weights: what to know of them when choosing."""
         self.thread = ThreadPoolExecutor(1)
-        self.waiting = 0
+        self.turn = asyncio.Lock()
+        """Whose it is may use the thread."""
+        self._seated = self._held = 0
         self._loaded: tuple[str, Painter] | None = None
+        self._options: dict[str, dict[str, Any]] = {}
 
-    def painter(self, name: object) -> Painter:
-        """Raises UserError: there are no such weights, or they do not colour a sketch."""
+    def require(self, name: object) -> str:
+        """The name. Raises ParameterError: there are no such weights."""
         if not isinstance(name, str) or name not in self.weights:
-            raise ParameterError(f"weights {name}: not among those at hand; choose one of the list")
-        loaded = self._loaded
+            raise ParameterError(f"weights {name!s:.100}: not among those at hand; choose one of the list")
+        return name
+
+    def painter(self, asked: object) -> Painter:
+        """In the thread. Raises UserError: there are no such weights, or they do not colour a sketch."""
+        name, loaded = self.require(asked), self._loaded
         if not loaded or loaded[0] != name:
-            self._loaded = loaded = name, Painter(self.weights[name])
+            self._loaded = loaded = name, Painter(self.weights[name], most_pixels=MOST_PIXELS)
         return loaded[1]
 
-    def options(self, name: object) -> dict[str, Any]:
-        """What can be chosen of weights, for the page."""
-        found = self.painter(name).options
-        return {
-            "size": found.size, "takes": found.takes, "samplers": found.samplers, "sampler": found.sampler,
-            "steps": found.steps, "options": found.colour,
-        }  # fmt: skip
+    async def options(self, name: str) -> dict[str, Any]:
+        """What can be chosen of weights, for the page; once known, it waits for nobody."""
+        self.require(name)
+        if name not in self._options:
+            async with self.turn:
+                painter = await asyncio.get_running_loop().run_in_executor(self.thread, self.painter, name)
+            found = painter.options
+            self._options[name] = {
+                "size": found.size, "takes": found.takes, "samplers": found.samplers, "sampler": found.sampler,
+                "steps": found.steps, "options": found.colour,
+            }  # fmt: skip
+        return self._options[name]
 
-    async def queued(self, work: Callable[..., Any], *given: Any) -> Any:
-        """In the one thread, after those that came before."""
-        if self.waiting >= _WAITING:
-            raise UserError("too many are waiting; try again in a while")
-        self.waiting += 1
+    @contextmanager
+    def seat(self) -> Iterator[Callable[[int], None]]:
+        """A place for one request; what it yields is told how many more bytes that has.
+
+        Raises:
+            _Refused: all are taken, or too many bytes are held already.
+        """
+        if self._seated >= _WAITING:
+            raise _Refused(503, _BUSY)
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            if self._held + count > _HELD:
+                raise _Refused(503, _BUSY)
+            self._held, taken = self._held + count, taken + count
+
+        self._seated += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.thread, work, *given)
+            yield take
         finally:
-            self.waiting -= 1
+            self._seated, self._held = self._seated - 1, self._held - taken
 
 
 def app(studio: Studio, study: Study | None = None) -> Starlette:
@@ -108,18 +187,21 @@ def app(studio: Studio, study: Study | None = None) -> Starlette:
         return JSONResponse(told | {"examples": examples.COUNT, "study": study is not None})
 
     async def options(request: Request) -> Response:
-        return JSONResponse(await studio.queued(studio.options, request.query_params.get("weights")))
+        return JSONResponse(await studio.options(request.query_params.get("weights", "")))
 
     async def example(request: Request) -> Response:
         number, what = request.path_params["number"], request.path_params["what"]
-        if number >= examples.COUNT or what not in examples.KINDS:
-            raise ParameterError(f"example {number} {what}: there is none")
-        picture = await asyncio.get_running_loop().run_in_executor(None, examples.picture, number, what)
+        if number not in map(str, range(examples.COUNT)) or what not in examples.KINDS:
+            raise ParameterError(f"example {number:.20} {what:.20}: there is none")
+        picture = await asyncio.get_running_loop().run_in_executor(None, examples.picture, int(number), what)
         return Response(picture, media_type="image/png", headers=_HEADERS)
 
     async def colour(request: Request) -> Response:
-        asked = await _json(request)
-        return StreamingResponse(_coloured(studio, asked), media_type="application/x-ndjson", headers=_HEADERS)
+        with ExitStack() as place:
+            asked = await _read(request, _Asked, MOST_BYTES, place.enter_context(studio.seat()))
+            pictures = _pictures(asked)
+            studio.require(asked.weights)
+            return _Answer(_coloured(studio, asked, pictures), place.pop_all())
 
     async def sets(request: Request) -> Response:
         return JSONResponse(_of(study).shown(request.query_params.get("rater", "")))
@@ -130,22 +212,29 @@ def app(studio: Studio, study: Study | None = None) -> Starlette:
         return Response(picture, media_type="image/png", headers=_HEADERS)
 
     async def vote(request: Request) -> Response:
-        asked = await _json(request)
-        _of(study).vote(*(str(asked.get(key, "")) for key in ("rater", "set", "question", "place")))
+        asked = await _read(request, _Vote, _SMALL)
+        _of(study).vote(asked.rater, asked.set, asked.question, asked.place)
         return JSONResponse({})
 
     async def preferences(request: Request) -> Response:
         return JSONResponse(_of(study).preferences())
 
     def told(request: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, status_code=400)
+        status = error.status if isinstance(error, _Refused) else 400
+        return JSONResponse({"error": str(error)}, status_code=status)
+
+    def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=400)  # which nobody reads
+
+    def fault(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": _FAULT}, status_code=500)
 
     return Starlette(
         routes=[
             Route("/", page),
             Route("/api/state", state),
             Route("/api/options", options),
-            Route("/api/example/{number:int}/{what}", example),
+            Route("/api/example/{number}/{what}", example),
             Route("/api/colour", colour, methods=["POST"]),
             Route("/api/study", sets),
             Route("/api/study/picture", rated),
@@ -154,83 +243,108 @@ def app(studio: Studio, study: Study | None = None) -> Starlette:
         ],
         # Another site's page cannot reach this one under a name of its own.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
-        exception_handlers={UserError: told},
+        exception_handlers={UserError: told, ClientDisconnect: gone, Exception: fault},
     )
 
 
-async def _coloured(studio: Studio, asked: Mapping[str, Any]) -> AsyncIterator[bytes]:
+class _Answer(StreamingResponse):
+    """Lines as they are made; at its end, whatever that is, the place is given back."""
+
+    def __init__(self, lines: AsyncGenerator[bytes], place: ExitStack) -> None:
+        super().__init__(lines, media_type="application/x-ndjson", headers=_HEADERS)
+        self._lines, self._place = lines, place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def patient(message: Message) -> None:
+            async with asyncio.timeout(_PATIENCE):
+                await send(message)
+
+        with self._place:
+            async with aclosing(self._lines):
+                with suppress(TimeoutError):  # the connection is then closed
+                    await super().__call__(scope, receive, patient)
+
+
+async def _coloured(studio: Studio, asked: _Asked, pictures: dict[str, Any]) -> AsyncGenerator[bytes]:
     """Lines of JSON: {made, calls, picture} after network calls, then the answer, or {error}."""
-    loop, lines, left = asyncio.get_running_loop(), asyncio.Queue(), []
+    loop, lines, left = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
+
+    def put(line: bytes, last: bool) -> None:
+        if last or lines.qsize() < _AHEAD:
+            lines.put_nowait((line, last))
+
+    def tell(told: Mapping[str, Any], last: bool = False) -> None:
+        loop.call_soon_threadsafe(put, f"{json.dumps(told)}\n".encode(), last)
 
     def progress(made: int, calls: int, picture: np.ndarray) -> None:
-        if left:
+        if left.is_set():
             raise _Left
-        told = {"made": made, "calls": calls, "picture": _url(picture)}
-        loop.call_soon_threadsafe(lines.put_nowait, told)
+        tell({"made": made, "calls": calls, "picture": _url(picture)})
 
-    def work() -> dict[str, Any]:
-        if left:
-            raise _Left
-        return _answer(studio, asked, progress)
-
-    async def finish() -> None:
+    def work() -> None:
+        given = dict(pictures)
         try:
-            told = await studio.queued(work)
+            if left.is_set():
+                raise _Left
+            told = _answer(studio, asked, given, progress)
         except UserError as error:
             told = {"error": str(error)}
         except _Left:
             told = {}
         except Exception as error:  # a fault of ours is told too, and written where the server was started
-            print(f"ssimbad: {type(error).__name__}: {error}", file=sys.stderr)
-            told = {"error": "this should not have happened; the terminal of ssimbad page says more"}
-        lines.put_nowait(told | {"end": True})
+            print(f"ssimbad: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            told = {"error": _FAULT}
+        tell(told | {"end": True}, last=True)
 
-    task = asyncio.create_task(finish())
-    try:
-        while True:
-            told = await lines.get()
-            yield (json.dumps(told) + "\n").encode()
-            if told.get("end"):
-                return
-    finally:
-        left.append(True)
-        with suppress(asyncio.CancelledError):
-            await task
+    async with studio.turn:
+        loop.run_in_executor(studio.thread, work)
+        try:
+            last = False
+            while not last:
+                line, last = await lines.get()
+                for at in range(0, len(line), _PART):
+                    yield line[at : at + _PART]
+        finally:
+            left.set()
+            pictures.clear()  # `work` may wait on for the thread, and many after it
 
 
-def _answer(studio: Studio, asked: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+def _pictures(asked: _Asked) -> dict[str, Any]:
+    """The arguments of `Painter.colour` that are files' bytes. Raises ParameterError: one is missing or none."""
+    found: dict[str, Any] = {"sketch": _bytes("sketch", asked.sketch)}
+    found["reference"] = [_bytes("reference", one) for one in asked.references]
+    for name in ("mask", "reference_mask"):
+        if given := getattr(asked, name):
+            found[name] = _bytes(name, given)
+    asked.sketch = asked.mask = asked.reference_mask = None  # held once is enough
+    asked.references = []
+    return found
+
+
+def _answer(
+    studio: Studio, asked: _Asked, pictures: Mapping[str, Any], progress: Callable[..., None]
+) -> dict[str, Any]:
     """Everything that the page shows and offers of one answer."""
-    name = asked.get("weights")
-    painter = studio.painter(name)
-    pictures: dict[str, Any] = {
-        "sketch": _bytes("sketch", asked.get("sketch")),
-        "reference": [_bytes("reference", one) for one in asked.get("references") or []],
-        "mask": asked.get("mask") and _bytes("mask", asked["mask"]),
-        "reference_mask": asked.get("reference_mask") and _bytes("reference_mask", asked["reference_mask"]),
-    }
-    chosen = {key: _typed(key, kind, asked[key]) for key, kind in _CHOICES.items() if asked.get(key) not in (None, "")}
-    options = {key: _value(text) for key, text in dict(asked.get("options") or {}).items()}
-    answer = painter.colour(
-        **{key: given for key, given in pictures.items() if given is not None}, **chosen,
-        options=options, progress=progress,
-    )  # fmt: skip
-    names = {key: given for key, given in dict(asked.get("names") or {}).items() if key in _NAMED}
-    repeat = {"weights": name, **names, **chosen, "options": options, "command": _command(asked, chosen)}
+    told = {key: getattr(asked, key) for key in _CHOICES}
+    chosen = {key: _typed(key, _CHOICES[key], value) for key, value in told.items() if value not in (None, "")}
+    options = {key: _value(key, text) for key, text in asked.options.items()}
+    answer = studio.painter(asked.weights).colour(**pictures, **chosen, options=options, progress=progress)
+    names = {key: given for key, given in asked.names.items() if key in _NAMED}
+    repeat = {"weights": asked.weights, **names, **chosen, "options": options, "command": _command(asked, chosen)}
     shown = {"image": answer.image, "layer": answer.layer, "seen": answer.seen, "sketch": answer.drawing.colours}
     return {key: _url(picture) for key, picture in shown.items()} | {"repeat": repeat}
 
 
-def _command(asked: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+def _command(asked: _Asked, chosen: Mapping[str, Any]) -> str:
     """The command line that gives the same answer, of the files by the names that they had."""
-    names = dict(asked.get("names") or {})
-    words = ["ssimbad", "colorize", "--weights", str(asked.get("weights"))]
+    words = ["ssimbad", "colorize", "--weights", str(asked.weights)]
     for key in _NAMED:
-        given = names.get(key) or []
+        given = asked.names.get(key, [])
         for one in [given] if isinstance(given, str) else given:
             words += [f"--{key.removesuffix('s').replace('_', '-')}", str(one)]
     for key, value in chosen.items():
         words += [f"--{key}", str(value)]
-    for key, value in dict(asked.get("options") or {}).items():
+    for key, value in asked.options.items():
         words += ["--option", f"{key}={value}"]
     return shlex.join([*words, "--out", "coloured.png"])
 
@@ -238,21 +352,21 @@ def _command(asked: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
 def _typed(key: str, kind: type, value: object) -> Any:
     try:
         return kind(value)
-    except (TypeError, ValueError):
+    except (OverflowError, ValueError):
         raise ParameterError(f"{key} {value}: a whole number is expected") from None
 
 
-def _value(text: object) -> object:
-    """As the command line reads an option."""
+def _value(key: str, text: object) -> object:
+    """As the command line reads an option, and no more values than a person writes."""
     try:
-        return yaml.safe_load(text) if isinstance(text, str) else text
-    except yaml.YAMLError:
+        return strict_yaml.parse(text, key) if isinstance(text, str) else text
+    except ParameterError:
         return text
 
 
-def _bytes(name: str, url: object) -> bytes:
+def _bytes(name: str, url: str | None) -> bytes:
     """Of a data: address, as the browser makes one of a file."""
-    if not isinstance(url, str) or "," not in url:
+    if url is None or "," not in url:
         raise ParameterError(f"{name}: none is given; drop a picture into its place")
     try:
         return base64.b64decode(url.partition(",")[2], validate=True)
@@ -266,23 +380,48 @@ def _url(picture: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-async def _json(request: Request) -> Mapping[str, Any]:
-    """Raises UserError: too large, or no JSON of this page."""
+_Any = TypeVar("_Any", bound=_Form)
+
+
+async def _read(
+    request: Request, form: type[_Any], most: int, take: Callable[[int], None] = lambda count: None
+) -> _Any:
+    """What a request of this page says.
+
+    Args:
+        most: bytes.
+        take: told of the bytes of each part before it is kept.
+
+    Raises:
+        UserError: not of this page, too large, too slow, or none of the form.
+    """
     # A page of another origin cannot send this type without asking first, and is then refused.
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise ParameterError("the request is not this page's; reload it")
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BYTES:
-            raise UserError(f"too large: together the pictures may have {MOST_BYTES * 3 // 4 >> 20} MiB")
+    body, parts = bytearray(), aiter(request.stream())
     try:
-        asked = json.loads(body)
+        while part := await asyncio.wait_for(anext(parts, b""), _PATIENCE):
+            if len(body) + len(part) > most:
+                raise _Refused(413, f"too large: together the pictures may have {MOST_BYTES * 3 // 4 >> 20} MiB")
+            take(len(part))
+            body += part
+    except TimeoutError:
+        raise _Refused(408, f"nothing more came for {_PATIENCE:.0f} seconds; send it again") from None
+    return _parsed(body, form)
+
+
+def _parsed(body: bytearray, form: type[_Any]) -> _Any:
+    """Raises ParameterError: it is none of the form."""
+    fault = "the request cannot be read; reload the page"
+    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > _SIGNS:
+        raise ParameterError(fault)
+    try:
+        return form.model_validate(json.loads(body))
+    except ValidationError as error:
+        key = next(iter(error.errors()[0]["loc"]), "the request")
+        raise ParameterError(f"{key}: not as this page sends it; reload the page") from None
     except (ValueError, RecursionError):
-        asked = None
-    if not isinstance(asked, dict):
-        raise ParameterError("the request cannot be read; reload the page")
-    return asked
+        raise ParameterError(fault) from None
 
 
 def _of(study: Study | None) -> Study:
@@ -314,12 +453,17 @@ def serve(weights: list[Path], study: Path | None, votes: Path, port: int) -> No
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))
+            listening.listen()  # who opens the address as soon as it is told waits and is not turned away
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ParameterError(f"--port {port}: cannot be used ({reason}); name another") from None
         print(f"page: http://{HOST}:{listening.getsockname()[1]}/ (end with Ctrl-C)", flush=True)
         config = uvicorn.Config(
-            app(Studio(given, measured), rating), log_level="error", access_log=False, timeout_graceful_shutdown=2
+            app(Studio(given, measured), rating),
+            http="h11",  # which bounds the headers of a request
+            log_level="error",
+            access_log=False,
+            timeout_graceful_shutdown=2,
         )
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])

@@ -13,13 +13,15 @@ Its file (YAML) names sets of pictures, each answered by the same rows:
 from __future__ import annotations
 
 import csv
+import io
+import os
 import re
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import numpy as np
+from filelock import FileLock
 from pydantic import Field, ValidationError
 from scipy import stats
 
@@ -70,7 +72,7 @@ class Study:
             for name in (one.sketch, one.reference, *one.answers.values()):
                 if not (path.parent / name).is_file():
                     raise UserError(f"{path.parent / name}: no such picture; {path.name} names it")
-        self._folder, self._votes, self._lock = path.parent, votes, threading.Lock()
+        self._folder, self._votes = path.parent, votes
 
     def _chosen(self, rater: str) -> list[str]:
         """The sets of a rater, in an order of their own."""
@@ -95,40 +97,73 @@ class Study:
         return {"questions": QUESTIONS, "sets": sets}
 
     def picture(self, rater: str, name: str, place: str) -> bytes:
-        """The file of `sketch`, `reference` or an answer by its place, 0 for the first that this rater sees."""
+        """The file of `sketch`, `reference` or an answer by its place, 0 for the first that this rater sees.
+
+        Raises:
+            UserError: there is none such, or it cannot be read any more.
+        """
         order, one = self._order(rater, name), self._sets[name]
         files = {"sketch": one.sketch, "reference": one.reference} | {
             str(i): one.answers[row] for i, row in enumerate(order)
         }
         if place not in files:
             raise ParameterError(f"place {place}: there is no such picture")
-        return (self._folder / files[place]).read_bytes()
+        try:
+            return (self._folder / files[place]).read_bytes()
+        except OSError as error:
+            raise UserError(f"{name}: a picture cannot be read any more ({error.strerror})") from None
 
     def vote(self, rater: str, name: str, question: str, place: str) -> None:
-        """Write down one answer. Raises ParameterError: to no such question, or a second time."""
+        """Write down one answer: when this returns it is in the file, once, whoever else votes into it.
+
+        Raises:
+            ParameterError: to no such question, or a second time.
+            UserError: the file is none of votes, or cannot be written; it is as it was.
+        """
         order = self._order(rater, name)
         if question not in QUESTIONS or place not in map(str, range(len(order))):
             raise ParameterError(f"vote {question} {place}: no such question or picture; reload the page")
-        with self._lock:
-            if any((v["rater"], v["set"], v["question"]) == (rater, name, question) for v in self._read()):
-                raise ParameterError(f"{name}: you have answered this question; go on to the next")
-            new = not self._votes.exists()
+        try:
             self._votes.parent.mkdir(parents=True, exist_ok=True)
-            with self._votes.open("a", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if new:
-                    writer.writerow(_COLUMNS)
-                writer.writerow([rater, name, question, order[int(place)], " ".join(order)])
+            # Another page, in another process, may have the same file.
+            with FileLock(self._votes.with_name(f".{self._votes.name}.lock")):
+                if any((v["rater"], v["set"], v["question"]) == (rater, name, question) for v in self._read()):
+                    raise ParameterError(f"{name}: you have answered this question; go on to the next")
+                self._add([rater, name, question, order[int(place)], " ".join(order)])
+        except OSError as error:
+            raise UserError(f"{self._votes}: cannot be written ({error.strerror}); this vote is not counted") from None
+
+    def _add(self, row: list[str]) -> None:
+        """Append a line, or leave the file as it was."""
+        text = io.StringIO()
+        with self._votes.open("a+b", buffering=0) as file:
+            if size := file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # edited, or the writer was killed
+                    text.write("\n")
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerows([row] if size else [_COLUMNS, row])
+            left = text.getvalue().encode()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
 
     def _read(self) -> list[dict[str, str]]:
         """Raises UserError: the file is not one of votes."""
-        if not self._votes.exists():
+        try:
+            with self._votes.open(encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file, restkey="more", restval="")
+                if tuple(reader.fieldnames or _COLUMNS) == _COLUMNS:
+                    return list(reader)
+        except FileNotFoundError:
             return []
-        with self._votes.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != _COLUMNS:
-                raise UserError(f"{self._votes}: not a file of votes; move it away")
-            return list(reader)
+        except (UnicodeDecodeError, csv.Error):
+            pass
+        raise UserError(f"{self._votes}: not a file of votes; move it away")
 
     def preferences(self) -> list[Preference]:
         """Per question: how often each row was chosen, with Wilson's interval, and the test of all being equal."""
