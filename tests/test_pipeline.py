@@ -194,6 +194,8 @@ def test_source_files_of_a_stage_are_the_closure_of_its_imports():
     assert "src/ssimbad/runtime/devices.py" in code.closure("ssimbad.metrics.evaluate:run")  # imported in a function
     assert "src/ssimbad/artifacts.py" in files
     assert "src/ssimbad/training/loop.py" not in files
+    # only type checkers read what tables name of measuring
+    assert "src/ssimbad/metrics/measure.py" not in code.closure("ssimbad.reporting.tables:run")
     for stage in table.STAGES:
         assert code.closure(stage.run), stage.name
 

@@ -7,6 +7,7 @@ import importlib.util
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -76,12 +77,22 @@ def _file(module: str) -> Path | None:
 def _names(file: Path) -> frozenset[str]:
     """Modules that `file` imports, at the top or inside a function; also `module.name`, which may be one."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in _run(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return frozenset(found)
+
+
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that type checkers alone read."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        checked = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        waiting += node.orelse if checked else ast.iter_child_nodes(node)
 
 
 _REGISTRY = PACKAGE / "methods/registry.py"

@@ -1,16 +1,20 @@
 """The main table: published beside reproduced, per setting."""
 
-from collections.abc import Mapping
-from typing import TypedDict
+from __future__ import annotations
 
-from ssimbad.metrics.baselines import Baselines
-from ssimbad.metrics.measure import Entry
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypedDict
+
 from ssimbad.pairing.settings import LISTED
 from ssimbad.params.methods import Method
 from ssimbad.reporting import results as res
 from ssimbad.reporting.markup import DASH, Footnotes, Table
 from ssimbad.reporting.published import FACES, SIZE, published
 from ssimbad.reporting.results import METRICS, Line, Result
+
+if TYPE_CHECKING:
+    from ssimbad.metrics.baselines import Baselines
+    from ssimbad.metrics.measure import Entry
 
 COLUMNS = ["method", "stage", "setting", "seed", "metric", "value", "ci_low", "ci_high", "n", "published"]
 

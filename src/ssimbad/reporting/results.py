@@ -1,10 +1,12 @@
 """What the stage evaluate wrote, read back: one Result per method, stage, seed and setting."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -13,9 +15,11 @@ from scipy.special import stdtrit
 from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.metrics import registry
-from ssimbad.metrics.measure import Entry, Interval
 from ssimbad.pairing import settings
 from ssimbad.params.base import slot_order
+
+if TYPE_CHECKING:
+    from ssimbad.metrics.measure import Entry, Interval
 
 BY_ID = {metric.id: metric for metric in registry.metrics()}
 METRICS = {metric.id: (metric.label, metric.decimals, metric.better) for metric in BY_ID.values()}
