@@ -19,7 +19,8 @@ from ssimbad.metrics import registry as metrics
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline import code, dvcfile, records, study
 
-from .conftest import ROOT, own_source
+from .conftest import ROOT, miniature, own_source, write_params
+from .test_environment import ran
 from .test_imports import FILES, below, graph
 from .texts import read
 
@@ -344,3 +345,17 @@ def test_a_study_from_a_wheel_is_one_from_a_checkout(site, tmp_path):
     )
     assert ours == theirs
     assert (tmp_path / "theirs/src/ssimbad").resolve() == (site / "ssimbad").resolve()
+
+
+@pytest.mark.engines
+def test_both_engines_work_in_a_study(tmp_path):
+    """Source files that cheap stages depend on are read through the link."""
+    folder = tmp_path / "study"
+    study.lay_out(folder)
+    write_params(folder, miniature())
+    git(folder, "init", "-q")
+    ran(folder, "ssimbad", "dvc-yaml")
+    assert "2 of them new -> dvc.lock" in ran(folder, "snakemake", "--cores", "1", "faces")
+    assert "Nothing to be done" in ran(folder, "snakemake", "--cores", "1", "-n", "faces")
+    assert "didn't change, skipping" in ran(folder, "dvc", "repro", "faces")
+    assert "src/ssimbad/faces/stage.py" in (folder / "dvc.lock").read_text()
