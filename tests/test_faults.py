@@ -196,6 +196,9 @@ def test_a_sleep_of_a_minute_changes_nothing(tmp_path, wanted):
     assert digests(folder) == wanted
 
 
+MADE = "records/pretrain-ssimbad-seed-0.json"
+
+
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory) -> Path:
     """A house in which a training can begin."""
@@ -211,10 +214,24 @@ def uninterrupted(untrained, tmp_path_factory) -> dict[str, bytes]:
     return weights(folder)
 
 
-def begun(folder: Path, name: str, *words: str) -> subprocess.Popen:
-    """A command in a session of its own, whose words go into a file of this name."""
-    with (folder / name).open("w") as log:
-        return subprocess.Popen(words, cwd=folder, env=ENVIRONMENT, start_new_session=True, stdout=log, stderr=log)
+Begin = Callable[..., subprocess.Popen]
+
+
+@pytest.fixture
+def begun() -> Iterator[Begin]:
+    """Starts a command in a folder, in a session of its own, whose words go into a file of this name."""
+    running = []
+
+    def begin(folder: Path, name: str, *words: str) -> subprocess.Popen:
+        with (folder / name).open("w") as log:
+            run = subprocess.Popen(words, cwd=folder, env=ENVIRONMENT, start_new_session=True, stdout=log, stderr=log)
+        running.append(run)
+        return run
+
+    yield begin
+    for run in running:
+        if run.poll() is None:  # of a test that failed
+            os.killpg(run.pid, signal.SIGKILL)
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -226,7 +243,7 @@ def says(folder: Path, name: str, words: str) -> bool:
     return words in (folder / name).read_text()
 
 
-def test_a_training_that_sleeps_for_minutes_is_waited_for(untrained, uninterrupted, tmp_path):
+def test_a_training_that_sleeps_for_minutes_is_waited_for(begun, untrained, uninterrupted, tmp_path):
     """SIGSTOP; beside it the same command again. The lock is held by a process that lives, however still."""
     folder = tmp_path / "house"
     shutil.copytree(untrained, folder, symlinks=True)
@@ -239,7 +256,7 @@ def test_a_training_that_sleeps_for_minutes_is_waited_for(untrained, uninterrupt
     try:
         until(lambda: says(folder, "second", "waiting until it has ended"), START, "the second waits")
         time.sleep(SLEEP)
-        assert second.poll() is None and newest(folder) == saved and not (folder / "records").exists()
+        assert second.poll() is None and newest(folder) == saved and not (folder / MADE).exists()
     finally:
         for process in asleep:
             process.resume()
@@ -248,7 +265,7 @@ def test_a_training_that_sleeps_for_minutes_is_waited_for(untrained, uninterrupt
     assert weights(folder) == uninterrupted
 
 
-def test_a_training_that_sleeps_in_another_container_is_followed_and_ends(untrained, uninterrupted, tmp_path):
+def test_a_training_that_sleeps_in_another_container_is_followed_and_ends(begun, untrained, uninterrupted, tmp_path):
     """There no process can be asked: after a minute without a heartbeat the second goes on, and the first, awake
     again, writes nothing more."""
     container = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -287,7 +304,7 @@ def stage_of(folder: Path, stage: str) -> psutil.Process | None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_is_killed_while_its_training_sleeps_and_started_again(tmp_path, wanted, engine):
+def test_an_engine_is_killed_while_its_training_sleeps_and_started_again(begun, tmp_path, wanted, engine):
     """The orphan is asleep with the lock; the new engine's job waits for it and finds it done."""
     folder = repository(tmp_path / "house")
     first = begun(folder, "first.log", *ENGINES[engine])
@@ -335,7 +352,7 @@ def require_whole(place: Path) -> int:
     return len(objects)
 
 
-def test_two_checkouts_run_dvc_at_once_on_one_cache_and_remote(tmp_path, wanted):
+def test_two_checkouts_run_dvc_at_once_on_one_cache_and_remote(begun, tmp_path, wanted):
     one, two = checkouts(tmp_path)
     for words in (ENGINES["dvc"], ("dvc", "push", "-q")):
         running = [begun(checkout, "log", *words) for checkout in (one, two)]
@@ -357,7 +374,7 @@ def _require_pulled(folder: Path, source: Path, wanted: dict[str, str]) -> None:
     assert digests(third) == wanted
 
 
-def test_two_checkouts_sync_at_once_into_one_empty_cache(tmp_path, wanted):
+def test_two_checkouts_sync_at_once_into_one_empty_cache(begun, tmp_path, wanted):
     one, two = checkouts(tmp_path)
     command(one, *ENGINES["snakemake"])
     shutil.rmtree(two)
@@ -375,7 +392,7 @@ def test_two_checkouts_sync_at_once_into_one_empty_cache(tmp_path, wanted):
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_one_of_two_checkouts_on_one_cache_is_killed(tmp_path, wanted, number):
+def test_one_of_two_checkouts_on_one_cache_is_killed(begun, tmp_path, wanted, number):
     """At a random moment; the other ends well, and so does this one when it is started again."""
     one, two = checkouts(tmp_path)
     moment = random.Random(f"checkouts {number}").uniform(5, 2 * LONGEST)
@@ -469,7 +486,7 @@ def require_line(done: subprocess.CompletedProcess) -> str:
 
 
 @pytest.mark.parametrize("umask", [0o002, 0o022, 0o077], ids=lambda u: f"{u:03o}")
-def test_two_users_of_one_checkout(users, wanted, umask):
+def test_two_users_of_one_checkout(users, untrained, umask):
     """With 002 both work in it in turn; with 022 or 077 the second is told in a line what he may not, and the first
     goes on as if nobody had tried."""
     place, user = users
@@ -484,11 +501,11 @@ def test_two_users_of_one_checkout(users, wanted, umask):
     else:
         assert re.search("ermission denied|may not|not readable", require_line(tried)), tried.stderr
         assert digests(folder) == before
-    for stage in ("faces", "sketches", "schedule"):
+    for stage in ("faces", "sketches"):
         done = first.run(folder, "ssimbad", "stage", stage)
         assert done.returncode == 0, done.stderr
     there = digests(folder)
-    assert len(there) > len(before) and there == {file: wanted[file] for file in there}
+    assert len(there) > len(before) and there == digests(untrained)
     synced = [first.run(folder, "ssimbad", "sync"), second.run(folder, "ssimbad", "sync")]
     assert synced[0].returncode == 0, synced[0].stderr
     if umask == 0o002:
@@ -530,7 +547,7 @@ def test_a_lock_that_may_not_be_read_is_no_free_one(users):
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["group", "own"])
-def test_two_users_of_one_cache(users, wanted, shared):
+def test_two_users_of_one_cache(users, untrained, shared):
     """One has umask 077. With `cache.shared group` the other gets his results from the cache, and adds to it; without
     it he is told what he may not read or write."""
     place, user = users
@@ -557,16 +574,17 @@ def test_two_users_of_one_cache(users, wanted, shared):
         assert digests(two) == {file: there[file] for file in digests(two)} != {}
     else:
         assert brought.returncode != 0 and "Traceback" not in brought.stderr, brought.stderr
-    for stage in ("faces", "sketches", "schedule"):
+    for stage in ("faces", "sketches", "references"):
         assert second.run(two, "ssimbad", "stage", stage).returncode == 0
     synced = second.run(two, "ssimbad", "sync")
     if shared:
         assert synced.returncode == 0 and "new -> dvc.lock" in synced.stdout, synced.stderr
-        assert first.run(one, "ssimbad", "stage", "schedule").returncode == 0
+        assert first.run(one, "ssimbad", "stage", "references").returncode == 0
         assert first.run(one, "ssimbad", "sync").returncode == 0
+        assert digests(one) == digests(two)
     else:
         assert "dvc commit failed" in require_line(synced)
-    assert digests(two) == {file: wanted[file] for file in digests(two)} and digests(one).items() >= there.items()
+    assert there == digests(untrained) and digests(two).items() >= there.items() <= digests(one).items()
 
 
 class FailedError(OSError):
