@@ -24,6 +24,7 @@ from ssimbad.methods.contract import Losses, Plan, Setup
 from ssimbad.params import tree as params
 from ssimbad.runtime.distributed import ALONE, ProcessGroup
 from ssimbad.training import loop
+from ssimbad.training.exchange import Exchange
 from ssimbad.training.feed import BatchRng, Feed, Shard
 
 CPU = torch.device("cpu")
@@ -66,16 +67,17 @@ def measured(rank: int, world_size: int, folder: Path, rounds: int, steps: int) 
     meeting = f"file://{folder / 'meeting'}"
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
     group = ProcessGroup(rank, world_size, rank, CPU)
-    state, feed = made()
+    trainings = {name: made() for name in (ALONE_FIRST, *WAYS)}  # one for each: an exchange hooks into its parameters
+    exchanges = {way: Exchange(trainings[way][0].model, group, way == "bf16") for way in WAYS}
     lines = []
     for number in range(rounds + 1):
         for name in (ALONE_FIRST, *WAYS):
             distributed.barrier()  # the others wait here while the first computes alone
             if name == ALONE_FIRST and rank > 0:
                 continue
-            how = (ALONE, 1) if name == ALONE_FIRST else (group, 1, name)
-            with loop.data_parallel(1, *how) as parallel:
-                speed(state, feed, parallel, 1)  # makes the buckets
+            state, feed = trainings[name]
+            more = (group, 1, {state.model: exchanges[name]}, name == "after") if name in WAYS else (ALONE,)
+            with loop.data_parallel(1, *more) as parallel:
                 rate = speed(state, feed, parallel, steps)
             if number:  # after a first round to warm up
                 lines.append(f"{name},{rate}\n")

@@ -175,9 +175,6 @@ class Grid(Strict):
     every: Positive = Field(description="images between two pictures")
 
 
-Exchanged = Literal["after", "overlapped", "bf16"]
-
-
 class Training(Strict):
     """What every training stage shares."""
 
@@ -189,7 +186,7 @@ class Training(Strict):
         description="at most so many images at once in a forward and backward pass, their gradients added up to the "
         "batch's; null: as many as a share of the batch has",
     )
-    exchange: Exchanged = Field(
+    exchange: Literal["after", "overlapped", "bf16"] = Field(
         default="overlapped",
         description="of gradients between processes, with one result: after the backward pass, or overlapped with it "
         "(on a CPU, with threads: 1); bf16: overlapped and rounded to bfloat16, half the bytes",

@@ -55,13 +55,14 @@ class ProcessGroup:
         """(n, …) on each process → (world_size · n, …), in the order of the ranks."""
         if self.world_size == 1:
             return values
+        import torch
         from torch import distributed
 
         mine = values.to(self.device).contiguous()
-        found = mine.new_empty((self.world_size * len(mine), *mine.shape[1:]))
+        parts = [torch.empty_like(mine) for _ in range(self.world_size)]
         with self.exchange():
-            distributed.all_gather_into_tensor(found, mine)
-        return found.to(values.device)
+            distributed.all_gather(parts, mine)
+        return torch.cat(parts).to(values.device)
 
     def any(self, wish: bool) -> bool:
         """Whether one of the processes wishes it; the same answer on all."""

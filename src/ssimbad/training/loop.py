@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ssimbad.errors import UserError
 from ssimbad.methods.contract import Losses, Player
-from ssimbad.params.blocks import Exchanged, Training
+from ssimbad.params.blocks import Training
 from ssimbad.params.methods import Train
 from ssimbad.runtime import cores, devices, interrupt
 from ssimbad.runtime.distributed import ALONE, ProcessGroup
@@ -276,8 +276,9 @@ class DataParallel:
 
     Args:
         micro: equal parts of a share, computed one after the other: gradient accumulation.
-        exchanged: how, between processes. Several threads would reach the buckets in any order, so they are exchanged
-            after them.
+        exchanges: of gradients between processes, by network; none where this process is alone.
+        after: exchange after the backward pass. So it is always for several threads, which would reach the buckets in
+            any order.
     """
 
     def __init__(
@@ -286,19 +287,12 @@ class DataParallel:
         pool: ThreadPoolExecutor,
         group: ProcessGroup = ALONE,
         micro: int = 1,
-        exchanged: Exchanged = "overlapped",
+        exchanges: Mapping[nn.Module, Exchange] | None = None,
+        after: bool = False,
     ) -> None:
         self._shards = [Shard(group.rank * count + i, group.world_size * count) for i in range(count)]
         self._map, self._group, self._micro = pool.map if count > 1 else map, group, micro
-        self._bf16 = exchanged == "bf16"
-        self._after = exchanged == "after" or count > 1
-        self._exchanges: dict[nn.Module, Exchange] = {}
-
-    def _exchange(self, network: nn.Module) -> Exchange | None:
-        """Of this network, where there are other processes."""
-        if self._group.world_size > 1 and network not in self._exchanges:
-            self._exchanges[network] = Exchange(network, self._group, self._bf16)
-        return self._exchanges.get(network)
+        self._exchanges, self._after = exchanges or {}, after or count > 1
 
     def gradients(self, network: nn.Module, work: Callable[[Shard], Iterator[Losses]]) -> Iterator[Losses]:
         """Run `work` on every shard, one loss at a time; yield the losses of the global batch.
@@ -309,7 +303,7 @@ class DataParallel:
         Raises:
             RuntimeError: the shares make different numbers of steps.
         """
-        parameters, exchange = trainable(network), self._exchange(network)
+        parameters, exchange = trainable(network), self._exchanges.get(network)
         after = exchange if self._after else None
         accumulated = partial(_exchanged, exchange) if exchange and not after else partial(_accumulated, parameters)
         streams = [[work(part) for part in shard.split(self._micro)] for shard in self._shards]
@@ -348,15 +342,13 @@ def _exchanged(exchange: Exchange, streams: list[Iterator[Losses]]) -> tuple[lis
 
 
 @contextmanager
-def data_parallel(
-    count: int, group: ProcessGroup = ALONE, micro: int = 1, exchanged: Exchanged = "overlapped"
-) -> Iterator[DataParallel]:
-    """`count` shares of every batch in each process of the group, for as long as the block lasts.
+def data_parallel(count: int, *how: Any, **more: Any) -> Iterator[DataParallel]:
+    """`count` shares of every batch in each process of the group, for as long as the block lasts: see `DataParallel`.
 
     The calling thread, which clips, steps and averages, computes with one core as well.
     """
     with cores.alone(), ThreadPoolExecutor(count, initializer=cores.one) as pool:
-        yield DataParallel(count, pool, group, micro, exchanged)
+        yield DataParallel(count, pool, *how, **more)
 
 
 def micro_batches(share: int, most: int | None) -> int:
@@ -404,7 +396,7 @@ def fit(
         job.tags(resumed=state.seen)
     device = next(state.model.parameters()).device
     state.precision = devices.precision(state.precision, device)
-    _synchronise(state, group)
+    exchanges = _synchronise(state, group)
     if common.precision == "auto":
         job.say(f"{job.name}: precision {state.precision}")
 
@@ -427,7 +419,7 @@ def fit(
     pictured = common.grid.every if picture and common.grid and group.is_leader else 0
     with (
         job.progress(train.images, "images", done=state.seen) as bar,
-        data_parallel(shares, group, micro, common.exchange) as parallel,
+        data_parallel(shares, group, micro, exchanges, common.exchange == "after") as parallel,
         interrupt.Watch() as watch,
     ):
         while True:
@@ -469,8 +461,8 @@ def fit(
     return time.perf_counter() - started, state.seen - first
 
 
-def _synchronise(state: TrainState, group: ProcessGroup) -> None:
-    """All processes at the same image.
+def _synchronise(state: TrainState, group: ProcessGroup) -> dict[nn.Module, Exchange]:
+    """All processes at the same image with the same weights, and what exchanges the gradients of each player.
 
     Raises:
         UserError: they read different states.
@@ -480,8 +472,12 @@ def _synchronise(state: TrainState, group: ProcessGroup) -> None:
         raise UserError(
             f"the processes of this training resume at {places} images; let all nodes see the same work/ and run again"
         )
-    bf16 = group.all_gather(torch.tensor([float(state.precision == "bf16")]))
-    state.precision = "bf16" if bf16[0] else "fp32"  # as the first of them
+    cast = group.all_gather(torch.tensor([float(state.precision == "bf16")]))
+    state.precision = "bf16" if cast[0] else "fp32"  # as the first of them
+    if group.world_size == 1:
+        return {}
+    bf16 = state.common.exchange == "bf16"
+    return {player.network: Exchange(player.network, group, bf16) for player in state.players}
 
 
 def _due(seen: int, every: int, batch: int) -> bool:
