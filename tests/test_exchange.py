@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import multiprocessing
+from torch import distributed, multiprocessing, nn
 
-from ssimbad.errors import UserError
+from ssimbad.errors import ParameterError, UserError
 from ssimbad.runtime.distributed import ProcessGroup
+from ssimbad.training.exchange import Exchange
 
 from . import processes
 
@@ -73,6 +74,16 @@ def test_only_the_loss_of_a_process_is_called_so():
     with pytest.raises(UserError, match="process 1 of 2: another process of this training was lost"), group.exchange():
         raise RuntimeError("[…/third_party/gloo/gloo/transport/tcp/pair.cc:545] Connection reset by peer")
     with pytest.raises(UserError, match="was lost"), group.exchange():
-        raise torch.distributed.DistBackendError("NCCL error")
+        raise distributed.DistBackendError("NCCL error")
     with pytest.raises(RuntimeError, match="must match"), group.exchange():
         raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+
+
+def test_a_pytorch_that_cannot_round_says_so_in_one_line(monkeypatch):
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        monkeypatch.setattr(torch.version, "cuda", None)
+        with pytest.raises(ParameterError, match=r"training\.exchange: bf16: .*; take overlapped"):
+            Exchange(nn.Linear(2, 2), ProcessGroup(), bf16=True)
+    finally:
+        distributed.destroy_process_group()
