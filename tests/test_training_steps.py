@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
-
 import pytest
 import torch
 from torch import nn
 
 from ssimbad.methods.contract import Losses, Player
-from ssimbad.runtime.distributed import ProcessGroup
 from ssimbad.training import loop
 from ssimbad.training.feed import BatchRng, Shard
 
@@ -128,54 +124,6 @@ def test_a_finite_loss_is_asked_of_every_step(tmp_path):
 
     with pytest.raises(loop.UserError, match="the loss is not finite after 0 images"):
         walked(tmp_path, walk=breaks)
-
-
-@dataclass(frozen=True)
-class Rank(ProcessGroup):
-    """A process of two that is a thread: what they exchange meets in a list."""
-
-    met: list = field(default_factory=list)
-    barrier: threading.Barrier | None = None
-
-    def _all(self, value):
-        self.met[self.rank] = value
-        self.barrier.wait(timeout=60)
-        found = list(self.met)
-        self.barrier.wait(timeout=60)
-        return found
-
-    def all_reduce_mean_(self, tensors):
-        parts = self._all([t.clone() for t in tensors])
-        for tensor, *both in zip(tensors, *parts, strict=True):
-            tensor.copy_(sum(both) / len(both))
-
-    def all_gather(self, values):
-        return torch.cat(self._all(values))
-
-    def broadcast_(self, tensors):
-        for tensor, first in zip(tensors, self._all([t.clone() for t in tensors])[0], strict=True):
-            tensor.copy_(first)
-
-
-def test_processes_walk_several_steps_in_lock_step(tmp_path):
-    whole = walked(tmp_path / "whole")
-    met, barrier, ends = [None, None], threading.Barrier(2), {}
-    models = [Chain(), Chain()]  # here, since seeding is of the whole process
-
-    def process(rank):
-        state = loop.TrainState(models[rank], [Player(models[rank], models[rank].walk)], TRAIN, COMMON)
-        group = Rank(rank, 2, rank, CPU, met, barrier)
-        own = loop.replace(job(tmp_path / str(rank)), group=group)
-        loop.fit(state, feed(), None, 5, own, "key")
-        ends[rank] = state.model.state_dict()
-
-    threads = [threading.Thread(target=process, args=(rank,)) for rank in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert equal(ends[0], ends[1])
-    assert close(ends[0], whole.model.state_dict())
 
 
 @pytest.mark.parametrize(

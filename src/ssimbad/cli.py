@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -406,6 +407,8 @@ def _pairs(words: list[str]) -> dict[str, str]:
 
 def main() -> None:
     """Entry point: a user's mistake ends in one line on stderr and its exit code."""
+    # Before PyTorch is loaded: its C++ side would warn of what is meant so, such as parameters that may go unused.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         cores.claim()
         app()

@@ -192,6 +192,11 @@ class Training(Strict):
         description="at most so many images at once in a forward and backward pass, their gradients added up to the "
         "batch's; null: as many as a share of the batch has",
     )
+    exchange: Literal["after", "overlapped", "bf16"] = Field(
+        default="overlapped",
+        description="of gradients between processes, with one result: after the backward pass, or overlapped with it "
+        "(on a CPU, with threads: 1); bf16: overlapped and rounded to bfloat16, half the bytes",
+    )
     precision: Literal["fp32", "bf16", "auto"] = Field(
         description="autocast of the network's forward and backward; auto: bf16 where the device computes with it"
     )

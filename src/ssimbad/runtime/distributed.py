@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -51,21 +51,6 @@ class ProcessGroup:
     def is_leader(self) -> bool:
         return self.rank == 0
 
-    def all_reduce_mean_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes, bit-equal on all of them."""
-        if self.world_size == 1:
-            return
-        import torch
-        from torch import distributed
-
-        # One exchange for all: 200 small ones would cost more than the sum of their bytes.
-        flat = torch.cat([t.reshape(-1) for t in tensors])
-        with self._exchange():
-            distributed.all_reduce(flat)
-        flat /= self.world_size
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
-
     def all_gather(self, values: Tensor) -> Tensor:
         """(n, …) on each process → (world_size · n, …), in the order of the ranks."""
         if self.world_size == 1:
@@ -75,7 +60,7 @@ class ProcessGroup:
 
         mine = values.to(self.device).contiguous()
         parts = [torch.empty_like(mine) for _ in range(self.world_size)]
-        with self._exchange():
+        with self.exchange():
             distributed.all_gather(parts, mine)
         return torch.cat(parts).to(values.device)
 
@@ -87,21 +72,20 @@ class ProcessGroup:
 
         return bool(self.all_gather(torch.tensor([wish], dtype=torch.uint8)).any())
 
-    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by the leader's."""
-        if self.world_size > 1:
-            from torch import distributed
-
-            with self._exchange():
-                for tensor in tensors:
-                    distributed.broadcast(tensor, 0)
-
     @contextmanager
-    def _exchange(self) -> Iterator[None]:
-        """A process that dies breaks the exchanges of the others."""
+    def exchange(self) -> Iterator[None]:
+        """A process that dies breaks the exchanges of the others.
+
+        Raises:
+            UserError: that happened within the block; other errors pass.
+        """
+        from torch import distributed
+
         try:
             yield
         except RuntimeError as error:
+            if not (isinstance(error, distributed.DistError) or "gloo" in str(error).lower()):
+                raise
             reason = first_line(error)
             line = f"process {self.rank} of {self.world_size}: another process of this training was lost ({reason})"
             raise UserError(f"{line}; the same command goes on from the last state") from None
@@ -334,14 +318,15 @@ def _initialised(group: ProcessGroup, store: Store) -> Iterator[ProcessGroup]:
     device = devices.pick(group.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=distributed.PrefixStore("group", store),
-        rank=group.rank,
-        world_size=group.world_size,
-        timeout=EXCHANGE_TIMEOUT,
-        device_id=device if device.type == "cuda" else None,
-    )
+    with group.exchange():
+        distributed.init_process_group(
+            distributed.get_default_backend_for_device(device),
+            store=store,
+            rank=group.rank,
+            world_size=group.world_size,
+            timeout=EXCHANGE_TIMEOUT,
+            device_id=device if device.type == "cuda" else None,
+        )
     try:
         yield replace(group, device=device)
     finally:

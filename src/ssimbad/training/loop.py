@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,6 +28,7 @@ from ssimbad.runtime.distributed import ALONE, ProcessGroup
 from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
 from ssimbad.training import checkpoints
+from ssimbad.training.exchange import Exchange, trainable
 from ssimbad.training.feed import BatchRng, Feed, Shard
 
 Row = tuple[int, str, str, float]
@@ -253,11 +254,6 @@ class TrainState:
         return True
 
 
-def trainable(network: nn.Module) -> list[nn.Parameter]:
-    """Parameters that a gradient moves."""
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
 def _align(network: nn.Module) -> None:
     """Lay each gradient out in memory as its parameter is: the fused optimiser pairs them in the order of memory."""
     for parameter in network.parameters():
@@ -280,11 +276,23 @@ class DataParallel:
 
     Args:
         micro: equal parts of a share, computed one after the other: gradient accumulation.
+        exchanges: of gradients between processes, by network; none where this process is alone.
+        after: exchange after the backward pass. So it is always for several threads, which would reach the buckets in
+            any order.
     """
 
-    def __init__(self, count: int, pool: ThreadPoolExecutor, group: ProcessGroup = ALONE, micro: int = 1) -> None:
+    def __init__(
+        self,
+        count: int,
+        pool: ThreadPoolExecutor,
+        group: ProcessGroup = ALONE,
+        micro: int = 1,
+        exchanges: Mapping[nn.Module, Exchange] | None = None,
+        after: bool = False,
+    ) -> None:
         self._shards = [Shard(group.rank * count + i, group.world_size * count) for i in range(count)]
         self._map, self._group, self._micro = pool.map if count > 1 else map, group, micro
+        self._exchanges, self._after = exchanges or {}, after or count > 1
 
     def gradients(self, network: nn.Module, work: Callable[[Shard], Iterator[Losses]]) -> Iterator[Losses]:
         """Run `work` on every shard, one loss at a time; yield the losses of the global batch.
@@ -295,18 +303,20 @@ class DataParallel:
         Raises:
             RuntimeError: the shares make different numbers of steps.
         """
-        parameters = trainable(network)
+        parameters, exchange = trainable(network), self._exchanges.get(network)
+        after = exchange if self._after else None
+        accumulated = partial(_exchanged, exchange) if exchange and not after else partial(_accumulated, parameters)
         streams = [[work(part) for part in shard.split(self._micro)] for shard in self._shards]
         while True:
-            done = list(self._map(partial(_accumulated, parameters), streams))
+            done = list(self._map(accumulated, streams))
             counts = {len(losses) for losses, _ in done}
             if counts == {0}:
                 return
             if counts != {self._micro}:
                 raise RuntimeError("a training step yields more losses for one part of a batch than for another")
-            for parameter, *parts in zip(parameters, *(gradients for _, gradients in done), strict=True):
-                parameter.grad = sum(parts[1:], parts[0]) / (len(parts) * self._micro)
-            self._group.all_reduce_mean_([there(p.grad) for p in parameters])
+            totals = [sum(parts[1:], parts[0]) for parts in zip(*(gradients for _, gradients in done), strict=True)]
+            for parameter, total in zip(parameters, after.means(totals) if after else totals, strict=True):
+                parameter.grad = total / (len(done) * self._micro)
             yield _global(_concatenated([losses for several, _ in done for losses in several]), self._group)
 
 
@@ -321,14 +331,24 @@ def _accumulated(parameters: list[nn.Parameter], streams: list[Iterator[Losses]]
     return several, total
 
 
+def _exchanged(exchange: Exchange, streams: list[Iterator[Losses]]) -> tuple[list[Losses], list[Tensor]]:
+    """The same, but the sum is the mean over the processes, exchanged while the last loss is differentiated."""
+    several: list[Losses] = []
+    exchange.clear()
+    for losses in (found for stream in streams if (found := next(stream, None)) is not None):
+        several.append(replace(losses, loss=losses.loss.detach()))
+        exchange.backward(losses.loss, last=len(several) == len(streams))
+    return several, exchange.gradients if several else []
+
+
 @contextmanager
-def data_parallel(count: int, group: ProcessGroup = ALONE, micro: int = 1) -> Iterator[DataParallel]:
-    """`count` shares of every batch in each process of the group, for as long as the block lasts.
+def data_parallel(count: int, *how: Any, **more: Any) -> Iterator[DataParallel]:
+    """`count` shares of every batch in each process of the group, for as long as the block lasts: see `DataParallel`.
 
     The calling thread, which clips, steps and averages, computes with one core as well.
     """
     with cores.alone(), ThreadPoolExecutor(count, initializer=cores.one) as pool:
-        yield DataParallel(count, pool, group, micro)
+        yield DataParallel(count, pool, *how, **more)
 
 
 def micro_batches(share: int, most: int | None) -> int:
@@ -347,8 +367,7 @@ def _global(losses: Losses, group: ProcessGroup) -> Losses:
     """The losses of the global batch, from those of this process's rows."""
     if group.world_size == 1:
         return losses
-    scalars = torch.stack([losses.loss, *losses.terms.values()])
-    group.all_reduce_mean_([scalars])
+    scalars = group.all_gather(torch.stack([losses.loss, *losses.terms.values()])[None]).mean(dim=0)
     sigma = None if losses.sigma is None else group.all_gather(losses.sigma)
     return Losses(
         scalars[0], group.all_gather(losses.per_image), sigma, dict(zip(losses.terms, scalars[1:], strict=True))
@@ -377,7 +396,7 @@ def fit(
         job.tags(resumed=state.seen)
     device = next(state.model.parameters()).device
     state.precision = devices.precision(state.precision, device)
-    _synchronise(state, group)
+    exchanges = _synchronise(state, group)
     if common.precision == "auto":
         job.say(f"{job.name}: precision {state.precision}")
 
@@ -400,7 +419,7 @@ def fit(
     pictured = common.grid.every if picture and common.grid and group.is_leader else 0
     with (
         job.progress(train.images, "images", done=state.seen) as bar,
-        data_parallel(shares, group, micro) as parallel,
+        data_parallel(shares, group, micro, exchanges, common.exchange == "after") as parallel,
         interrupt.Watch() as watch,
     ):
         while True:
@@ -442,8 +461,8 @@ def fit(
     return time.perf_counter() - started, state.seen - first
 
 
-def _synchronise(state: TrainState, group: ProcessGroup) -> None:
-    """All processes at the same image with the same weights.
+def _synchronise(state: TrainState, group: ProcessGroup) -> dict[nn.Module, Exchange]:
+    """All processes at the same image with the same weights, and what exchanges the gradients of each player.
 
     Raises:
         UserError: they read different states.
@@ -453,10 +472,12 @@ def _synchronise(state: TrainState, group: ProcessGroup) -> None:
         raise UserError(
             f"the processes of this training resume at {places} images; let all nodes see the same work/ and run again"
         )
-    bf16 = group.all_gather(torch.tensor([float(state.precision == "bf16")]))
-    state.precision = "bf16" if bf16[0] else "fp32"  # as the first of them
-    with torch.no_grad():
-        group.broadcast_([p for player in state.players for p in player.network.state_dict().values()])
+    cast = group.all_gather(torch.tensor([float(state.precision == "bf16")]))
+    state.precision = "bf16" if cast[0] else "fp32"  # as the first of them
+    if group.world_size == 1:
+        return {}
+    bf16 = state.common.exchange == "bf16"
+    return {player.network: Exchange(player.network, group, bf16) for player in state.players}
 
 
 def _due(seen: int, every: int, batch: int) -> bool:
