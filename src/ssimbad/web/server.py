@@ -313,6 +313,7 @@ def serve(weights: list[Path], study: Path | None, votes: Path, port: int) -> No
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))
+            listening.listen()  # who reads the address may come at once
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ParameterError(f"--port {port}: cannot be used ({reason}); name another") from None
