@@ -140,7 +140,8 @@ def test_a_process_with_the_number_of_a_dead_holder_is_not_the_holder(tmp_path):
     assert lock.living(work.parent) == []
 
 
-def test_one_who_stood_still_and_lost_the_lock_ends_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("ended", [False, True], ids=["the second works", "the second has ended"])
+def test_one_who_stood_still_and_lost_the_lock_ends_at_once(tmp_path, monkeypatch, ended):
     """A holder elsewhere is believed by its heart; stopped for too long it is followed, and must not wake to write."""
     work = tmp_path / "work/x"
     code = HOLD + (
@@ -157,11 +158,15 @@ def test_one_who_stood_still_and_lost_the_lock_ends_at_once(tmp_path, monkeypatc
     first.send_signal(signal.SIGSTOP)
     try:
         with lock.held(work, "x"):
-            first.send_signal(signal.SIGCONT)
-            assert first.wait(timeout=30) == 1
+            if not ended:
+                first.send_signal(signal.SIGCONT)
+                assert first.wait(timeout=30) == 1
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(timeout=30) == 1
     finally:
         first.kill()
-    assert f"lost while this process stood still: process {os.getpid()} on " in first.stderr.read()
+    who = "another took it over and has ended" if ended else f"process {os.getpid()} on "
+    assert f"lost while this process stood still: {who}" in first.stderr.read()
 
 
 def test_a_heart_that_misses_a_beat_goes_on(tmp_path, monkeypatch):

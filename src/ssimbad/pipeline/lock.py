@@ -177,12 +177,26 @@ def _alive(holder: Holder, silent: float) -> bool:
     return bool(job) and job != slurm.job_id() and slurm.is_running(job)
 
 
+def _gone(path: Path) -> bool:
+    """Whether there is no such file; a file server that does not answer says neither."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def _beat(path: Path, me: Holder, done: threading.Event) -> None:
     while not done.wait(HEARTBEAT):
         holder = _read(path)
-        if holder not in (None, me):
-            # After a stop of more than PATIENCE. Two writers would mix their results: this one must not go on at all.
-            print(_described(f"{path}: lost while this process stood still", holder), file=sys.stderr, flush=True)
+        if (holder not in (None, me) or _gone(path)) and not done.is_set():
+            # After a stop of more than PATIENCE. Two writers would mix their results, and one who has ended may have
+            # left newer ones: this process must not go on at all.
+            lost = f"{path}: lost while this process stood still"
+            said = _described(lost, holder) if holder else f"{lost}: another took it over and has ended"
+            print(said, file=sys.stderr, flush=True)
             os._exit(1)
         with suppress(OSError):  # the next beat may reach the file server again
             os.utime(path)
