@@ -129,6 +129,6 @@ def test_the_command_prints_the_table_and_a_mistake_as_one_line(pair):
 @pytest.mark.parametrize("preset", ["demo", "paper"])
 def test_constants_are_those_of_the_presets(preset):
     p = parameters.load(ROOT / f"presets/{preset}.yaml")
-    assert p.sketches.model_dump(exclude={"styles"}) == vars(folders.SKETCHES)
-    assert {"bootstrap": 10000} | p.evaluation.model_dump(exclude={"bootstrap"}) == vars(folders.EVALUATION)
+    assert p.sketches == folders.SKETCHES
+    assert p.evaluation.model_copy(update={"bootstrap": 10000}) == folders.EVALUATION
     assert preset == "demo" or p.evaluation.bootstrap == 10000

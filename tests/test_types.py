@@ -23,4 +23,4 @@ def test_what_is_passed_over_is_named_and_has_a_reason():
 def test_the_package_says_that_it_is_typed():
     assert (ROOT / "src/ssimbad/py.typed").is_file()
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
-    assert "py.typed" in tools["setuptools"]["package-data"]["ssimbad"]
+    assert tools["hatch"]["build"]["targets"]["wheel"]["packages"] == ["src/ssimbad"]  # with all that lies in it

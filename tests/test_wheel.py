@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ssimbad import cli, extras
+from ssimbad import cli, extras, web
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.faces.sources import registry as sources
 from ssimbad.metrics import registry as metrics
@@ -128,6 +128,7 @@ def test_a_command_whose_extra_is_missing_says_so_in_one_line(installed, monkeyp
     monkeypatch.setattr(sys, "argv", ["ssimbad", "page"])
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "ssimbad.web.server", raising=False)
+    monkeypatch.delattr(web, "server", raising=False)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     said = capsys.readouterr()

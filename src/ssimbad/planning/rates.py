@@ -90,6 +90,7 @@ def _of(p: Params, made: dict[str, Any]) -> Rates:
 def _mode(p: Params, measured: set[str]) -> str | None:
     """Which of the ways of computing that were measured is that of the parameters, if one is."""
     asked = p.training.precision
-    asked = next((one for one in ("bf16", "fp32") if one in measured), "fp32") if asked == "auto" else asked
+    if asked == "auto":
+        asked = "bf16" if any(way.startswith("bf16") for way in measured) else "fp32"
     ways = [f"{asked}, channels-last", asked] if p.training.channels_last else [asked]
     return next((way for way in ways if way in measured), None)
