@@ -31,7 +31,8 @@ class Painter(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Conv2d(3, 3, 3, padding=1).to(memory_format=torch.channels_last)
-        self.mix = nn.Linear(48, 48)
+        # Large enough for its gradient to be added up in pieces, each beginning with another process.
+        self.mix = nn.Sequential(nn.Linear(48, 1024), nn.Linear(1024, 48))
         self.idle = nn.Linear(4, 4)  # no loss ever meets it
         self.fixed = nn.Linear(4, 4).requires_grad_(False)
 

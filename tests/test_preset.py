@@ -37,8 +37,8 @@ def copies() -> dict[str, str]:
 def test_what_somebody_has_written_is_kept_and_named(demo, capsys, text):
     text = demo if text == "edited" else text
     FILE.write_bytes(text.encode("latin-1"))
-    preset.activate("paper")
-    assert parameters.load().preset == "paper"
+    preset.activate("demo-ladder")
+    assert parameters.load().preset == "demo-ladder"
     assert Path("params.yaml.1.bak").read_bytes() == text.encode("latin-1")
     assert "your params.yaml is kept as params.yaml.1.bak" in capsys.readouterr().out
     assert dvcfile.text(parameters.load()) == Path("dvc.yaml").read_text()
@@ -49,7 +49,7 @@ def test_no_copy_replaces_another(demo, capsys):
     mine.write_text("somebody's own")
     for number in (1, 2):
         FILE.write_text(demo + f"# {number}\n")
-        preset.activate("paper")
+        preset.activate("demo-ladder")
     FILE.write_text(demo + "# 1\n")
     preset.activate("demo")
     said = capsys.readouterr().out.splitlines()
@@ -68,19 +68,19 @@ def test_no_preset_is_switched_under_what_runs(demo, monkeypatch):
         with pytest.raises(
             UserError, match=r"^params\.yaml: not replaced, since what runs here reads it: faces: process"
         ):
-            preset.activate("paper")
+            preset.activate("demo-ladder")
         preset.activate("demo")
         preset.activate("demo", unless_active=True)
     monkeypatch.setattr(snakefile, "alone", lambda: False)
     with pytest.raises(UserError, match=r"^params\.yaml: not replaced.* a Snakemake run is under way here; wait until"):
-        preset.activate("paper", unless_active=True)
+        preset.activate("demo-ladder", unless_active=True)
     preset.activate("demo")
     assert (FILE.read_bytes(), Path("dvc.yaml").read_bytes()) == before
     assert copies() == {}
 
 
 def test_what_is_in_presets_needs_no_copy(house):
-    for name in ("demo", "paper", "demo-all", "demo"):
+    for name in ("demo", "demo-ladder", "demo-all", "demo"):
         FILE.write_text(overlay.whole(house / "presets/demo-ladder.yaml"))
         preset.activate(name)
         preset.activate(name)
@@ -92,22 +92,22 @@ def test_what_git_has_needs_no_copy_and_what_it_lacks_does(demo):
     FILE.write_text(demo)
     subprocess.run([*GIT, "init", "-q"], check=True)
     subprocess.run([*GIT, "add", "params.yaml"], check=True)
-    preset.activate("paper")
+    preset.activate("demo-ladder")
     assert copies() == {"params.yaml.1.bak": demo}, "staged is not committed"
     FILE.write_text(demo)
     subprocess.run([*GIT, "commit", "-qam", "mine"], check=True)
     Path("params.yaml.1.bak").unlink()
-    preset.activate("paper")
+    preset.activate("demo-ladder")
     assert copies() == {}
     FILE.write_text(demo + "# more\n")
-    preset.activate("paper")
+    preset.activate("demo-ladder")
     assert copies() == {"params.yaml.1.bak": demo + "# more\n"}
 
 
 def test_without_git_there_is_a_copy(demo, monkeypatch):
     monkeypatch.setenv("PATH", "")
     FILE.write_text(demo)
-    preset.activate("paper")
+    preset.activate("demo-ladder")
     assert copies() == {"params.yaml.1.bak": demo}
 
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_kept_is_not_replaced(demo):
     FILE.write_text(demo)
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
     done = subprocess.run(
-        [sys.executable, "-c", f"{limited}; from ssimbad.cli import main; main()", "preset", "paper"],
+        [sys.executable, "-c", f"{limited}; from ssimbad.cli import main; main()", "preset", "demo-ladder"],
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
