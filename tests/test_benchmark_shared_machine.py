@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from .conftest import ROOT
 
 
+@pytest.mark.slow
 def test_a_smoke_run_prints_one_line_per_work_and_way(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks/shared_machine.py"), "--smoke", "--before"],

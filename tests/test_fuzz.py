@@ -43,7 +43,7 @@ from . import small
 from .conftest import preset_tree
 from .pictures import face, png, zipped
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))
 PIXELS = 100_000
 MEMORY = 400 * 2**20
 """More than any of these inputs, decoded, may add to the process."""

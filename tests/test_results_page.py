@@ -8,7 +8,10 @@ from importlib.resources import files
 
 import pytest
 
+from ssimbad.params.tree import Params
 from ssimbad.reporting import page
+
+from .conftest import miniature
 
 COLOURING = files("ssimbad.web").joinpath("page.html").read_text("utf-8")
 HOSTILE = "</script><script>alert(1)</script><!-- & <img src=x onerror=alert(2)> \u2028 ' \" `${x}`"
@@ -26,6 +29,14 @@ def test_data_come_back_and_never_end_the_script():
     bare = page.filled({"notes": [], "rows": [], "main": []})
     for mark in ("<script", "</script", "<!--", "<img"):
         assert html.count(mark) == bare.count(mark)
+
+
+def test_no_two_rows_have_one_name(house):
+    """A method's stages are told apart, also those of methods that nobody has thought of."""
+    tree = miniature("demo-all")
+    names = [row["label"] for row in page._rows(Params.model_validate(tree), {})]
+    assert len(names) == len(set(names)) > 20
+    assert {"SSIMBaD, pretrained", "SSIMBaD, finetuned"} <= set(names)
 
 
 def test_the_page_loads_nothing_from_anywhere():

@@ -46,7 +46,7 @@ def write(params: Params, table: Iterable[Instance], found: Mapping[str, str | N
         "notes": notes,
         "metrics": [{"id": m, "label": label, "decimals": d, "better": b} for m, (label, d, b) in res.METRICS.items()],
         "settings": [{"id": name, "words": words} for name, words in settings.LISTED.items()],
-        "rows": [_row(params, w, fresh) for w in rows.listed(params) if w["seed"] == params.seeds[0]],
+        "rows": _rows(params, fresh),
         "main": _records(Path("reports/tables/main.csv")),
         "tables": [{"name": p.stem, "rows": _records(p)} for p in _files(fresh, "reports/tables", ".csv")],
         "figures": [{"name": p.stem, "src": _uri(p.read_bytes())} for p in _files(fresh, "reports/figures", ".png")],
@@ -64,6 +64,13 @@ def filled(data: Mapping[str, Any]) -> str:
     return before + text + after
 
 
+def _rows(params: Params, fresh: Mapping[str, Instance]) -> list[dict[str, Any]]:
+    """The rows of the main table under its labels, which tell a method's stages apart."""
+    shown = [w for w in rows.listed(params) if w["seed"] == params.seeds[0]]
+    labels = res.labels([(w["method"], w["stage"]) for w in shown], params.methods)
+    return [_row(params, w, fresh) | {"label": labels[w["method"], w["stage"]]} for w in shown]
+
+
 def _row(params: Params, w: Wildcards, fresh: Mapping[str, Instance]) -> dict[str, Any]:
     """What a row is, how it was made, and the records of its numbers."""
     block = params.methods[w["method"]]
@@ -76,7 +83,6 @@ def _row(params: Params, w: Wildcards, fresh: Mapping[str, Instance]) -> dict[st
     made, curve = (Path(weights).with_suffix(ending) for ending in (".json", ".csv"))
     return {
         "id": f"{w['method']}/{w['stage']}",
-        "label": res.labels([(w["method"], w["stage"])], params.methods)[w["method"], w["stage"]],
         "block": yaml.safe_dump(block.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
         "weights": weights,
         "made": made.read_text(encoding="utf-8") if made.exists() else "",
