@@ -308,7 +308,8 @@ def test_an_engine_is_killed_while_its_training_sleeps_and_started_again(begun, 
     """The orphan is asleep with the lock; the new engine's job waits for it and finds it done."""
     folder = repository(tmp_path / "house")
     first = begun(folder, "first.log", *ENGINES[engine])
-    until(lambda: stage_of(folder, "pretrain") or first.poll() is not None, START, "the training")
+    held = folder / "work/pretrain-ssimbad-seed-0/lock.json"
+    until(lambda: held.exists() or first.poll() is not None, START, "the training")
     orphan = stage_of(folder, "pretrain")
     orphan.suspend()
     os.kill(first.pid, signal.SIGKILL)

@@ -142,6 +142,8 @@ OWN = ["data.path", "data.test_list", "masks.network", "weights.inception.path",
         ("data/raw/{split}", "braces"),
         ("data/raw/${HOME}", "braces"),
         ("/somewhere/a}b", "braces"),
+        ("data/raw/x</script><script>alert(1)", "markup"),
+        ("data/raw/<!--<script>", "markup"),
         ("s3://bucket/faces", "//"),
         ("data//raw/faces", "//"),
         ("data/raw/a\nb", "line breaks"),
@@ -171,7 +173,7 @@ def test_a_path_that_not_all_would_read_alike_is_refused(tree, monkeypatch, tmp_
     [
         "data/raw/faces", "data/raw/embedded.zip", "data/facesets/1", "../faces", "/somewhere/else/faces.zip", "faces",
         "data/raw/a b", "data/raw/it's \"mine\"", "data/raw/täst-顔", "data/raw/$HOME", "data/raw/*[ab]?",
-        "data/raw/x/", "./data/raw/x", "data/raw/a#1%20;|&", "data/raw/a:b", "-n",
+        "data/raw/x/", "./data/raw/x", "data/raw/a#1%20;|&<b>", "data/raw/a:b", "-n",
     ],
 )  # fmt: skip
 def test_any_other_path_is_taken_as_it_is(tree, monkeypatch, tmp_path, key, path):

@@ -23,6 +23,10 @@ def _own(path: str) -> str:
         raise ValueError(f"{path!r}: only a shell knows what ~ is; write the whole path")
     if set(path) & set("{}"):
         raise ValueError(f"{path!r}: braces are Snakemake's; rename it, or link to it by another name")
+    if "</" in path or "<!--" in path:  # Snakemake writes paths into the scripts of its report as they are
+        raise ValueError(
+            f"{path!r}: `</` or `<!--` would be markup in a report; rename it, or link to it by another name"
+        )
     if "//" in path or not path.isprintable() or path != path.strip():
         raise ValueError(f"{path!r}: no path of this machine; no //, no blanks around it, no line breaks")
     place = Path(path).resolve()
