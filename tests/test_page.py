@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 import uvicorn
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 from ssimbad.colorize import user
 from ssimbad.colorize.painter import Painter
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.web import server
+from ssimbad.web import study as study_module
 from ssimbad.web.study import Study, preferences
 
 
@@ -272,6 +274,21 @@ def test_a_file_of_others_is_never_voted_into(study, tmp_path):
         rating = Study(study, mine)
         rating.vote("r", rating.shown("r")["sets"][0]["name"], "colour", "0")
     assert mine.read_text() == "my,own\n1,2\n"
+
+
+def test_a_vote_that_another_page_keeps_waiting_is_told_so_and_keeps_nobody_else(site, tmp_path, monkeypatch):
+    """As one does that was put to sleep while it wrote."""
+    monkeypatch.setattr(study_module, "_PATIENCE", 2.0)
+    vote = {"rater": "r", "set": "s0", "question": "colour", "place": "0"}
+    vote["set"] = json.loads(site("/api/study?rater=r")[1])["sets"][0]["name"]
+    (tmp_path / "reports").mkdir()
+    with FileLock(tmp_path / "reports/.votes.csv.lock"), ThreadPoolExecutor(1) as rater:
+        voting = rater.submit(site, "/api/study/vote", vote)
+        assert site("/api/state")[0] == 200 and not voting.done()
+        status, said = voting.result()
+    assert status == 400 and "another page holds it" in json.loads(said)["error"]
+    assert not (tmp_path / "reports/votes.csv").exists()
+    assert site("/api/study/vote", vote)[0] == 200
 
 
 def test_two_pages_vote_into_one_file_at_once(study, tmp_path, monkeypatch):

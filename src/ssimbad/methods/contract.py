@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast, get_type_hints, overload
 
 from ssimbad.errors import there
 from ssimbad.params.base import Above0, Colour, Network, Noise, Strict
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from ssimbad.pairing.tps import Warp
     from ssimbad.samplers.ode import Watch
 
-Shared = TypedDict("Shared", {"network": Network, "noise": Noise, "schedule.saturation": float}, total=False)
+Shared = TypedDict("Shared", {"network": Network, "noise": Noise, "schedule.saturation": Above0}, total=False)
 """Parameters outside its own block that a method may read to build its networks."""
-
-SHARED = {"network": Network, "noise": Noise, "schedule.saturation": Above0}
-"""Their types, for reading."""
+SHARED: Mapping[str, Any] = get_type_hints(Shared, include_extras=True)
+"""By name the type of each."""
 
 PHI = "phi"
 """The noise schedule that the study selects, as something that a training needs."""

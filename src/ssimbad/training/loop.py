@@ -342,13 +342,19 @@ def _exchanged(exchange: Exchange, streams: list[Iterator[Losses]]) -> tuple[lis
 
 
 @contextmanager
-def data_parallel(count: int, *how: Any, **more: Any) -> Iterator[DataParallel]:
+def data_parallel(
+    count: int,
+    group: ProcessGroup = ALONE,
+    micro: int = 1,
+    exchanges: Mapping[nn.Module, Exchange] | None = None,
+    after: bool = False,
+) -> Iterator[DataParallel]:
     """`count` shares of every batch in each process of the group, for as long as the block lasts: see `DataParallel`.
 
     The calling thread, which clips, steps and averages, computes with one core as well.
     """
     with cores.alone(), ThreadPoolExecutor(count, initializer=cores.one) as pool:
-        yield DataParallel(count, pool, *how, **more)
+        yield DataParallel(count, pool, group, micro, exchanges, after)
 
 
 def micro_batches(share: int, most: int | None) -> int:

@@ -213,7 +213,9 @@ def app(studio: Studio, study: Study | None = None) -> Starlette:
 
     async def vote(request: Request) -> Response:
         asked = await _read(request, _Vote, _SMALL)
-        _of(study).vote(asked.rater, asked.set, asked.question, asked.place)
+        given = (asked.rater, asked.set, asked.question, asked.place)
+        # Apart, since the disk or another page may keep it waiting, and those who colour must not wait for that.
+        await asyncio.get_running_loop().run_in_executor(None, _of(study).vote, *given)
         return JSONResponse({})
 
     async def preferences(request: Request) -> Response:

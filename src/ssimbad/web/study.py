@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 from scipy import stats
 
@@ -35,6 +35,7 @@ QUESTIONS = {
     "geometry": "Which picture keeps the shapes of the sketch best?",
 }
 _COLUMNS = ("rater", "set", "question", "row", "order")
+_PATIENCE = 10.0  # seconds for another page to write its vote
 _RATER = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
@@ -126,10 +127,12 @@ class Study:
         try:
             self._votes.parent.mkdir(parents=True, exist_ok=True)
             # Another page, in another process, may have the same file.
-            with FileLock(self._votes.with_name(f".{self._votes.name}.lock")):
+            with FileLock(self._votes.with_name(f".{self._votes.name}.lock"), timeout=_PATIENCE):
                 if any((v["rater"], v["set"], v["question"]) == (rater, name, question) for v in self._read()):
                     raise ParameterError(f"{name}: you have answered this question; go on to the next")
                 self._add([rater, name, question, order[int(place)], " ".join(order)])
+        except Timeout:
+            raise UserError(f"{self._votes}: another page holds it and does not let go; vote again later") from None
         except OSError as error:
             raise UserError(f"{self._votes}: cannot be written ({error.strerror}); this vote is not counted") from None
 
