@@ -211,15 +211,18 @@ def test_nothing_is_written_where_something_is(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/.hidden").touch()
     (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
     for name, said in (
         ("full", "full: not empty, it holds .hidden; name a folder that is empty or not there yet"),
         ("file", "file: a file; name a folder that is not there yet"),
+        ("link", "link: a link that leads nowhere; name a folder that is not there yet"),
+        ("file/below", r"file/below: cannot be made \((Not a directory|File exists)\); name another place"),
         ("{x}", "stumble over braces in a path"),
     ):
         with pytest.raises(ParameterError, match=said):
             study.lay_out(tmp_path / name)
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
-        "file", "full", "full/.hidden"
+        "file", "full", "full/.hidden", "link"
     ]  # fmt: skip
 
 

@@ -37,17 +37,26 @@ def lay_out(folder: Path) -> str:
         what was written, and the next command.
 
     Raises:
-        ParameterError: there is something at `folder`, or Snakemake cannot work at such a place.
+        ParameterError: there is something at `folder`, it cannot be made, or Snakemake cannot work at such a place.
         UserError: the package carries no workflow.
     """
     parameters.require_plain(folder.absolute())
-    if folder.exists() and not folder.is_dir():
-        raise ParameterError(f"{folder}: a file; name a folder that is not there yet")
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        what = "a file" if folder.exists() else "a link that leads nowhere"
+        raise ParameterError(f"{folder}: {what}; name a folder that is not there yet")
     there = sorted(path.name for path in folder.iterdir() if path.name != ".git") if folder.is_dir() else []
     if there:
         raise ParameterError(f"{folder}: not empty, it holds {there[0]}; name a folder that is empty or not there yet")
     if missing := [name for name in CARRIED if not (code.AROUND / name).exists()]:
         raise UserError(f"{code.AROUND / missing[0]}: missing; install ssimbad again, from its wheel")
+    try:
+        _make(folder)
+    except OSError as error:
+        raise ParameterError(f"{folder}: cannot be made ({error.strerror}); name another place") from None
+    return _told(folder)
+
+
+def _make(folder: Path) -> None:
     if folder.is_dir():  # it stays the same one: a shell may stand in it
         with artifacts.new_folder(folder / ".new") as made:
             _fill(made)
@@ -57,7 +66,6 @@ def lay_out(folder: Path) -> str:
     else:
         with artifacts.new_folder(folder) as made:
             _fill(made)
-    return _told(folder)
 
 
 def _fill(folder: Path) -> None:
