@@ -1,7 +1,8 @@
 """Pictures of the pages: `python docs/pictures.py [FOLDER]`, by default into docs/images.
 
-report.png, logbook.png, results.png and page.png show what Snakemake, MLflow, `ssimbad results` and `ssimbad page` make of
-the run in this folder, in headless Chromium. Names of other hosts lead nowhere in it. The tests of these pages use it too.
+report.png, logbook.png, results.png and page.png show what Snakemake, MLflow, `ssimbad results` and `ssimbad page` make
+of the run in this folder, in headless Chromium, in which names of other hosts lead nowhere. The tests of these pages
+use it too.
 """
 
 from __future__ import annotations
