@@ -34,7 +34,7 @@ from ssimbad.pipeline import table
 
 IMAGES = Path(__file__).resolve().parent / "images"
 PATIENCE = 120  # seconds until a page must show what is looked for
-WIDTH, HEIGHT = 1400, 900  # of a picture, at most
+WIDTH, HEIGHT = 1400, 1050  # of a picture, at most
 LARGEST = 300_000  # bytes of a picture, at most
 RUN = "//*[@role='gridcell' and contains(@col-id, 'Run Name')]"
 """A run's name in MLflow's table."""
@@ -56,6 +56,7 @@ def chromium(options: webdriver.ChromeOptions | None = None) -> webdriver.Chrome
     options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
     options.add_argument("--no-proxy-server")
     options.add_argument("--force-prefers-reduced-motion")
+    options.add_argument("--hide-scrollbars")
     options.add_argument("--window-size=1500,1100")
     return webdriver.Chrome(options, webdriver.ChromeService(driver))
 
@@ -104,11 +105,12 @@ def unfolded(browser: webdriver.Chrome, page: str) -> None:
 
 
 def report(browser: webdriver.Chrome, scratch: Path) -> Image.Image:
-    """Snakemake's report: its pictures."""
+    """Snakemake's report: the first of its pictures."""
     made = scratch / "report.html"
     _done("snakemake", "--cores", "1", "--report", str(made), "all")
     browser.get(made.as_uri())
     wait(browser, "//*[contains(text(), 'Pictures')]").click()
+    wait(browser, "(//*[contains(text(), '.png')]/following::*[local-name()='svg'])[1]").click()
     return taken(browser)
 
 
