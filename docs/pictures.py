@@ -83,10 +83,20 @@ def serving(
             if server.poll() is not None or time.monotonic() > end:
                 raise UserError(f"{' '.join(command)} does not serve: {_last_line(log.read_text())}")
             time.sleep(0.2)
+        host, port = re.findall(r"//([\w.]+):(\d+)", named[1])[0]
+        while not _answers(host, int(port)):  # `ssimbad ui` names its page after a minute, whether or not there is one
+            if server.poll() is not None or time.monotonic() > end:
+                raise UserError(f"{' '.join(command)} does not answer: {_last_line(log.read_text())}")
+            time.sleep(0.2)
         yield named[1]
     finally:
         server.terminate()
         server.wait(timeout=PATIENCE)
+
+
+def _answers(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
 
 
 def free_port() -> int:
