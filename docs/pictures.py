@@ -33,7 +33,7 @@ from ssimbad.params import tree as parameters
 from ssimbad.pipeline import table
 
 IMAGES = Path(__file__).resolve().parent / "images"
-PATIENCE = 120  # seconds until a page must show what is looked for
+PATIENCE = 240  # seconds until a page must show what is looked for, on a machine that does much else
 WIDTH, HEIGHT = 1400, 1050  # of a picture, at most
 LARGEST = 300_000  # bytes of a picture, at most
 RUN = "//*[@role='gridcell' and contains(@col-id, 'Run Name')]"
