@@ -16,7 +16,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz lint format lock audit sbom dist site plots report results ui page status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz lint format lock audit sbom dist site pictures plots report results ui page status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -136,6 +136,9 @@ dist: install ## what is committed as a wheel and a source archive in dist/, onc
 
 site: install ## the documentation as a site: site/index.html; nothing in it comes from elsewhere
 	python docs/site.py
+
+pictures: install ## of the pages, from the run that is here, for the documentation: docs/images (needs Chromium)
+	python docs/pictures.py
 
 plots: install ## DVC's plots as one page that needs no network: plots/index.html
 	dvc plots show --out plots

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
+import importlib.util
 import socket
 import subprocess
+import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
-from selenium import webdriver
+from PIL import Image
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support import expected_conditions as shown
-from selenium.webdriver.support.ui import WebDriverWait
 
-from .conftest import make_folder_house, write_params
+from .conftest import ROOT, make_folder_house, write_params
 from .test_end_to_end import ENVIRONMENT, snakemake
 
 pytestmark = pytest.mark.browser
 LABEL = 'SSIMBaD <img src=x onerror="hacked=1">'
-PATIENCE = 120  # seconds until a page must show what is looked for
+
+spec = importlib.util.spec_from_file_location("shots", ROOT / "docs/pictures.py")
+shots = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shots)
+wait = shots.wait
 
 
 @pytest.fixture(scope="module")
@@ -40,69 +41,26 @@ def house(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(house):
     """The page that `ssimbad ui` names once the server answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = house / "ui.log"
-    with log.open("w") as file:
-        server = subprocess.Popen(
-            ["ssimbad", "ui", "--port", str(port)], cwd=house, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT
-        )
-    try:
-        end = time.monotonic() + PATIENCE
-        while not (named := re.search(r"logbook: (http\S+)", log.read_text())):
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < end, "the UI did not start"
-            time.sleep(0.5)
-        yield named[1]
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", port)) != 0, "the UI has ended and left its server"
-
-
-def chromium(options: webdriver.ChromeOptions) -> webdriver.Chrome:
-    """Headless, with nothing of its own to say to the world."""
-    driver, binary = shutil.which("chromedriver"), shutil.which("chromium")
-    assert driver and binary, "apt-get install chromium chromium-driver"
-    options.binary_location = binary
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-sync"):
-        options.add_argument(f"--{flag}")
-    options.add_argument("--window-size=1500,1100")
-    return webdriver.Chrome(options, webdriver.ChromeService(driver))
+    port = shots.free_port()
+    command = ("ssimbad", "ui", "--port", str(port))
+    with shots.serving(*command, says="logbook", log=house / "ui.log", folder=house, environment=ENVIRONMENT) as named:
+        yield named
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "the UI has ended and left its server"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium(webdriver.ChromeOptions()) as found:
+    with shots.chromium() as found:
         yield found
-
-
-def wait(browser, xpath: str):
-    """The element, once the page shows it."""
-    return WebDriverWait(browser, PATIENCE).until(shown.visibility_of_element_located((By.XPATH, xpath)), xpath)
-
-
-def picture(browser, name: str) -> None:
-    """Keep a screenshot where SSIMBAD_SCREENSHOTS says so: those of the documentation are made that way."""
-    if folder := os.environ.get("SSIMBAD_SCREENSHOTS"):
-        time.sleep(2)  # charts fade in
-        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
-
-
-RUN = "//*[@role='gridcell' and contains(@col-id, 'Run Name')]"
 
 
 @pytest.fixture(scope="module")
 def runs(browser, page):
     """Addresses of the runs that the page shows, by name, once the pipeline's execution is unfolded."""
-    browser.get(page)
-    wait(browser, "//button[@aria-label='Close']").click()  # MLflow's assistant beside the page
-    wait(browser, f"{RUN}[.//a[starts-with(normalize-space(), 'snakemake-')]]//button").click()
-    wait(browser, f"{RUN}//a[normalize-space()='faces']")
-    picture(browser, "runs")
-    links = browser.find_elements(By.XPATH, f"{RUN}//a")
+    shots.unfolded(browser, page)
+    wait(browser, f"{shots.RUN}//a[normalize-space()='faces']")
+    links = browser.find_elements(By.XPATH, f"{shots.RUN}//a")
     return {link.text: link.get_attribute("href") for link in links}
 
 
@@ -115,14 +73,12 @@ def test_a_training_has_a_chart(browser, runs):
     browser.get(runs["pretrain-ssimbad-seed-0"] + "/model-metrics?workflowType=machine_learning")
     wait(browser, "//*[normalize-space(text())='loss' or normalize-space(text())='train/loss']")
     wait(browser, "//*[local-name()='svg' and contains(@class, 'main-svg')]")
-    picture(browser, "chart")
 
 
 def test_a_figure_can_be_seen(browser, runs):
     browser.get(runs["figures"] + "/artifacts/figures/qualitative_same.png?workflowType=machine_learning")
     figure = wait(browser, "//img[contains(@src, 'qualitative_same') or starts-with(@src, 'blob:')]")
     assert browser.execute_script("return arguments[0].naturalWidth", figure) > 100
-    picture(browser, "figure")
 
 
 def test_the_results_page_sorts_shows_faces_and_leads_to_records(browser, house):
@@ -158,3 +114,38 @@ def test_the_report_of_snakemake_runs_no_label(browser, house):
     wait(browser, "//*[contains(text(), 'Tables')]").click()
     time.sleep(2)  # until what is shown first is there
     assert "main.csv" in browser.page_source and browser.execute_script("return window.hacked") is None
+
+
+def take(house, folder):
+    command = [sys.executable, ROOT / "docs/pictures.py", folder]
+    return subprocess.run(command, cwd=house, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.mark.timeout(1200)
+def test_pictures_are_taken_of_the_run(house, tmp_path):
+    done = take(house, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {f"{scene.__name__}.png" for scene in shots.SCENES}
+    assert "preset miniature" in done.stdout
+    for path in tmp_path.iterdir():
+        with Image.open(path) as image:
+            assert image.width == shots.WIDTH and image.height <= shots.HEIGHT, path
+            assert len(image.convert("RGB").getcolors(1 << 20)) > 8, f"{path} is empty"
+        assert path.stat().st_size <= shots.LARGEST
+
+
+def test_without_the_results_nothing_is_taken(house, tmp_path):
+    table, aside = house / "reports/tables/main.md", house / "aside"
+    table.rename(aside)
+    try:
+        done = take(house, tmp_path / "images")
+    finally:
+        aside.rename(table)
+    assert done.returncode == 1 and not (tmp_path / "images").exists()
+    said = "make pictures: reports/tables/main.md is not there; first let the pipeline run: snakemake --cores all all\n"
+    assert done.stderr == said
+
+
+def test_the_pictures_browser_finds_no_other_host(browser):
+    with pytest.raises(WebDriverException, match="ERR_NAME_NOT_RESOLVED"):
+        browser.get("http://localhost.example/")

@@ -7,11 +7,7 @@ import csv
 import io
 import json
 import os
-import re
 import shutil
-import subprocess
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from .conftest import ROOT
-from .test_browser import PATIENCE, chromium, picture
+from .test_browser import shots
 
 pytestmark = pytest.mark.browser
 
@@ -54,10 +50,9 @@ def drawing() -> Image.Image:
 
 @pytest.fixture
 def place(tmp_path, weights):
-    """Where the page works: weights of its own (SSIMBAD_WEIGHTS: better ones), and a study of two sets."""
+    """Where the page works: weights of its own, and a study of two sets."""
     for ending in (".safetensors", ".json"):
         shutil.copy(weights.with_suffix(ending), tmp_path / f"{HOSTILE}{ending}")
-    weights = Path(os.environ.get("SSIMBAD_WEIGHTS", tmp_path / f"{HOSTILE}.safetensors"))
     sets = []
     for i in range(2):
         for row, colour in (("sketch", "white"), ("reference", "red"), ("ours", "orange"), ("theirs", "navy")):
@@ -72,19 +67,11 @@ def place(tmp_path, weights):
             }
         )
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({"per_rater": 2, "sets": sets}))
-    command = ["ssimbad", "page", "--weights", str(weights), "--study", "study.yaml", "--port", "0"]
+    command = ["ssimbad", "page", "--weights", f"{HOSTILE}.safetensors", "--study", "study.yaml", "--port", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        end = time.monotonic() + PATIENCE
-        while not (named := re.search(r"page: (http\S+)", (tmp_path / "log").read_text())):
-            assert server.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
-            time.sleep(0.2)
-        yield tmp_path, named[1]
-    finally:
-        server.terminate()
-        server.wait(timeout=PATIENCE)
+    log = tmp_path / "log"
+    with shots.serving(*command, says="page", log=log, folder=tmp_path, environment=environment) as named:
+        yield tmp_path, named
 
 
 @pytest.fixture
@@ -92,13 +79,13 @@ def browser(tmp_path):
     options = webdriver.ChromeOptions()
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
-    with chromium(options) as found:
+    with shots.chromium(options) as found:
         yield found
 
 
 def test_drop_colour_see_download_vote(place, browser):
     folder, address = place
-    wait = WebDriverWait(browser, PATIENCE)
+    wait = WebDriverWait(browser, shots.PATIENCE)
 
     def find(identity):
         return browser.find_element(By.ID, identity)
@@ -140,7 +127,6 @@ def test_drop_colour_see_download_vote(place, browser):
     assert coloured() == ""
     browser.execute_script("document.getElementById('slide').value = 50; document.getElementById('slide').oninput()")
     assert "50%" in find("after").get_attribute("style")
-    picture(browser, "page")
 
     browser.find_element(By.CSS_SELECTOR, "[data-tab=many]").click()
     browser.execute_script(DROP, "sketches", f"a.{HOSTILE}.png", png(drawing()))
@@ -151,8 +137,6 @@ def test_drop_colour_see_download_vote(place, browser):
     find("study-tab").click()
     for number in range(1, 5):
         until(lambda number=number: find("question").text.startswith(f"{number} of 4:"))
-        if number == 1:
-            picture(browser, "rating")
         browser.find_elements(By.CSS_SELECTOR, "#answers button")[0].click()
     until(lambda: find("question").text.startswith("That was all"))
     find("tally").click()
