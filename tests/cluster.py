@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,13 +88,6 @@ def _record(line: str) -> Record:
         memory_mb=round(float(size) * (1024 if unit == "G" else 1)),
         minutes=(int(days or 0) * 24 + int(hours)) * 60 + int(minutes),
     )
-
-
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds} seconds: {what}"
-        time.sleep(0.2)
 
 
 def smallest(**pretrain: object) -> dict:

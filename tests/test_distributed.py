@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from ssimbad.runtime import devices, distributed
 from ssimbad.training import checkpoints
 
 from .conftest import ROOT, make_house, miniature
+from .waiting import until
 
 RUN = [sys.executable, "-c", "from ssimbad.cli import main; main()", "stage"]
 PRETRAIN = ["pretrain", "method=ssimbad", "seed=0"]
@@ -243,14 +243,6 @@ def test_what_a_process_leaves_to_the_first_it_says(tmp_path):
     assert said == "sketches: left to the first of 2 processes\n"
 
 
-def waiting_for(condition, process: subprocess.Popen, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, ended(process)
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def states(folder: Path) -> list[Path]:
     return sorted((folder / "work").rglob("state-*.safetensors"))
 
@@ -281,7 +273,7 @@ def whole(tmp_path_factory):
 def test_killed_with_its_leader_it_resumes_to_the_same_bits(whole, tmp_path):
     folder = workshop(tmp_path / "house", **LONG)
     leader = start(folder, devices="cpu,cpu")
-    waiting_for(lambda: states(folder), leader)
+    until(lambda: states(folder), 90, "a state", leader)
     helpers = children(leader)
     assert helpers
     leader.kill()
@@ -296,7 +288,7 @@ def test_killed_with_its_leader_it_resumes_to_the_same_bits(whole, tmp_path):
 def test_sigterm_to_one_stops_all_at_the_same_step(whole, tmp_path):
     folder = workshop(tmp_path / "house", **LONG)
     leader = start(folder, devices="cpu,cpu")
-    waiting_for(lambda: states(folder), leader)
+    until(lambda: states(folder), 90, "a state", leader)
     os.kill(children(leader)[0], signal.SIGTERM)
     assert "another process of this training was asked to stop" in ended(leader, 75)
     ended(start(folder, devices="cpu"))  # and one device may finish what two began
@@ -307,7 +299,7 @@ def test_sigterm_to_one_stops_all_at_the_same_step(whole, tmp_path):
 def test_a_lost_process_ends_the_training_in_order(tmp_path):
     folder = workshop(tmp_path / "house", **LONG)
     leader = start(folder, devices="cpu,cpu")
-    waiting_for(lambda: states(folder), leader)
+    until(lambda: states(folder), 90, "a state", leader)
     os.kill(children(leader)[0], signal.SIGKILL)
     said = ended(leader, 1)
     assert said.strip().splitlines()[-1].endswith("the same command goes on from the last state")

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from ssimbad.pipeline import lock
 from ssimbad.tracking import spool
 
 from .conftest import ROOT, lost, make_folder_house, own_source, plant, write_params
+from .waiting import until
 
 pytestmark = pytest.mark.engines
 
@@ -339,13 +339,6 @@ def test_13_the_report_of_snakemake_is_one_page(house, tmp_path):
     assert "main.csv" in page
 
 
-def wait_for(condition, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened in time"
-        time.sleep(0.2)
-
-
 def kill_in_training(house, *command: str) -> None:
     """Start an engine, wait for the first resumable state of finetune, kill -9 engine and jobs."""
     before = set((house.folder / "work").glob("finetune-*/*/state-*"))
@@ -360,7 +353,7 @@ def kill_in_training(house, *command: str) -> None:
         return bool(set((house.folder / "work").glob("finetune-*/*/state-*")) - before)
 
     try:
-        wait_for(reached, 300)
+        until(reached, 300, "a state")
     finally:
         os.killpg(engine.pid, signal.SIGKILL)
         engine.wait()
@@ -375,7 +368,7 @@ def test_13_plans_of_other_parameters_disturb_no_run(house, tmp_path):
     with lock.held(house.folder / "work/finetune-ssimbad-seed-0", "finetune"), log.open("w") as file:
         command = ["snakemake", "--cores", "2", target]
         run = subprocess.Popen(command, cwd=house.folder, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT)
-        wait_for(lambda: "waiting until it has ended" in log.read_text(), 300)
+        until(lambda: "waiting until it has ended" in log.read_text(), 300, "the second waits")
         markers = sorted((house.folder / ".state").glob("*.ok"))
         house.change("sketches.epsilon", 0.5)
         for plan in (["-n", "all"], ["--summary", "all"], ["--dag", "dot", "all"], ["--lint"]):

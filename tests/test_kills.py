@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from .cluster import ENVIRONMENT, smallest, until
+from .cluster import ENVIRONMENT, smallest
+from .waiting import until
 from .conftest import draw_faces, make_house
 
 KILLS = 20

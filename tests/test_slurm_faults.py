@@ -22,7 +22,8 @@ import pytest
 import yaml
 
 from . import cluster
-from .cluster import ask, until
+from .cluster import ask
+from .waiting import until
 from .conftest import ROOT
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]

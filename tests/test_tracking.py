@@ -20,6 +20,7 @@ from ssimbad.runtime.job import Job
 from ssimbad.tracking import live, spool, store, system
 
 from .logbook import runs, write
+from .waiting import until
 
 
 @pytest.mark.parametrize(
@@ -189,11 +190,13 @@ def test_a_locked_database_leaves_the_spool_for_the_next_sync(logbook, capsys):
     assert store.import_all() == 1
 
 
+def _measured(name: str) -> set[str]:
+    return {n for e in spool.read(spool.ROOT / f"{name}.jsonl") if e["event"] == "metrics" for n in e["values"]}
+
+
 def test_system_metrics_are_sampled(logbook):
     with spool.opened("x-abc", "x", {}, {}, {}) as log, system.sampled(log, interval=0.05):
-        time.sleep(0.5)
-    names = {n for e in spool.read(spool.ROOT / "x-abc.jsonl") if e["event"] == "metrics" for n in e["values"]}
-    assert "system/cpu_utilization_percentage" in names
+        until(lambda: "system/cpu_utilization_percentage" in _measured("x-abc"), 60, "a sample")
 
 
 def test_a_job_without_a_logbook_says_nothing(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ..cluster import until
+from ..waiting import until
 from ..test_kills import COMMAND as TRAINING
 from ..test_kills import newest, weights
 from .conftest import (
