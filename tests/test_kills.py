@@ -10,8 +10,8 @@ import time
 import pytest
 
 from .cluster import ENVIRONMENT, smallest
-from .waiting import until
 from .conftest import draw_faces, make_house
+from .waiting import until
 
 KILLS = 20
 STATE = 32  # images between two

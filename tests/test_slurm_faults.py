@@ -23,8 +23,8 @@ import yaml
 
 from . import cluster
 from .cluster import ask
-from .waiting import until
 from .conftest import ROOT
+from .waiting import until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 

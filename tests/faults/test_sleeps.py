@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ..waiting import until
 from ..test_kills import COMMAND as TRAINING
 from ..test_kills import newest, weights
+from ..waiting import until
 from .conftest import (
     ENGINES,
     MARKS,
