@@ -16,7 +16,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz lint format lock audit sbom dist site pictures plots report results ui page status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz soak lint format lock audit sbom dist site pictures plots report results ui page status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -85,6 +85,9 @@ test-slow: install ## what takes minutes: kills and stops of trainings in severa
 
 test-faults: install ## two hundred kills of the pipeline, failing and full disks, power cuts (hours; FAULTS=20: fewer kills)
 	python -m pytest -v -m "faults"
+
+soak: install ## two hundred runs with edits in between in one checkout, into soak.csv (hours; SOAK=20: fewer runs)
+	SOAK=$${SOAK:-200} SOAK_TABLE=$(CURDIR)/soak.csv python -m pytest -v -m "soak"
 
 test-engines: install ## Snakemake, DVC and the logbook on a miniature pipeline
 	python -m pytest -m "engines"
