@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from ssimbad.training import feed as feeding
@@ -50,6 +51,21 @@ def test_threads_on_both_sides_of_an_epochs_end_get_each_its_own_order():
     thread.join()
     assert interruptions
     assert found == expected
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_a_share_of_the_references_shows_companions(size):
+    """The negative of a face warps to the negative of its warp, so each reference tells what it is of."""
+    plain, mixed = feed(size).batch(8, 12, Shard()), feed(size, share=0.5).batch(8, 12, Shard())
+    own = torch.tensor([torch.equal(a, b) for a, b in zip(plain.reference, mixed.reference, strict=True)])
+    torch.testing.assert_close(mixed.reference[~own], -plain.reference[~own])
+    assert 0 < own.sum() < 12
+    assert torch.equal(plain.target, mixed.target) and torch.equal(plain.sketch, mixed.sketch)
+    assert mixed.warp is None and plain.warp is not None
+    halves = [feed(size, share=0.5).batch(8, 12, Shard(i, 2)).reference for i in range(2)]
+    assert torch.equal(torch.cat(halves), mixed.reference)
+    for share, sign in ((0.0, 1), (1.0, -1)):
+        torch.testing.assert_close(feed(size, share=share).batch(8, 12, Shard()).reference, sign * plain.reference)
 
 
 def test_batches_come_from_images_seen_alone():

@@ -147,6 +147,25 @@ def test_references_are_the_seeded_warps_and_pairs(view, inputs, tmp_path, monke
         np.testing.assert_array_equal(true, normalise(answer, SIDE, 10**6)[0])
 
 
+def test_companions_are_other_faces_of_the_training_in_the_same_colours(view, inputs, tmp_path):
+    ids = _ids("train")
+    inputs["shapes"] = tmp_path / "shapes.json"
+    drawn = _shapes(inputs["shapes"], [*ids, *_ids("test")])
+    outputs = _outputs(tmp_path, "same", "cross", "other", "pairing", "true", "companions")
+    stage_references.run(view, inputs, outputs, _job(tmp_path))
+    found = artifacts.read_array(outputs["companions"])
+    own = {id_: pixels(drawn[id_]["shape"], drawn[id_]["palette"]) for id_ in ids}
+    assert len(found) == len(ids)
+    for id_, image in zip(ids, found, strict=True):
+        fits = [k for k in ids if np.array_equal(image, pixels(drawn[k]["shape"], drawn[id_]["palette"]))]
+        assert fits and id_ not in fits
+        assert not np.array_equal(image, own[id_])
+
+
+def pixels(shape: dict, palette: dict) -> np.ndarray:
+    return normalise(embedded.render("adventurer", shape, palette, 128), SIDE, 10**6)[0]
+
+
 def test_faces_of_a_folder_have_no_true_answers(view, inputs, tmp_path):
     outputs = _outputs(tmp_path, "same", "cross", "other", "pairing")
     stage_references.run(view, inputs, outputs, _job(tmp_path))

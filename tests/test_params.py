@@ -53,6 +53,18 @@ def test_unknown_key_names_itself_and_its_nearest_neighbour(tree):
     assert "'precision'" in complaint(tree)
 
 
+def test_companions_are_of_rendered_faces_and_no_method_that_traces_the_warp(tree):
+    tree["references"]["companions"] = 0.5
+    parse(tree)
+    folder = copy.deepcopy(tree)
+    folder["data"] |= {"source": "folder", "path": "faces"}
+    assert "references.companions: only rendered faces" in complaint(folder)
+    every = preset_tree("demo-all")
+    for name in ("scft", "split-attention"):
+        tree["methods"] = {name: every["methods"][name]}
+        assert f"methods.{name} trains on references that show the image itself" in complaint(tree)
+
+
 def test_unknown_key_inside_a_method(tree):
     tree["methods"]["ssimbad"]["pretrain"]["imags"] = 8
     assert "methods.ssimbad.pretrain.imags" in complaint(tree)

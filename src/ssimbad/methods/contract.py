@@ -248,6 +248,9 @@ class Method(Generic[C, M, R]):
     shown: Callable[[R], tuple[str, ...]] | None = None
     """(colour options) → of `INPUTS`, what a row that colours so is given: of weights that can be put to uses which
     their training does not know; None: what the training is given."""
+    traces_warps: bool = False
+    """Whether its trainings ask where the warp has moved each place of the image; then no other face can be the
+    reference."""
     slots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Trainings besides `encoder`, `pretrain` and `finetune`, which any method may have: keys of its block and names of
     stages; with the objectives that each can have. Those of the usual three that are not named can have any."""

@@ -261,6 +261,7 @@ METHOD = Method(
     build=build,
     players=players,
     colorize=colorize,
+    traces_warps=True,
     fits=fits,
     exported=exported,
     remarks=remarks,

@@ -11,7 +11,7 @@ from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import embedded, manifest
 from ssimbad.faces.reading import Unreadable, normalise
-from ssimbad.pairing import protocol, resize, tps
+from ssimbad.pairing import protocol, references, resize, tps
 from ssimbad.params.tree import Params
 from ssimbad.runtime import pool
 from ssimbad.runtime.job import Job
@@ -26,8 +26,9 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: 
     faces `shapes` (JSON: {id: {"shape", "palette"}}), and of those before scenes `landscapes` (zip of `<id>.png`).
     outputs: `same`, `cross`, `other` ((N, S, S, 3) uint8 .npy: the warped face itself, its cross partner's
     and somebody else's), `pairing` (CSV: id, cross, other), for embedded faces `true` ((N, S, S, 3) uint8
-    .npy: the sketch's shape in the cross partner's colours) and before scenes `scene` (the cross partner's landscape
-    without its figure, warped as that face).
+    .npy: the sketch's shape in the cross partner's colours), before scenes `scene` (the cross partner's landscape
+    without its figure, warped as that face), and where `references.companions` asks for them `companions`
+    ((M, S, S, 3) uint8 .npy: to each training face another in its colours).
 
     Raises:
         UserError: the manifest does not belong to the faces, they are fewer than three, or of one there is no shape or
@@ -46,7 +47,11 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: 
     artifacts.write_array(outputs["other"], same[[place[other[i]] for i in ids]])
     artifacts.write_csv(outputs["pairing"], ("id", "cross", "other"), [(i, cross[i], other[i]) for i in ids])
     if "true" in outputs:
-        artifacts.write_array(outputs["true"], _answers(inputs["shapes"], [(i, cross[i]) for i in ids], params, job))
+        _draw(outputs["true"], inputs["shapes"], [(i, cross[i]) for i in ids], params, job)
+    if "companions" in outputs:
+        train = manifest.ids(inputs["manifest"], "train")
+        shapes = references.derangement(train, seed)
+        _draw(outputs["companions"], inputs["shapes"], [(shapes[i], i) for i in train], params, job)
     if "scene" in outputs:
         scenes = _warped(_members(inputs["landscapes"], [f"{i}.png" for i in ids], params), warps, job)
         artifacts.write_array(outputs["scene"], scenes[[place[cross[i]] for i in ids]])
@@ -68,19 +73,17 @@ def _warped(faces: np.ndarray, warps: tps.Warp, job: Job) -> np.ndarray:
     return same
 
 
-def _answers(shapes: Path, pairs: list[tuple[str, str]], params: Params, job: Job) -> np.ndarray:
+def _draw(path: Path, shapes: Path, pairs: list[tuple[str, str]], params: Params, job: Job) -> None:
     """(N, S, S, 3) uint8: the shape of the first of each pair in the palette of the second, read as the faces are."""
-    drawn, data = artifacts.read_json(shapes), params.data
+    drawn, data, size = artifacts.read_json(shapes), params.data, params.data.native_size
     if missing := next((id_ for pair in pairs for id_ in pair if id_ not in drawn), None):
         raise UserError(f"{shapes}: has no {missing}; run stage raw again")
-    answers = np.empty((len(pairs), data.native_size, data.native_size, 3), np.uint8)
-    with job.progress(len(pairs), "true answers") as bar:
-        for row, (own, other) in enumerate(pairs):
+    with artifacts.growing(path, (size, size, 3)) as put, job.progress(len(pairs), path.stem) as bar:
+        for own, other in pairs:
             shape, palette = drawn[own]["shape"], drawn[other]["palette"]
             png = embedded.render(params.embedded.style, shape, palette, params.embedded.size)
-            answers[row] = normalise(png, data.native_size, data.max_pixels)[0]
+            put(normalise(png, size, data.max_pixels)[0])
             bar.update(1)
-    return answers
 
 
 def _members(path: Path, names: list[str], params: Params) -> np.ndarray:

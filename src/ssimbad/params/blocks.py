@@ -130,6 +130,12 @@ class References(Strict):
         description="CSV with the columns sketch and reference, test images by name: the cross pairing; null: drawn",
     )
 
+    companions: Fraction = Field(
+        default=0.0,
+        description="share of training images whose reference is another face in the image's colours, warped, and not "
+        "the image itself; only of rendered faces",
+    )
+
     @model_validator(mode="after")
     def _ordered(self) -> References:
         if self.low >= self.high:

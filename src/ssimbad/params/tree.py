@@ -78,6 +78,7 @@ class Params(Strict):
                 self._check_training(f"methods.{name}.{slot}", train)
                 self._check_sources(name, slot)
         self._check_labels()
+        self._check_companions()
         self._check_grid()
         self._check_nfe()
         self._check_ladder()
@@ -96,6 +97,19 @@ class Params(Strict):
             if other := labels.get(method.label):
                 raise ValueError(f"methods.{name}.label: {method.label!r} is that of {other} too; rename one of them")
             labels[method.label] = name
+
+    def _check_companions(self) -> None:
+        if not self.references.companions:
+            return
+        if not sources.of(self.data.source).answers:
+            raise ValueError("references.companions: only rendered faces have others in their colours; set it to 0")
+        for name, method in self.methods.items():
+            kind = registry.get(method.kind)
+            if kind.traces_warps or "reference_mask" in kind.inputs:
+                raise ValueError(
+                    f"references.companions: kind {method.kind} of methods.{name} trains on references that show the"
+                    " image itself; set it to 0, or remove the method"
+                )
 
     def _borrowed(self, method: Method) -> Strict | None:
         """The config of the weights that a method borrows; None where they are not there."""

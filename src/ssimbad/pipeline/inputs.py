@@ -94,6 +94,8 @@ def training_inputs(p: Params, w: Wildcards, slot: str) -> Files:
     if "sketch" in takes:
         files |= {f"{split}_sketches": f"data/sketches/{split}.npy" for split in splits}
         files |= {"train_sketches": paths.STYLED} if rows.styled(p) else {}
+    if "reference" in takes and rows.companions(p):
+        files["companions"] = paths.COMPANIONS
     if MASKS.keys() & set(takes):
         files |= {f"{split}_masks": f"data/masks/{split}.npy" for split in splits}
     for name, what in needs(p.methods, w["method"], slot).items():

@@ -18,6 +18,7 @@ MANIFEST = "data/faces/manifest.csv"
 TRUE = "data/references/cross_true.npy"
 SHAPES = "data/raw/embedded.json"
 LANDSCAPES = "data/raw/landscapes.zip"
+COMPANIONS = "data/references/companions.npy"
 STYLED = "data/sketches/train_styles.npy"
 PHI_STAR = "reports/schedule/phi_star.json"
 

@@ -81,6 +81,11 @@ def styled(p: Params) -> bool:
     return p.sketches.styles != ["xdog"]
 
 
+def companions(p: Params) -> bool:
+    """Whether trainings see references that show another face."""
+    return p.references.companions > 0
+
+
 def has(p: Params) -> set[str]:
     """What the data have besides faces: see `Setting.asks`."""
     return {what for what, there in (("answers", has_answers(p)), ("scenes", scenes(p))) if there}

@@ -53,6 +53,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
     weights = sum(w.parameters for w in work.values()) * FLOAT * seeds
     images = round(archives * data.test * _PNG_ROW * data.size * (3 * data.size + 1))
     references = (3 + rows.has_answers(p)) * data.test * 3 * pixels
+    references += (data.train or 0) * 3 * pixels if rows.companions(p) else 0
     further = weights * (p.training.keep - 1)
     states = {key: STATES * _state(p, key, w) for key, w in work.items()}
     return [

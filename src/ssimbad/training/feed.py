@@ -58,6 +58,8 @@ class Feed:
         sketches: (N, S, S) uint8, or (N, K, S, S) of K styles, one of which is drawn per image; None for a method that
             takes none.
         warp_config: of the warps that make references; None for a method that takes none.
+        companions: (N, S, S, 3) uint8, to each face another in its colours: the references of this `share` of the
+            images; batches then tell no warp.
         shown: whether the method is given the face itself.
         masks: (N, S, S) uint8, of the figures in the faces; `masked`: which masks of `Conditions` are made of them.
         size: training size; faces and sketches reach it by area resizing, references after their warp.
@@ -75,7 +77,11 @@ class Feed:
         shown: bool = False,
         masks: np.ndarray | None = None,
         masked: Collection[str] = (),
+        companions: np.ndarray | None = None,
+        share: float = 0.0,
     ) -> None:
+        self._companions, self._share = companions, share
+        self._as_they_are = companions is None and faces.shape[1] == size  # the targets are what is warped
         self._native_masks, self._masked = masks, masked
         self._faces, self._size, self._warp_config, self._seed, self._device = faces, size, warp_config, seed, device
         shrink = faces.shape[1] != size
@@ -105,9 +111,11 @@ class Feed:
         if self._warp_config is not None:
             rng = np.random.default_rng(derive(self._seed, "warp", seen))
             warps = tps.Warp.random(rng, size, self._warp_config)[mine]
-            native = target if self._size == self._faces.shape[1] else self._unit(self._faces[rows])
+            native = target if self._as_they_are else self._unit(self._models(rows, seen, size, mine))
             reference = shrink(tps.warp(native, warps), self._size)
-            given = {"reference": self._placed(reference), "warp": warps, "native": self._faces.shape[1]}
+            given = {"reference": self._placed(reference)}
+            if self._companions is None:
+                given |= {"warp": warps, "native": self._faces.shape[1]}
         if self._sketches is not None:
             given["sketch"] = self._placed(self._unit(self._lines(self._sketches, rows, seen, size, mine)))
         if "mask" in self._masked:
@@ -119,6 +127,14 @@ class Feed:
         if self._shown:
             given["face"] = target
         return Batch(target=target, **given)
+
+    def _models(self, rows: np.ndarray, seen: int, size: int, mine: slice) -> np.ndarray:
+        """(n, S, S, 3) uint8, S = native size: what is warped to the references of the rows."""
+        if self._companions is None:
+            return self._faces[rows]
+        rng = np.random.default_rng(derive(self._seed, "companions", seen))
+        others = rng.random(size)[mine] < self._share
+        return np.where(others[:, None, None, None], self._companions[rows], self._faces[rows])
 
     def _lines(self, sketches: np.ndarray, rows: np.ndarray, seen: int, size: int, mine: slice) -> np.ndarray:
         """(n, H, H) uint8: the sketches of the rows, of the style that is this batch's."""

@@ -100,6 +100,7 @@ STAGES = (
             "other": "data/references/other.npy",
             "pairing": "data/references/pairing.csv",
             **inputs.embedded(p, {"true": paths.TRUE}),
+            **({"companions": paths.COMPANIONS} if rows.companions(p) else {}),
             **inputs.scenes(p, {"scene": "data/references/scene.npy"}),
         },
         params=lambda p, w: (
