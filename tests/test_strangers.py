@@ -186,7 +186,12 @@ def test_rows_with_a_training_of_another_name_did_not_see_equal_images():
     made = [{"method": m, "stage": s, "images": n} for m, s, n in (("a", "pretrain", 16), ("b", "pretrain", 16))]
     assert main_table._budgets(made)[0].startswith("Rows saw equal numbers of images: 16 in pretraining")
     (said,) = main_table._budgets([*made, {"method": "b", "stage": "codes", "images": 8}])
-    assert said == "Rows saw different numbers of images: besides pretraining and finetuning, b 8 in codes."
+    assert said.startswith("Rows saw equal numbers of images: 16 in pretraining, but for b 8 in codes. Not of")
+    third = {"method": "c", "stage": "pretrain", "images": 8}
+    (said,) = main_table._budgets([*made, third])
+    assert ": 16 in pretraining, but for c 8 in pretraining. " in said
+    (said,) = main_table._budgets([made[0], third])
+    assert said == "Rows saw different numbers of images in pretraining: a 16, c 8."
 
 
 def test_a_pipe_among_pictures_is_refused_and_umlauts_pair_however_they_are_spelt(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypedDict
 
@@ -154,27 +155,32 @@ def _remarks(row: res.Row, made: list[Made], methods: Mapping[str, Method]) -> l
     return list(dict.fromkeys([*said, *(text for m in trainings for text in m["remarks"])]))
 
 
+_SEEN = {"pretrain": "in pretraining", "finetune": "more in finetuning"}
+
+
 def _budgets(made: list[Made]) -> list[str]:
-    """Whether the rows are compared at equal images seen."""
-    words_of = {"pretrain": "in pretraining", "finetune": "more in finetuning"}
-    besides = {f"{m['method']} {m['images']:,} in {m['stage']}": None for m in made if m["stage"] not in words_of}
-    if besides:  # before or between, of some rows alone
-        return [f"Rows saw different numbers of images: besides pretraining and finetuning, {', '.join(besides)}."]
-    said = []
-    for stage, words in words_of.items():
-        seen = {m["method"]: m["images"] for m in made if m["stage"] == stage}
-        if not seen:
-            continue
-        if len(set(seen.values())) == 1:
-            said.append(f"{next(iter(seen.values())):,} {words}")
-        else:
-            told = ", ".join(f"{method} {count:,}" for method, count in seen.items())
-            return [f"Rows saw different numbers of images {words.removeprefix('more ')}: {told}."]
-    if not said:
+    """Whether the rows are compared at equal images seen, and which are not."""
+    images = {(m["method"], m["stage"]): m["images"] for m in made}  # equal for all seeds
+    usual: dict[str, int] = {}
+    for stage in _SEEN:
+        counts = Counter(count for (_, slot), count in images.items() if slot == stage)
+        if counts:
+            usual[stage], rows = counts.most_common(1)[0]
+            if 2 * rows <= counts.total():  # no number is that of most
+                told = ", ".join(f"{method} {count:,}" for (method, slot), count in images.items() if slot == stage)
+                return [f"Rows saw different numbers of images {_SEEN[stage].removeprefix('more ')}: {told}."]
+    if not usual:
         return []
+    others = [
+        f"{method} {count:,} {_SEEN.get(slot, f'in {slot}').removeprefix('more ')}"
+        for (method, slot), count in images.items()
+        if count != usual.get(slot)
+    ]
+    equal = ", ".join(f"{count:,} {_SEEN[stage]}" for stage, count in usual.items())
+    but = f", but for {', '.join(others)}" if others else ""
     return [
-        f"Rows saw equal numbers of images: {', '.join(said)}. Not of computations: an image of a refinement costs as"
-        " many network calls as its chain has."
+        f"Rows saw equal numbers of images: {equal}{but}. Not of computations: an image of a refinement costs as many"
+        " network calls as its chain has."
     ]
 
 
