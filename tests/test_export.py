@@ -110,6 +110,18 @@ def test_an_exported_row_loads_anywhere_and_answers_alike(house, tmp_path, monke
         assert told in " ".join(card.text.split())
 
 
+def test_half_the_size_answers_within_a_level(house):
+    publish.run(params.load(), "ssimbad/pretrain", house / "half", half=True)
+    weights = house / "models/ssimbad/pretrain/seed-0.safetensors"
+    small = house / "half/model.safetensors"
+    assert small.stat().st_size < 0.6 * weights.stat().st_size
+    answers = [
+        Painter(w, "cpu").colour(LINES, DESIGN, sampler="euler", steps=2).image for w in (weights, house / "half")
+    ]
+    assert np.abs(np.subtract(*answers, dtype=np.int16)).max() <= 1
+    assert "stored as float16; the numbers below are of float32" in (house / "half/README.md").read_text()
+
+
 def test_what_was_not_measured_is_not_told(house):
     shutil.move(house / "reports/metrics", house / "moved")
     try:

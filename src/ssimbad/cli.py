@@ -374,12 +374,13 @@ def export(
     out: Annotated[Path, typer.Option(help="the folder to write; what is there already is never replaced")],
     seed: Annotated[int | None, typer.Option(help="of the training; default: the first of the parameters")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="with the network as ONNX, for programs without Python")] = False,
+    half: Annotated[bool, typer.Option("--half", help="tensors as float16: half the size")] = False,
 ) -> None:
     """Write a row's weights as a folder that others can load, with a model card, in the Hugging Face hub's form."""
     from ssimbad.params import tree as params
     from ssimbad.pipeline import publish
 
-    print(publish.run(params.load(), row, out, seed, onnx))
+    print(publish.run(params.load(), row, out, seed, onnx, half))
 
 
 @app.command("export-run")

@@ -21,9 +21,12 @@ from ssimbad.reporting import card
 ONNX, CARD = "model.onnx", "README.md"
 
 
-def run(params: Params, row: str, out: Path, seed: int | None = None, onnx: bool = False) -> str:
+def run(params: Params, row: str, out: Path, seed: int | None = None, onnx: bool = False, half: bool = False) -> str:
     """Write model.safetensors (with the parts that other trainings made), config.json, the model card README.md and, if
     asked, model.onnx.
+
+    Args:
+        half: tensors are stored as float16; who loads them computes in float32 all the same.
 
     Returns:
         what was written and where, in one line.
@@ -54,7 +57,11 @@ def run(params: Params, row: str, out: Path, seed: int | None = None, onnx: bool
     config = _config(params, w)
     trained = load.trained(Path(paths.weights(params, w)), torch.device("cpu"), channels_last=False)
     with artifacts.new_folder(out) as folder:
-        checkpoints.write_weights(folder / load.TENSORS, trained.model.state_dict())
+        tensors = trained.model.state_dict()
+        if half:
+            tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+            config["stored"] = "float16"
+        checkpoints.write_weights(folder / load.TENSORS, tensors)
         if onnx and exported:
             colour = params.methods[w["method"]].colour[w["stage"]]
             call = exported(trained.model, trained.setup, colour)

@@ -126,7 +126,8 @@ def _budget(told: Told) -> str:
         for made in told.trainings
     ]
     table = tabulate(rows, ["training", "objective", "images seen", "batch"], tablefmt="github", disable_numparse=True)
-    return f"## Budget\n\nParameters: {told.config['parameters']:,}.\n\n{table}"
+    stored = f", stored as {told.config['stored']}; the numbers below are of float32" if "stored" in told.config else ""
+    return f"## Budget\n\nParameters: {told.config['parameters']:,}{stored}.\n\n{table}"
 
 
 def _metrics(told: Told) -> str:
