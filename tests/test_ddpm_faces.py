@@ -46,7 +46,7 @@ def how(steps: int, name: str = "ancestral", **options) -> Colour:
 def parameters_of(**config) -> int:
     network = ddpm_faces.Config(**config)
     with torch.device("meta"):
-        model = UNet(**network.model_dump(exclude={"timesteps", "beta_start", "beta_end"}))
+        model = UNet(**network.model_dump(exclude={"prediction", "timesteps", "beta_start", "beta_end"}))
     return sum(p.numel() for p in model.parameters())
 
 
@@ -120,6 +120,29 @@ def test_the_network_sees_x_t_and_is_asked_for_its_noise():
     assert torch.allclose(seen["x"], bar.sqrt() * given.target + (1 - bar).sqrt() * noise, atol=1e-5)
     assert torch.allclose(losses.per_image, (noise - 0.25).square().mean(dim=(1, 2, 3)), atol=1e-6)
     assert torch.allclose(losses.sigma, SIGMAS[t].float())
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_who_says_the_truth_loses_nothing_and_is_denoised_to_the_face(prediction):
+    """At every level; the velocity of x_t = a·y + b·n is a·n - b·y."""
+
+    class Oracle(torch.nn.Module):
+        def forward(self, x, t, uniform=None):
+            return truth.float()
+
+    model = build(prediction=prediction)
+    clean, noise = torch.rand(2, 3, 16, 16).double() * 2 - 1, torch.randn(2, 3, 16, 16).double()
+    for t in TIMES:
+        level = SIGMAS[t].expand(2)
+        signal, rest = ALPHA_BAR[t].sqrt(), (1 - ALPHA_BAR[t]).sqrt()
+        truth = noise if prediction == "noise" else signal * noise - rest * clean
+        model.network = Oracle()
+        x = clean + SIGMAS[t] * noise
+        torch.testing.assert_close(model.noise(x, level), noise, atol=1e-4, rtol=0, check_dtype=False)
+        torch.testing.assert_close(model(x, level), clean, atol=1e-4 * float(1 + SIGMAS[t]), rtol=0, check_dtype=False)
+        times = torch.full((2,), t)
+        error, _ = ddpm_faces._error(model, clean, times, noise, None)
+        assert error.max() < 1e-12
 
 
 def test_a_few_steps_lower_the_loss_and_raise_the_score():

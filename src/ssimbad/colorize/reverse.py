@@ -225,9 +225,9 @@ def taken_for_noise(lab: Lab, ids: list[str], originals: np.ndarray) -> list[Lin
     for t in [1, *(timestep(lab, start) for start in lab.asked.start)]:
         x = x_t(lab, faces, noise, t)
         for chain, asked_at in zip(CHAINS, (len(lab.model.sigmas), t), strict=True):
-            eps = lab.model.network(x, torch.full((len(x),), asked_at - 1.0, device=x.device)).float()
             sigma = float(lab.model.sigmas[asked_at - 1])
-            eps = eps * sigma / (1 + sigma**2) ** 0.5
+            alpha = (1 + sigma**2) ** -0.5
+            eps = sigma * alpha * lab.model.noise(x / alpha, torch.full((len(x),), sigma, device=x.device))
             share = (eps * x).sum(dim=(1, 2, 3)) / x.square().sum(dim=(1, 2, 3))
             lines.append(_line(lab, ("noise", t, chain, None), "coefficient", share.double().cpu().numpy()))
     return lines

@@ -40,6 +40,9 @@ class Config(Strict):
     attention: list[Level] = Field(default=[2], description="levels that attend; 0 is the image's own size")
     groups: Positive = Field(default=32, description="of GroupNorm")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="share of activations, in training")
+    prediction: Literal["noise", "velocity"] = Field(
+        default="noise", description="what the network says of a noisy image: noise, as published, or velocity"
+    )
     timesteps: Positive = 1000
     beta_start: Above0 = 1.0e-4
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 2.0e-2
@@ -56,7 +59,7 @@ class Config(Strict):
 
 
 class Noise(Strict):
-    """Predict the noise at random timesteps."""
+    """Predict the noise, or the velocity, at random timesteps."""
 
 
 class Options(Strict):
@@ -89,9 +92,9 @@ def build(setup: Setup) -> NoisePredictor:
     from ssimbad.noise import ddpm
 
     config: Config = setup.config
-    own = config.model_dump(exclude={"timesteps", "beta_start", "beta_end"})
+    own = config.model_dump(exclude={"prediction", "timesteps", "beta_start", "beta_end"})
     sigmas = ddpm.sigma(config.timesteps, config.beta_start, config.beta_end)
-    return NoisePredictor(UNet(**own), sigmas, shape=(3, setup.size, setup.size))
+    return NoisePredictor(UNet(**own), sigmas, shape=(3, setup.size, setup.size), prediction=config.prediction)
 
 
 def levels(model: NoisePredictor, steps: int, start: float | None = None) -> Tensor:
@@ -116,17 +119,19 @@ def training_step(
 def _error(
     model: NoisePredictor, image: Tensor, t: Tensor, noise: Tensor, uniform: Callable[..., Tensor] | None
 ) -> tuple[Tensor, Tensor]:
-    """(B,) mean squared error of the predicted noise of x_t (DDPM, eq. 14), and (B,) sigma at t."""
+    """(B,) mean squared error of what is predicted of x_t, the noise (DDPM, eq. 14) or the velocity, and (B,) sigma."""
+    from ssimbad.networks.denoiser import wanted
+
     sigma = model.sigmas[t].to(image)
     at = sigma[:, None, None, None]
     noisy = (image + at * noise) / (1 + at**2).sqrt()
     predicted = model.network(noisy, t.float(), uniform).float()
-    return (predicted - noise).square().mean(dim=(1, 2, 3)), sigma
+    return (predicted - wanted(model.prediction, image, noise, sigma)).square().mean(dim=(1, 2, 3)), sigma
 
 
 def score(model: NoisePredictor, batch: Batch) -> Tensor:
-    """(B,) minus the error of the noise, over evenly spaced timesteps and always the same noise: answers that are drawn
-    from nothing have no target."""
+    """(B,) minus the error of the prediction, over evenly spaced timesteps and always the same noise: answers that are
+    drawn from nothing have no target."""
     import torch
 
     image, errors = batch.target, []

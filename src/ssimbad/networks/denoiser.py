@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,27 @@ class Denoiser(nn.Module):
         return c_skip * x + c_out * self.network(inputs, self.embed(sigma)).float()
 
 
+Prediction = Literal["noise", "velocity"]
+"""What a network says of x = y + sigma·n: n, or the velocity alpha·n - sigma·alpha·y with alpha = 1 / sqrt(1 + sigma²)
+(Salimans & Ho 2022)."""
+
+
+def wanted(prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """(B, C, H, W) y and n, (B,) sigma → what the network should say of y + sigma·n."""
+    if prediction == "noise":
+        return noise
+    sigma = sigma[:, None, None, None]
+    return (noise - sigma * clean) / (1 + sigma**2).sqrt()
+
+
+def denoised(prediction: Prediction, x: Tensor, sigma: Tensor, said: Tensor) -> Tensor:
+    """D(x; sigma) of what the network says: x - sigma·n, or alpha²·x - sigma·alpha·v."""
+    sigma = sigma[:, None, None, None]
+    if prediction == "noise":
+        return x - sigma * said
+    return x / (1 + sigma**2) - sigma * said / (1 + sigma**2).sqrt()
+
+
 class NoisePredictor(nn.Module):
     """A DDPM network eps(x_t, t), conditioned by concatenation or not at all, as a denoiser D(x; sigma) of
     x = y + sigma·n.
@@ -44,7 +65,7 @@ class NoisePredictor(nn.Module):
     `sigmas`: (T,) float64, rising, of the timesteps 0 … T-1. Between two of them t is interpolated in ln sigma.
     `as_published`: chains and inversions as in the public code of AnimeDiffusion. `config`: of its method. `frozen`:
     the finished one from which its training started, where that is still asked. `shape`: of what it draws, (C, H, W),
-    where nothing that it is given tells.
+    where nothing that it is given tells. `prediction`: velocity for a network that says v in place of eps.
     """
 
     sigmas: Tensor
@@ -57,10 +78,11 @@ class NoisePredictor(nn.Module):
         config: Any = None,
         frozen: nn.Module | None = None,
         shape: tuple[int, ...] = (),
+        prediction: Prediction = "noise",
     ) -> None:
         super().__init__()
         self.network, self.as_published, self.config = network, as_published, config
-        self.frozen, self.shape = frozen, shape
+        self.frozen, self.shape, self.prediction = frozen, shape, prediction
         self.register_buffer("sigmas", sigmas, persistent=False)
 
     def forward(
@@ -75,7 +97,7 @@ class NoisePredictor(nn.Module):
 
         `timed`: False leaves the timestep out, as the public code of AnimeDiffusion does in its inversion.
         """
-        return x - sigma[:, None, None, None] * self.noise(x, sigma, sketch, reference, timed)
+        return denoised(self.prediction, x, sigma, self._said(x, sigma, sketch, reference, timed))
 
     def noise(
         self,
@@ -86,6 +108,12 @@ class NoisePredictor(nn.Module):
         timed: bool = True,
     ) -> Tensor:
         """The predicted noise, (B, 3, H, W) float32."""
+        said = self._said(x, sigma, sketch, reference, timed)
+        if self.prediction == "noise":
+            return said
+        return (x - denoised(self.prediction, x, sigma, said)) / sigma[:, None, None, None]
+
+    def _said(self, x: Tensor, sigma: Tensor, sketch: Tensor | None, reference: Tensor | None, timed: bool) -> Tensor:
         scaled = x / (1 + sigma**2).sqrt()[:, None, None, None]
         inputs = torch.cat([part for part in (scaled, sketch, reference) if part is not None], dim=1)
         return self.network(inputs, self.timestep(sigma) if timed else None).float()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssimbad.networks.denoiser import timestep
+from ssimbad.networks.denoiser import denoised, timestep, wanted
 from ssimbad.networks.lists import Modules
 from ssimbad.networks.unet import Layers, sinusoid
 from ssimbad.networks.vqvae import Autoencoder
@@ -292,19 +292,12 @@ class Base(nn.Module):
         return self.network(scaled, timestep(self.sigmas, sigma), sketch, shown).float()
 
     def wanted(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """What the network should say of y + sigma·n: n, or the velocity alpha·n - sigma·alpha·y with alpha =
-        1 / sqrt(1 + sigma²) (Salimans & Ho 2022)."""
-        if self.config.prediction == "noise":
-            return noise
-        sigma = sigma[:, None, None, None]
-        return (noise - sigma * clean) / (1 + sigma**2).sqrt()
+        """What the network should say of y + sigma·n."""
+        return wanted(self.config.prediction, clean, noise, sigma)
 
     def forward(self, x: Tensor, sigma: Tensor, sketch: Tensor, shown: Shown) -> Tensor:
-        """D(x; sigma): x - sigma·n, or alpha²·x - sigma·alpha·v."""
-        said, sigma = self.predicted(x, sigma, sketch, shown), sigma[:, None, None, None]
-        if self.config.prediction == "noise":
-            return x - sigma * said
-        return x / (1 + sigma**2) - sigma * said / (1 + sigma**2).sqrt()
+        """D(x; sigma)."""
+        return denoised(self.config.prediction, x, sigma, self.predicted(x, sigma, sketch, shown))
 
 
 class SplitNetwork(nn.Module):

@@ -56,7 +56,7 @@ def run(params: Params, inputs: Paths, outputs: Paths, job: Job) -> None:
         artifacts.read_array(inputs["train_masks"]) if "train_masks" in inputs else None,
         [name for name in MASKS if name in method.inputs],
         artifacts.read_array(inputs["companions"]) if "companions" in inputs else None,
-        params.references.companions,
+        params.references.companions if "companions" in inputs else 0.0,
     )
     feature_network = features.among(inputs, device)
     trained = _players(method, model, plan, feature_network, seed)
