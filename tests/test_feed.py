@@ -6,11 +6,13 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ssimbad.methods.contract import Batch
 from ssimbad.training import feed as feeding
 from ssimbad.training.feed import BatchRng, Feed, Shard
 
@@ -55,17 +57,23 @@ def test_threads_on_both_sides_of_an_epochs_end_get_each_its_own_order():
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_a_share_of_the_references_shows_companions(size):
-    """The negative of a face warps to the negative of its warp, so each reference tells what it is of."""
-    plain, mixed = feed(size).batch(8, 12, Shard()), feed(size, share=0.5).batch(8, 12, Shard())
+    """Here a face's companion is its negative."""
+    faces = np.random.default_rng(1).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+
+    def given(shard: Shard | None = None, images: np.ndarray = faces, **others: Any) -> Batch:
+        return Feed(images, faces[..., 0], size, WARP, 5, CPU, True, **others).batch(8, 12, shard or Shard())
+
+    plain, negative = given(), given(images=255 - faces)
+    mixed = given(companions=255 - faces, share=0.5)
     own = torch.tensor([torch.equal(a, b) for a, b in zip(plain.reference, mixed.reference, strict=True)])
-    torch.testing.assert_close(mixed.reference[~own], -plain.reference[~own])
     assert 0 < own.sum() < 12
+    assert torch.equal(mixed.reference[~own], negative.reference[~own])
     assert torch.equal(plain.target, mixed.target) and torch.equal(plain.sketch, mixed.sketch)
     assert mixed.warp is None and plain.warp is not None
-    halves = [feed(size, share=0.5).batch(8, 12, Shard(i, 2)).reference for i in range(2)]
+    halves = [given(Shard(i, 2), companions=255 - faces, share=0.5).reference for i in range(2)]
     assert torch.equal(torch.cat(halves), mixed.reference)
-    for share, sign in ((0.0, 1), (1.0, -1)):
-        torch.testing.assert_close(feed(size, share=share).batch(8, 12, Shard()).reference, sign * plain.reference)
+    for share, shown in ((0.0, plain), (1.0, negative)):
+        assert torch.equal(given(companions=255 - faces, share=share).reference, shown.reference)
 
 
 def test_batches_come_from_images_seen_alone():

@@ -17,7 +17,7 @@ from ssimbad.params.base import MADE
 from ssimbad.params.view import View, lookup
 from ssimbad.pipeline.table import instances
 
-from .conftest import ROOT, preset_tree
+from .conftest import ROOT, miniature, preset_tree
 
 
 def parse(tree):
@@ -59,7 +59,7 @@ def test_companions_are_of_rendered_faces_and_no_method_that_traces_the_warp(tre
     folder = copy.deepcopy(tree)
     folder["data"] |= {"source": "folder", "path": "faces"}
     assert "references.companions: only rendered faces" in complaint(folder)
-    every = preset_tree("demo-all")
+    every = miniature("demo-all")
     for name in ("scft", "split-attention"):
         tree["methods"] = {name: every["methods"][name]}
         assert f"methods.{name} trains on references that show the image itself" in complaint(tree)
