@@ -181,6 +181,10 @@ def fits(config: Config, size: int, shared: Shared) -> None:
         raise ValueError(f"config.multipliers: data.size {size} is not divisible by {depth}; give fewer levels")
 
 
+def remarks(config: Config, options: Noise, features: bool) -> list[str]:
+    return ["DDPM of faces predicts the velocity; its source, the noise."] if config.prediction == "velocity" else []
+
+
 METHOD = Method(
     Config=Config,
     objectives={"noise": Noise},
@@ -194,4 +198,5 @@ METHOD = Method(
     ColourOptions=Options,
     default_colour=lambda config: Colour(sampler=Sampler(name="ancestral", steps=100), options=Options()),
     fits=fits,
+    remarks=remarks,
 )
