@@ -16,6 +16,7 @@ import numpy as np
 from tabulate import tabulate
 
 from ssimbad import artifacts
+from ssimbad.errors import in_one_line
 from ssimbad.faces import manifest
 from ssimbad.metrics.mmd import kernel_distance
 from ssimbad.metrics.pixel_mmd import thumbnails
@@ -66,4 +67,5 @@ def jackknife(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line("free_rows.py"):
+        main()

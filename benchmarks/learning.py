@@ -14,6 +14,7 @@ from samplers import TestFaces
 from tabulate import tabulate
 
 from ssimbad.colorize import load
+from ssimbad.errors import in_one_line
 from ssimbad.methods import registry
 from ssimbad.params import tree as params
 from ssimbad.pipeline import paths, rows
@@ -50,4 +51,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line("learning.py"):
+        main()

@@ -15,6 +15,7 @@ import numpy as np
 from tabulate import tabulate
 
 from ssimbad import artifacts
+from ssimbad.errors import in_one_line
 from ssimbad.faces import manifest
 from ssimbad.metrics import bootstrap
 from ssimbad.metrics.baselines import mean_color
@@ -65,4 +66,5 @@ def told(a: np.ndarray, b: np.ndarray, p: params.Params) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line("mean_colour.py"):
+        main()

@@ -21,6 +21,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from tabulate import tabulate
 
 from ssimbad.colorize.painter import Painter
+from ssimbad.errors import in_one_line
 
 _ACROSS = 6  # pixels from side to side
 
@@ -58,7 +59,7 @@ def measured(name: str, pictures: list[np.ndarray], faces: np.ndarray, sketches:
     return [name, np.mean(psnr), np.mean(apart), np.mean(beside)]
 
 
-if __name__ == "__main__":
+def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--weights", type=Path, required=True)
     arguments.add_argument("--data", type=Path, default=Path("data"))
@@ -89,3 +90,8 @@ if __name__ == "__main__":
     ]
     table = [measured(name, pictures, faces, sketches) for name, pictures in rows]
     print(tabulate(table, ["", "PSNR, dB", "across lines", "beside lines"], floatfmt=".2f"))
+
+
+if __name__ == "__main__":
+    with in_one_line("own_size.py"):
+        main()

@@ -12,6 +12,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from ssimbad.colorize import chunks, load
+from ssimbad.errors import in_one_line
 from ssimbad.faces import manifest
 from ssimbad.methods import registry
 from ssimbad.metrics.psnr import psnr
@@ -65,4 +66,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line("samplers.py"):
+        main()

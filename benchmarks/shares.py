@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
+from ssimbad.errors import in_one_line
 from ssimbad.methods import chain, edm, registry
 from ssimbad.methods.contract import Losses, Plan, Setup
 from ssimbad.params import tree as params
@@ -71,4 +72,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line("shares.py"):
+        main()

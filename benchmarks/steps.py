@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load, stage
+from ssimbad.errors import in_one_line
 from ssimbad.faces import manifest
 from ssimbad.metrics.baselines import mean_color
 from ssimbad.metrics.psnr import psnr
@@ -57,4 +58,5 @@ def along(p: params.Params, instance: table.Instance, ids: list[str], count: int
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line("steps.py"):
+        main()

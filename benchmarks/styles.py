@@ -16,6 +16,7 @@ import numpy as np
 from tabulate import tabulate
 
 from ssimbad.colorize import chunks, load, stage
+from ssimbad.errors import in_one_line
 from ssimbad.faces import manifest
 from ssimbad.metrics.psnr import psnr
 from ssimbad.metrics.test_set import at_size
@@ -54,7 +55,7 @@ def measured(p: params.Params, weights: Path, count: int, seed: int) -> dict[str
     return found
 
 
-if __name__ == "__main__":
+def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--weights", type=Path, nargs="+", required=True)
     arguments.add_argument("--faces", type=int, default=64)
@@ -66,3 +67,8 @@ if __name__ == "__main__":
     others = [np.mean([value for style, value in column.items() if style != "xdog"]) for column in columns]
     rows.append(["mean of the others, less xdog", *(m - c["xdog"] for m, c in zip(others, columns, strict=True))])
     print(tabulate(rows, ["style", *map(str, asked.weights)], tablefmt="github", floatfmt=".2f"))
+
+
+if __name__ == "__main__":
+    with in_one_line("styles.py"):
+        main()

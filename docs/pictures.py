@@ -28,7 +28,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions as shown
 from selenium.webdriver.support.ui import WebDriverWait
 
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, in_one_line
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline import table
 
@@ -225,9 +225,7 @@ def _last_line(text: str) -> str:
 
 if __name__ == "__main__":
     try:
-        make(Path(sys.argv[1]) if sys.argv[1:] else IMAGES)
-    except UserError as error:
-        print(f"make pictures: {error}", file=sys.stderr)
-        sys.exit(error.code)
+        with in_one_line("make pictures"):
+            make(Path(sys.argv[1]) if sys.argv[1:] else IMAGES)
     except WebDriverException as error:
         sys.exit(f"make pictures: Chromium: {' '.join((error.msg or type(error).__name__).split())}")

@@ -1,8 +1,15 @@
 """What is said of somebody else's exceptions."""
 
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from ssimbad.errors import first_line, there
+from ssimbad.errors import ParameterError, UserError, first_line, in_one_line, there
+
+from .conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -20,3 +27,45 @@ def test_what_is_sure_to_be_there_is_handed_on_whatever_it_is(thing):
 def test_what_is_not_there_after_all_is_a_mistake_in_the_program():
     with pytest.raises(ValueError, match="None"):
         there(None)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "code"),
+    [
+        (UserError("a.png: damaged; send it again", 3), "x: a.png: damaged; send it again", 3),
+        (ParameterError("size: 0"), "x: size: 0", 2),
+        (FileNotFoundError(2, "No such file or directory", "gone.csv"), "x: gone.csv: No such file or directory", 1),
+        (OSError("nobody knows"), "x: a file: nobody knows", 1),
+        (BrokenPipeError(), "", 1),
+    ],
+)
+def test_what_the_user_can_mend_ends_a_program_in_a_line(capsys, error, said, code):
+    with pytest.raises(SystemExit) as ended, in_one_line("x"):
+        raise error
+    assert (ended.value.code, capsys.readouterr().err.strip()) == (code, said)
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), in_one_line("x"):
+        raise ZeroDivisionError
+
+
+WANTING = {name: () for name in ("free_rows", "jobs", "learning", "mean_colour", "shares", "steps")}
+WANTING |= {
+    "samplers": ("gone.safetensors",),
+    **{name: ("--weights", "gone.safetensors") for name in ("own_size", "styles")},
+}
+"""Benchmarks that want a run, or weights, and what they are given."""
+
+
+def test_benchmarks_without_a_run_say_so_in_a_line(tmp_path):
+    def ended(name: str) -> tuple[int, str]:
+        command = [sys.executable, ROOT / f"benchmarks/{name}.py", *WANTING[name]]
+        env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stderr
+
+    with ThreadPoolExecutor(2) as pool:
+        for name, (code, said) in zip(WANTING, pool.map(ended, WANTING), strict=True):
+            assert code in (1, 2) and said.count("\n") == 1 and said.startswith(f"{name}.py: "), said
+    assert not list(tmp_path.iterdir())

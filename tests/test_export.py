@@ -145,6 +145,10 @@ def test_mistakes_are_told_in_a_line_and_leave_nothing(house, monkeypatch):
         with pytest.raises(ParameterError, match=said):
             publish.run(p, row, **{"out": house / "new"} | more)
     with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "half", lambda tensor: tensor.to(torch.float16) * float("inf"))
+        with pytest.raises(ParameterError, match=r"--half: network\.\S+ holds numbers that float16 does not know"):
+            publish.run(p, "ssimbad/pretrain", house / "new", half=True)
+    with monkeypatch.context() as patch:
         patch.setattr(graph, "written", lambda *given: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             publish.run(p, "ssimbad/pretrain", house / "new", onnx=True)

@@ -1,6 +1,7 @@
 """Regression: one call from sketch and reference to the image; and the presets that set it beside refinement."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from ssimbad.params.base import Colour, Network
 from ssimbad.planning import flops
 from ssimbad.reporting import compute
 
-from .conftest import ROOT, miniature
+from .conftest import ROOT, bring, lived_in, miniature, write_params
 from .small import batch, build, losses_of_training, rng, setup
 
 PAPER = {"base": 64, "multipliers": [1, 2, 4, 8], "blocks": 2, "heads": 4, "embedding": 64, "groups": 32}
@@ -123,3 +124,17 @@ def test_only_refined_methods_are_chains(names):
 
 def test_every_kind_offers_what_the_registry_asks():
     assert "regression" in registry.kinds()
+
+
+def test_references_that_show_companions_make_other_weights_and_concern_no_method_without_references(tmp_path):
+    stages = ("raw", "faces", "sketches", "references", "pretrain")
+    tree = miniature("demo-all")
+    tree["methods"] = {name: tree["methods"][name] for name in ("regression", "ddpm-faces")}
+    weights = {name: Path(f"models/{name}/pretrain/seed-0.safetensors") for name in tree["methods"]}
+    with lived_in(tmp_path / "house", tree, only=stages) as house:
+        plain = {name: path.read_bytes() for name, path in weights.items()}
+        tree["references"]["companions"] = 0.5
+        write_params(house, tree)
+        bring(params.load(), only=stages)
+        assert weights["regression"].read_bytes() != plain["regression"]
+        assert weights["ddpm-faces"].read_bytes() == plain["ddpm-faces"]

@@ -430,7 +430,7 @@ def test_equal_and_unequal_budgets_are_told(tmp_path):
     text = run(tmp_path / "a")["main_md"].read_text()
     assert "equal numbers of images: 512 in pretraining, 512 more in finetuning. Not of computations" in text
     told = run(tmp_path / "b", change=longer)["main_md"].read_text()
-    assert "different numbers of images in finetuning: ssimbad 1,024, control_50% 512." in told
+    assert "512 in pretraining, but for ssimbad 1,024 in finetuning, control_50% 512 in finetuning. Not of" in told
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,14 @@ def test_rows_with_a_training_of_another_name_did_not_see_equal_images():
     (said,) = main_table._budgets([*made, third])
     assert ": 16 in pretraining, but for c 8 in pretraining. " in said
     (said,) = main_table._budgets([made[0], third])
-    assert said == "Rows saw different numbers of images in pretraining: a 16, c 8."
+    assert said == "Rows saw different numbers of images: a 16 in pretraining, c 8 in pretraining."
+    assert main_table._budgets([{"method": "a", "stage": "codes", "images": 8}]) == [
+        "Rows saw different numbers of images: a 8 in codes."
+    ]
+    more = [{"method": m, "stage": "finetune", "images": n} for m, n in (("a", 4), ("b", 2))]
+    (said,) = main_table._budgets([*made, *more])
+    assert ": 16 in pretraining, but for a 4 in finetuning, b 2 in finetuning. " in said
+    assert main_table._budgets([]) == []
 
 
 def test_a_pipe_among_pictures_is_refused_and_umlauts_pair_however_they_are_spelt(tmp_path):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ssimbad.errors import ParameterError, UserError
+from ssimbad.errors import ParameterError, UserError, in_one_line
 from ssimbad.runtime import cores
 
 app = typer.Typer(
@@ -411,20 +411,13 @@ def main() -> None:
     # Before PyTorch is loaded: its C++ side would warn of what is meant so, such as parameters that may go unused.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        cores.claim()
-        app()
-    except UserError as error:
-        print(f"ssimbad: {error}", file=sys.stderr)
-        sys.exit(error.code)
+        with in_one_line("ssimbad"):
+            cores.claim()
+            app()
     except ModuleNotFoundError as error:
         from ssimbad import extras
 
         if not (remedy := extras.remedy(error.name)):
             raise
         print(f"ssimbad: {remedy}", file=sys.stderr)
-        sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(1)
-    except OSError as error:  # a full disk, a folder without permission, a file server that went away
-        print(f"ssimbad: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)

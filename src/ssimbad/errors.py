@@ -1,6 +1,9 @@
 """The one exception that means: the user can mend this. It ends as one line on stderr, never as a traceback."""
 
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -48,3 +51,18 @@ class ParameterError(UserError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code=2)
+
+
+@contextmanager
+def in_one_line(program: str) -> Iterator[None]:
+    """Within it what the user can mend ends the program, with a line on stderr that begins with its name."""
+    try:
+        yield
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(error.code)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder without permission, a file server that went away
+        print(f"{program}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

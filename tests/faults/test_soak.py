@@ -173,6 +173,7 @@ def test_a_long_life_loses_nothing_and_grows_no_more_than_it_must(life):
 
 def require_true_now(folder: Path) -> set[str]:
     """What counts as fresh, when it is what is there and neither engine has anything to do."""
-    assert "Nothing to be done" in command(folder, "snakemake", "-n", "all").stderr
+    planned = command(folder, "snakemake", "-n", "all")
+    assert "Nothing to be done" in planned.stdout + planned.stderr
     assert "up to date" in command(folder, "dvc", "status").stdout
     return require_true(folder, digests(folder))

@@ -32,7 +32,8 @@ def run(params: Params, row: str, out: Path, seed: int | None = None, onnx: bool
         what was written and where, in one line.
 
     Raises:
-        ParameterError: no such row or seed, a row that takes no sketch or cannot be had as ONNX, or `out` is there.
+        ParameterError: no such row or seed, a row that takes no sketch or cannot be had as ONNX or in float16, or `out`
+            is there.
         UserError: the weights are not fresh, so that the card would not tell how they were made.
     """
     w = _chosen(params, row, seed)
@@ -60,6 +61,8 @@ def run(params: Params, row: str, out: Path, seed: int | None = None, onnx: bool
         tensors = trained.model.state_dict()
         if half:
             tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+            if name := next((name for name, t in tensors.items() if not t.isfinite().all()), None):
+                raise ParameterError(f"--half: {name} holds numbers that float16 does not know; leave it out")
             config["stored"] = "float16"
         checkpoints.write_weights(folder / load.TENSORS, tensors)
         if onnx and exported:

@@ -161,27 +161,26 @@ _SEEN = {"pretrain": "in pretraining", "finetune": "more in finetuning"}
 def _budgets(made: list[Made]) -> list[str]:
     """Whether the rows are compared at equal images seen, and which are not."""
     images = {(m["method"], m["stage"]): m["images"] for m in made}  # equal for all seeds
-    usual: dict[str, int] = {}
-    for stage in _SEEN:
-        counts = Counter(count for (_, slot), count in images.items() if slot == stage)
-        if counts:
-            usual[stage], rows = counts.most_common(1)[0]
-            if 2 * rows <= counts.total():  # no number is that of most
-                told = ", ".join(f"{method} {count:,}" for (method, slot), count in images.items() if slot == stage)
-                return [f"Rows saw different numbers of images {_SEEN[stage].removeprefix('more ')}: {told}."]
-    if not usual:
-        return []
+    usual = {stage: count for stage in _SEEN if (count := _of_most([n for (_, s), n in images.items() if s == stage]))}
     others = [
         f"{method} {count:,} {_SEEN.get(slot, f'in {slot}').removeprefix('more ')}"
         for (method, slot), count in images.items()
         if count != usual.get(slot)
     ]
+    if not usual:
+        return [f"Rows saw different numbers of images: {', '.join(others)}."] if others else []
     equal = ", ".join(f"{count:,} {_SEEN[stage]}" for stage, count in usual.items())
     but = f", but for {', '.join(others)}" if others else ""
     return [
         f"Rows saw equal numbers of images: {equal}{but}. Not of computations: an image of a refinement costs as many"
         " network calls as its chain has."
     ]
+
+
+def _of_most(counts: list[int]) -> int | None:
+    """The number that more than half of them are; None where there is none."""
+    count, times = Counter(counts).most_common(1)[0] if counts else (None, 0)
+    return count if 2 * times > len(counts) else None
 
 
 def _gap(value: float | None, known: float | None) -> float | None:
