@@ -207,6 +207,14 @@ def test_wrong_words_are_refused(toy, words):
         CliRunner().invoke(app, ["verify", *words], catch_exceptions=False)
 
 
+def test_the_list_knows_every_parameter_of_the_demo(monkeypatch):
+    """One that came since would leave its stage uncompared: `ssimbad verify --known --write` after `make demo`."""
+    monkeypatch.chdir(ROOT)
+    demo = parameters.load(known.DEMO)
+    asked = {i.name: records.resolved(i, demo) for i in table.instances(demo) if i.name in known.STAGES}
+    assert {stage: answer["params"] for stage, answer in known.read().items()} == asked
+
+
 @pytest.fixture
 def answers(toy):
     """The toy's known answers; the presets' demo has the toy's parameters, as far as its stages look at them."""
