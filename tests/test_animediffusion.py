@@ -29,7 +29,7 @@ def oracle(model, image, given):
         asked.append((sigma[0].item(), timed))
         return (x - image) / sigma[:, None, None, None]
 
-    model.noise = noise
+    model.predicted = noise
     return asked
 
 
@@ -78,7 +78,7 @@ def test_training_noise_is_that_of_ddpm():
 
 def test_training_covers_all_timesteps():
     model, plan = build(), Plan("noise", animediffusion.Noise())
-    model.noise = lambda x, *_: torch.zeros_like(x)
+    model.predicted = lambda x, *_: torch.zeros_like(x)
     steps = [animediffusion.training_step(model, batch(), plan, rng(seed)).sigma for seed in range(250)]
     t = model.timestep(torch.cat(steps)).round()
     assert t.mean().item() == pytest.approx(499.5, abs=30)
@@ -118,7 +118,7 @@ def test_inversion_followed_by_ddim_returns_the_image():
 def test_inversion_of_a_linear_flow_is_undone_by_ddim():
     """Of the exact flow of Gaussian data, where eps is no constant: forth and back in many steps is the identity."""
     model, given = build(), batch()
-    model.noise = lambda x, sigma, *_: x * (sigma / (0.25 + sigma**2))[:, None, None, None]
+    model.predicted = lambda x, sigma, *_: x * (sigma / (0.25 + sigma**2))[:, None, None, None]
     grid = animediffusion.levels(model, 500)
     start = animediffusion.inverted(model, given, torch.zeros_like(given.target), grid)
     assert start.std() > 5 * given.target.std()

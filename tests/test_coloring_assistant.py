@@ -105,7 +105,7 @@ def test_the_pretraining_predicts_noise_at_all_timesteps_but_the_first():
         def normal(self, *shape):
             return torch.full((4, *shape), 0.3)
 
-    model.noise = lambda x, sigma, *_: (x - given.target) / sigma[:, None, None, None] - 0.2
+    model.predicted = lambda x, sigma, *_: (x - given.target) / sigma[:, None, None, None] - 0.2
     losses = player.step(given, Ends())
     assert model.timestep(losses.sigma).round().tolist() == [1, 999, 500, 250]
     assert losses.loss.item() == pytest.approx(0.04, rel=1e-3)
@@ -221,7 +221,7 @@ def test_inversion_followed_by_ddim_returns_the_reference():
     """With a network that knows the noise, whatever the sketch."""
     model, given = build(), batch()
     noise = torch.randn(given.target.shape, generator=torch.Generator().manual_seed(2))
-    model.noise = lambda x, sigma, *_: noise
+    model.predicted = lambda x, sigma, *_: noise
     grid = ca.levels(model, 25)
     start = ca.inverted(model, given, grid)
     assert start.std() > 100
@@ -235,7 +235,7 @@ def test_inversion_followed_by_ddim_returns_the_reference():
 def test_inversion_of_a_linear_flow_is_undone_by_ddim():
     """Of the exact flow of Gaussian data, where the noise is no constant: forth and back in many steps."""
     model, given = build(), batch()
-    model.noise = lambda x, sigma, *_: x * (sigma / (0.25 + sigma**2))[:, None, None, None]
+    model.predicted = lambda x, sigma, *_: x * (sigma / (0.25 + sigma**2))[:, None, None, None]
     image = ca.colorize(model, given, None, by(500, start="inversion"), None)
     assert torch.allclose(image, given.reference, atol=0.05)
     assert not torch.allclose(ca.inverted(model, given, ca.levels(model, 500)), given.reference, atol=1)

@@ -12,6 +12,7 @@ import torch
 
 from ssimbad import artifacts
 from ssimbad.colorize import reverse
+from ssimbad.networks.denoiser import NoisePredictor
 from ssimbad.noise import ddpm
 from ssimbad.planning import flops, report
 
@@ -101,15 +102,16 @@ def test_the_numbers_are_those_of_the_pictures(pictures, values):
     )
 
 
-def test_what_a_network_takes_for_noise_is_told_by_its_coefficient():
-    """Of one that calls a share of its input noise, which depends on the timestep alone."""
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_what_a_network_takes_for_noise_is_told_by_its_coefficient(prediction):
+    """Of one that says a share of its input, which depends on the timestep alone."""
     asked = []
 
     def network(x, t):
         asked.append(t[0].item())
         return (0.25 if t[0] < 500 else 0.9) * x
 
-    model = SimpleNamespace(network=network, sigmas=ddpm.sigma(1000, 1e-4, 2e-2), shape=(3, 8, 8))
+    model = NoisePredictor(network, ddpm.sigma(1000, 1e-4, 2e-2), shape=(3, 8, 8), prediction=prediction)
     view = SimpleNamespace(
         report=SimpleNamespace(reverse=SimpleNamespace(start=[0.1])),
         colorize=SimpleNamespace(seed=0),
@@ -120,9 +122,11 @@ def test_what_a_network_takes_for_noise_is_told_by_its_coefficient():
     lines = reverse.taken_for_noise(lab, ["a", "b", "c"], faces)
     found = {(x["t"], x["chain"]): x["value"] for x in lines}
     assert asked == [999, 0, 999, 99]
-    for t, scale in ((1, 0.01), (100, (1 - float(ddpm.alpha_bar(1000, 1e-4, 2e-2)[99])) ** 0.5)):
-        assert found[t, "whole"] == pytest.approx(0.9, abs=1e-4)
-        assert found[t, "matched"] == pytest.approx(0.25 * scale, abs=1e-4), "of the noise at its size within x_t"
+    for t, chain, asked_at, share in ((1, "whole", 999, 0.9), (1, "matched", 0, 0.25), (100, "matched", 99, 0.25)):
+        alpha_bar = float(ddpm.alpha_bar(1000, 1e-4, 2e-2)[asked_at])
+        sine, cosine = (1 - alpha_bar) ** 0.5, alpha_bar**0.5
+        eps = share if prediction == "noise" else cosine * share + sine  # v = cos·eps - sin·y, x_t = cos·y + sin·eps
+        assert found[t, chain] == pytest.approx(sine * eps, abs=1e-4), "of the noise at its size within x_t"
 
 
 def test_figures_and_table_are_drawn(house):

@@ -97,7 +97,7 @@ class NoisePredictor(nn.Module):
 
         `timed`: False leaves the timestep out, as the public code of AnimeDiffusion does in its inversion.
         """
-        return denoised(self.prediction, x, sigma, self._said(x, sigma, sketch, reference, timed))
+        return denoised(self.prediction, x, sigma, self.predicted(x, sigma, sketch, reference, timed))
 
     def noise(
         self,
@@ -108,12 +108,15 @@ class NoisePredictor(nn.Module):
         timed: bool = True,
     ) -> Tensor:
         """The predicted noise, (B, 3, H, W) float32."""
-        said = self._said(x, sigma, sketch, reference, timed)
+        said = self.predicted(x, sigma, sketch, reference, timed)
         if self.prediction == "noise":
             return said
         return (x - denoised(self.prediction, x, sigma, said)) / sigma[:, None, None, None]
 
-    def _said(self, x: Tensor, sigma: Tensor, sketch: Tensor | None, reference: Tensor | None, timed: bool) -> Tensor:
+    def predicted(
+        self, x: Tensor, sigma: Tensor, sketch: Tensor | None, reference: Tensor | None, timed: bool = True
+    ) -> Tensor:
+        """What the network says, noise or velocity; (B, 3, H, W) float32."""
         scaled = x / (1 + sigma**2).sqrt()[:, None, None, None]
         inputs = torch.cat([part for part in (scaled, sketch, reference) if part is not None], dim=1)
         return self.network(inputs, self.timestep(sigma) if timed else None).float()
