@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -166,6 +168,32 @@ def test_snakemake_rules_are_the_table(house, tree, change):
     for stage in ("face_shard", "sketch_shard"):
         scattered = sorted(command for command in found if f"stage {stage} " in command)
         assert scattered == [f"ssimbad stage {stage} shard={i}" for i in range(tree["data"].get("shards", 0))]
+
+
+def leaves(node, *path):
+    """(keys down to it, value) of each."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from leaves(value, *path, key)
+    else:
+        yield path, node
+
+
+def test_whatever_is_switched_on_is_in_the_rules_too(house, tree):
+    """Of all that is off or 0: each one by itself, where it makes other files."""
+    write_params(house, tree)
+    before = table_dag(load(tree))
+    switched = []
+    for path, value in leaves(load(tree).model_dump(mode="json", exclude={"methods"})):
+        if value is False or (isinstance(value, int | float) and value == 0):
+            changed = copy.deepcopy(tree)
+            reduce(lambda node, key: node.setdefault(key, {}), path[:-1], changed)[path[-1]] = type(value)(1)
+            with contextlib.suppress(ParameterError):  # one that cannot be switched on by itself
+                if table_dag(load(changed)) != before:
+                    switched.append(".".join(path))
+                    write_params(house, changed)
+                    assert snakemake_dag(house) == table_dag(load(changed)), path
+    assert {"weights.enabled", "references.companions"} <= set(switched)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

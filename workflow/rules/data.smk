@@ -181,6 +181,7 @@ rule references:
         "data/references/other.npy",
         "data/references/pairing.csv",
         ["data/references/cross_true.npy"] if EMBEDDED else [],
+        [paths.COMPANIONS] if rows.companions(P) else [],
         ["data/references/scene.npy"] if rows.scenes(P) else [],
         "records/references.json",
         touch(".state/references.ok"),
