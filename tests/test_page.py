@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import csv
 import io
@@ -12,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,29 @@ def test_a_reader_who_stops_holds_up_nobody_for_long(site, asked, monkeypatch):
         while part := opened.recv(1 << 20):
             rest += len(part)
     assert rest < 32 << 20
+
+
+def test_between_two_parts_of_an_answer_the_loop_learns_who_has_gone():
+    """Else all parts are written, one by one, against a connection that is no more, and the system complains."""
+
+    async def lines():
+        for _ in range(3):
+            yield b"part"
+
+    async def told() -> list[str]:
+        happened = []
+
+        async def receive():
+            await asyncio.Event().wait()
+
+        async def send(message):
+            happened.append("sent")
+            asyncio.get_running_loop().call_soon(happened.append, "heard")
+
+        await server.Streamed(lines(), ExitStack())({"type": "http"}, receive, send)
+        return happened
+
+    assert asyncio.run(told())[:6] == ["sent", "heard"] * 3
 
 
 def test_when_all_places_are_taken_that_is_said_at_once(site, asked, monkeypatch):

@@ -201,7 +201,7 @@ def app(studio: Studio, study: Study | None = None) -> Starlette:
             asked = await _read(request, _Asked, MOST_BYTES, place.enter_context(studio.seat()))
             pictures = _pictures(asked)
             studio.require(asked.weights)
-            return _Answer(_coloured(studio, asked, pictures), place.pop_all())
+            return Streamed(_coloured(studio, asked, pictures), place.pop_all())
 
     async def sets(request: Request) -> Response:
         return JSONResponse(_of(study).shown(request.query_params.get("rater", "")))
@@ -249,7 +249,7 @@ def app(studio: Studio, study: Study | None = None) -> Starlette:
     )
 
 
-class _Answer(StreamingResponse):
+class Streamed(StreamingResponse):
     """Lines as they are made; at its end, whatever that is, the place is given back."""
 
     def __init__(self, lines: AsyncGenerator[bytes], place: ExitStack) -> None:
@@ -260,6 +260,7 @@ class _Answer(StreamingResponse):
         async def patient(message: Message) -> None:
             async with asyncio.timeout(_PATIENCE):
                 await send(message)
+                await asyncio.sleep(0)  # the loop learns that he has gone before more is written to him
 
         with self._place:
             async with aclosing(self._lines):
