@@ -16,7 +16,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz soak lint format lock audit sbom dist site pictures plots report results ui page status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes weights seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz soak lint format lock audit sbom dist site pictures plots report results ui page status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -68,6 +68,15 @@ guidance: install ## guidance by the sketch and without classifiers, against non
 	$(call active,demo-guidance)
 	snakemake --cores $(CORES) all
 	cat reports/tables/differences.md
+
+weights: install ## the weights that come with the package, into src/ssimbad/starter
+	$(call active,starter)
+	snakemake --cores $(CORES) all
+	rm -rf work/starter
+	ssimbad export starter/pretrain --half --out work/starter
+	rm -rf src/ssimbad/starter
+	mv work/starter src/ssimbad/starter
+	cat src/ssimbad/starter/README.md
 
 seeds: install ## the demo's rows with three seeds
 	$(call active,demo-seeds)

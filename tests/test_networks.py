@@ -17,10 +17,17 @@ def test_paper_scale_has_the_published_number_of_parameters():
     assert sum(p.numel() for p in network.parameters()) == 52_301_251
 
 
-def test_every_parameter_takes_part():
-    network = UNet(7, 3, **SMALL)
+@pytest.mark.parametrize("attention", [[], [0], [0, 1]])
+def test_every_parameter_takes_part(attention):
+    network = UNet(7, 3, **SMALL | {"attention": attention})
     network(torch.randn(2, 7, 16, 16), torch.tensor([0.0, 1000.0])).square().sum().backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+
+
+def test_a_level_that_attends_costs_its_channels_twice():
+    """Normalisation and the convolution to queries, keys and values, on the way down and on the way up."""
+    count = [sum(p.numel() for p in UNet(7, 3, **SMALL | {"attention": a}).parameters()) for a in ([], [0], [1])]
+    assert [more - count[0] for more in count[1:]] == [2 * (2 * c + 3 * c * c + 3 * c) for c in (8, 16)]
 
 
 def test_the_noise_level_and_every_input_channel_reach_the_output():

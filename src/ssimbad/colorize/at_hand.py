@@ -1,13 +1,12 @@
-"""Trained weights that are here, the best first."""
+"""Trained weights that are here, the best first, and those that come with the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError
+from ssimbad.colorize import load
 
-NONE = "no weights in models/; train some (`snakemake --cores all all`) or name them (--weights FILE)"
 JUDGED = "cross-true"
 """The setting by whose PSNR weights are chosen: it wants the reference's colours in the sketch's shape."""
 
@@ -15,7 +14,7 @@ JUDGED = "cross-true"
 def found(models: Path = Path("models"), metrics: Path = Path("reports/metrics")) -> dict[Path, float | None]:
     """{NAME.safetensors with NAME.json beside it: PSNR in dB of the row of that name, None where none was measured}.
 
-    Those that were measured first, from the best; then those of refinements.
+    Those that were measured first, from the best; then those of refinements; last `load.STARTER`.
     """
     there = [path for path in models.glob("*/*/seed-*.safetensors") if path.with_suffix(".json").exists()]
     known = {path: _measured(metrics / path.relative_to(models).with_suffix("") / f"{JUDGED}.json") for path in there}
@@ -24,14 +23,11 @@ def found(models: Path = Path("models"), metrics: Path = Path("reports/metrics")
         value = known[path]
         return (float("inf") if value is None else -value, path.parent.name != "finetune", path.as_posix())
 
-    return {path: known[path] for path in sorted(there, key=order)}
+    return {path: known[path] for path in sorted(there, key=order)} | {load.STARTER: None}
 
 
 def best() -> Path:
-    """Raises UserError: there are none."""
-    for path in found():
-        return path
-    raise UserError(NONE)
+    return next(iter(found()))
 
 
 def _measured(summary: Path) -> float | None:

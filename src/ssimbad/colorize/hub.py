@@ -9,7 +9,8 @@ from ssimbad.errors import UserError, first_line
 
 
 def folder(name: str | Path, revision: str | None = None) -> Path:
-    """The folder of that name, else the hub's repository `OWNER/NAME`, fetched once into the hub's own cache.
+    """The folder of that name, or `load.STARTER`; else the hub's repository `OWNER/NAME`, fetched once into the hub's own
+    cache.
 
     Args:
         revision: branch, tag or commit of the repository.
@@ -17,7 +18,7 @@ def folder(name: str | Path, revision: str | None = None) -> Path:
     Raises:
         UserError: there is neither, or the hub cannot be reached.
     """
-    if Path(name).is_dir():
+    if Path(name).is_dir() or Path(name) == load.STARTER:
         return Path(name)
     from huggingface_hub import snapshot_download
 

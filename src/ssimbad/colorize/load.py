@@ -52,10 +52,15 @@ class Trained:
 
 TENSORS, CONFIG = "model.safetensors", "config.json"
 """The two in a folder that was exported."""
+STARTER = Path("starter")
+"""Names the weights that come with the package, unless there is a file or folder of that name."""
+SHIPPED = Path(__file__).parents[1] / STARTER
 
 
 def files(weights: Path) -> tuple[Path, Path]:
-    """The tensors and how they were made, of NAME.safetensors or of a folder."""
+    """The tensors and how they were made, of NAME.safetensors, of a folder, or of `STARTER`."""
+    if weights == STARTER and not weights.exists():
+        weights = SHIPPED
     return (weights / TENSORS, weights / CONFIG) if weights.is_dir() else (weights, weights.with_suffix(".json"))
 
 

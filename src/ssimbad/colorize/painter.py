@@ -93,7 +93,8 @@ class Painter:
         mask_network: str | Path | None = None,
         most_pixels: int = MAX_PIXELS,
     ) -> None:
-        """Load NAME.safetensors, described by NAME.json beside it, or a folder that `ssimbad export` wrote.
+        """Load NAME.safetensors, described by NAME.json beside it, a folder that `ssimbad export` wrote, or, where none of
+        the name is here, those that come with the package, "starter".
 
         Args:
             device: where it computes; default: a GPU if there is one.

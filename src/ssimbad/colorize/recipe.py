@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from ssimbad import artifacts
+from ssimbad.colorize import load
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.params.base import Strict
 
@@ -70,7 +71,7 @@ def written(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a .json at `path` holds of the arguments by which it was coloured."""
 
     def name(file: Path) -> str:
-        return Path(os.path.relpath(file, path.parent)).as_posix()
+        return str(file) if file == load.STARTER else Path(os.path.relpath(file, path.parent)).as_posix()
 
     told = {key: value for key, value in given.items() if key in Recipe.model_fields and value not in (None, [], {})}
     told |= {key: name(told[key]) for key in FILES if key in told}

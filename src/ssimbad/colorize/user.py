@@ -73,7 +73,8 @@ def command(given: Mapping[str, Any], repeated: Path | None = None, note: Path |
         raise ParameterError(f"--note {note}: {reason}")
     if "weights" not in how:
         how["weights"] = at_hand.best()
-        print(f"ssimbad: weights: {how['weights']}, the best here; --weights names others", file=sys.stderr)
+        why = "which come with ssimbad" if how["weights"] == load.STARTER else "the best here"
+        print(f"ssimbad: weights: {how['weights']}, {why}; --weights names others", file=sys.stderr)
     run(**how)
     if note:
         artifacts.write_json(note, recipe.written(note, how))

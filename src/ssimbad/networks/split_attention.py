@@ -234,7 +234,7 @@ class ReferencedUNet(Layers):
             for number, block in enumerate(stage, 1):
                 x = block(x, features)
                 if number == len(stage):
-                    x = x + drawn
+                    x = self.attended(x + drawn, "down", level)
                     if level >= self.first:
                         x, layer = self.crosses[layer](x, shown, layer), layer + 1
                 skips.append(x)
@@ -246,6 +246,7 @@ class ReferencedUNet(Layers):
         for level, stage in enumerate(self.up):
             for block in stage:
                 x = block(torch.cat([x, skips.pop()], dim=1), features)
+            x = self.attended(x, "up", lowest - level)
             if level < CROSSED:
                 x, layer = self.crosses[layer](x, shown, layer), layer + 1
             if level < lowest:

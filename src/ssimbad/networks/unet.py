@@ -6,6 +6,7 @@ At paper scale (base 64, multipliers 1/2/4/8, 2 blocks, 7 channels in, 3 out) it
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,7 @@ class Layers(nn.Module):
         heads: int,
         embedding: int,
         groups: int,
+        attention: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.embedding = embedding
@@ -110,6 +112,13 @@ class Layers(nn.Module):
                 width = channels
             self.up.append(stage)
         self.head = nn.Sequential(nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, channels_out, 1))
+        ways = [(way, level) for way in ("down", "up") for level in attention]
+        self.attentions = nn.ModuleDict({f"{w}{level}": Attention(widths[level], heads, groups) for w, level in ways})
+
+    def attended(self, x: Tensor, way: str, level: int) -> Tensor:
+        """What the blocks of a level, 0 being the image's own size, hand on, on the way `down` or `up`."""
+        name = f"{way}{level}"
+        return self.attentions[name](x) if name in self.attentions else x
 
 
 class UNet(Layers):
@@ -126,6 +135,7 @@ class UNet(Layers):
             for block in stage:
                 x = block(x, features)
                 skips.append(x)
+            x = skips[-1] = self.attended(x, "down", level)
             if level < len(self.down) - 1:
                 x = F.avg_pool2d(x, 2)
                 skips.append(x)
@@ -134,6 +144,7 @@ class UNet(Layers):
         for level, stage in enumerate(self.up):
             for block in stage:
                 x = block(torch.cat([x, skips.pop()], dim=1), features)
+            x = self.attended(x, "up", len(self.up) - 1 - level)
             if level < len(self.up) - 1:
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         return self.head(x)

@@ -111,9 +111,12 @@ class Network(Strict):
     base: Positive = Field(description="channels of the first level")
     multipliers: Annotated[list[Positive], Field(min_length=1)] = Field(description="channels per level / base")
     blocks: Positive = Field(description="residual blocks per level")
-    heads: Positive = Field(description="attention heads at the bottleneck")
+    heads: Positive = Field(description="of attention")
     embedding: Annotated[int, Field(ge=2)] = Field(description="channels of the sinusoid of c_noise")
     groups: Positive = Field(description="groups of GroupNorm")
+    attention: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[], description="levels that attend, besides the bottleneck behind the last; 0 is the image's own size"
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> Network:
@@ -123,6 +126,11 @@ class Network(Strict):
             raise ValueError("network.embedding must be even (sine and cosine)")
         if (self.base * self.multipliers[-1]) % self.heads:
             raise ValueError("network.heads must divide the channels of the bottleneck")
+        for level in self.attention:
+            if level >= len(self.multipliers) or self.attention.count(level) > 1:
+                raise ValueError(f"network.attention: {level}: expected each of 0 to {len(self.multipliers) - 1} once")
+            if (self.base * self.multipliers[level]) % self.heads:
+                raise ValueError(f"network.attention: network.heads must divide the channels of level {level}")
         return self
 
     def require_size(self, size: int) -> None:

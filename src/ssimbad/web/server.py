@@ -36,7 +36,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from ssimbad import strict_yaml
-from ssimbad.colorize import at_hand
+from ssimbad.colorize import at_hand, load
 from ssimbad.colorize.painter import Painter
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.web import examples
@@ -119,6 +119,8 @@ class Studio:
         known = {path.as_posix(): value for path, value in (measured or {}).items() if value is not None}
         self.notes = {name: _noted(value, value == max(known.values())) for name, value in known.items()}
         """By weights: what to know of them when choosing."""
+        if load.STARTER in weights:
+            self.notes[load.STARTER.as_posix()] = "comes with ssimbad"
         self.thread = ThreadPoolExecutor(1)
         self.turn = asyncio.Lock()
         """Whose it is may use the thread."""
@@ -442,14 +444,12 @@ def serve(weights: list[Path], study: Path | None, votes: Path, port: int) -> No
     """Until it is interrupted.
 
     Raises:
-        UserError: no weights, a study that cannot be used, or a port that is taken.
+        UserError: no such weights, a study that cannot be used, or a port that is taken.
     """
     measured = at_hand.found()
     given = weights or list(measured)
-    if not given:
-        raise UserError(at_hand.NONE)
     for path in given:
-        if not path.exists():
+        if not load.files(path)[0].exists():
             raise UserError(f"{path}: no such weights; name NAME.safetensors, with NAME.json beside it")
     rating = Study(study, votes) if study else None
     with socket.socket() as listening:
