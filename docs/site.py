@@ -76,7 +76,7 @@ def _target(link: re.Match, folder: Path, shown: dict[str, str]) -> str:
     return name
 
 
-def _example(stage: table.Stage) -> tuple[str, table.Instance] | None:
+def example(stage: table.Stage) -> tuple[str, table.Instance] | None:
     """The first preset in which the stage exists, and an instance of it."""
     for path in [ROOT / "presets/demo.yaml", *sorted(ROOT.glob("presets/*.yaml"))]:
         tree = Params.model_validate(_tree(path))
@@ -104,7 +104,7 @@ def _stage(stage: table.Stage) -> str:
     parts = [f"# {stage.name}", _docstring(ast.get_docstring(tree)), _docstring(ast.get_docstring(run))]
     again = "its number in `workflow/versions.yaml`" if stage.expensive else "the source files that it runs"
     parts.append(f"Code: `{stage.run}`. It runs again when its inputs, its parameters or {again} change.")
-    if found := _example(stage):
+    if found := example(stage):
         preset, one = found
         parts.append(f"An instance under `ssimbad preset {preset}`:\n\n    {one.command}")
         for title, files in (("Reads", one.files), ("Writes", [*one.outputs.values(), one.record])):
@@ -140,7 +140,7 @@ def _fields(model: type[BaseModel]) -> str:
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for name, field in model.model_fields.items():
         default = "—" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
-        rows.append(f"| `{name}` | {default.replace('|', '&#124;')} | {_plain(field.description or '')} |")
+        rows.append(f"| `{name}` | {default.replace('|', '&#124;')} | {plain(field.description or '')} |")
     return "\n".join(rows) if model.model_fields else "None."
 
 
@@ -179,18 +179,18 @@ def _docstring(text: str | None) -> str:
         if head := _SECTION.match(line):
             lines += ["", f"**{head[1]}**", ""]
         elif item := re.match(r"^    (\w[\w, ]*): (.*)", line):
-            lines.append(f"- `{item[1]}`: {_plain(item[2])}")
+            lines.append(f"- `{item[1]}`: {plain(item[2])}")
         else:
-            lines.append(_plain(re.sub(r"^    (?! )", "  ", line)))
+            lines.append(plain(re.sub(r"^    (?! )", "  ", line)))
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text in which nothing but code between backticks means anything to Markdown."""
     parts = re.split(r"(`[^`]*`)", text.replace("\n", " "))
-    plain = [re.sub(r"([*_\[\]|\\])", r"\\\1", part).replace("<", "&lt;") for part in parts[::2]]
+    told = [re.sub(r"([*_\[\]|\\])", r"\\\1", part).replace("<", "&lt;") for part in parts[::2]]
     coded = [part.replace("|", "&#124;") if "|" in part else part for part in parts[1::2]]
-    return "".join(a + b for a, b in zip(plain, [*coded, ""], strict=True))
+    return "".join(a + b for a, b in zip(told, [*coded, ""], strict=True))
 
 
 def write(folder: Path) -> list[str]:

@@ -133,10 +133,10 @@ def validated(every: int, train: Train = TRAIN) -> Train:
     return train.model_copy(update={"validation": Validation(every=every, colour=by("euler", 2))})
 
 
-def feed(size: int = 16, native: int = 32, n: int = 20, seed: int = 5) -> Feed:
+def feed(size: int = 16, native: int = 32, n: int = 20, seed: int = 5, device: torch.device = CPU) -> Feed:
     generator = np.random.default_rng(0)
     faces = generator.integers(0, 256, (n, native, native, 3), dtype=np.uint8)
-    return Feed(faces, faces[..., 0], size, WARP, seed, CPU, True)
+    return Feed(faces, faces[..., 0], size, WARP, seed, device, True)
 
 
 def step(model: nn.Module, batch: Batch, rng: BatchRng) -> Losses:

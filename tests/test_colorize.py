@@ -136,7 +136,7 @@ def test_the_stage_writes_the_same_archive_on_any_number_of_devices_and_cores(ho
 
 
 def test_a_colouring_that_was_stopped_goes_on_with_what_it_saved(house, weights, monkeypatch, capsys):
-    monkeypatch.setattr("ssimbad.colorize.stage._PART", 2)
+    monkeypatch.setattr("ssimbad.colorize.stage.PART", 2)
     output = house / "outputs/ssimbad/pretrain/seed-0/same.zip"
     tree = yaml.safe_load((house / "params.yaml").read_text())
     tree["colorize"]["chunk"] = 2

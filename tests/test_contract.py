@@ -40,9 +40,9 @@ CHANNELS = {"sketch": 1, "reference": 3, "face": 3}
 @pytest.fixture
 def bring(monkeypatch):
     """Methods that live in their test alone, by kind."""
-    own, loaded, brought = registry.places(), registry._loaded, {}
+    own, loaded, brought = registry.places(), registry.loaded, {}
     monkeypatch.setattr(registry, "places", lambda: own | {kind: kind for kind in brought})
-    monkeypatch.setattr(registry, "_loaded", lambda module: brought.get(module) or loaded(module))
+    monkeypatch.setattr(registry, "loaded", lambda module: brought.get(module) or loaded(module))
     for known in (registry.usable, registry.slots):  # so that no other test meets these methods, nor these others'
         monkeypatch.setattr(registry, known.__name__, known.__wrapped__)
     return lambda **methods: brought.update(methods)
@@ -227,7 +227,7 @@ def test_a_reference_without_a_sketch_is_shown_in_no_setting(monkeypatch):
     method = SimpleNamespace(METHOD=painter(("reference",), []))
     monkeypatch.setattr(registry.importlib, "import_module", lambda module: method)
     with pytest.raises(UserError, match=r"^elsewhere:METHOD: .*it takes reference and no sketch"):
-        registry._loaded.__wrapped__("elsewhere:METHOD")
+        registry.loaded.__wrapped__("elsewhere:METHOD")
 
 
 class Faces(nn.Module):

@@ -326,7 +326,7 @@ def test_devices_are_those_named(monkeypatch):
 
 def test_the_meeting_place_of_one_machine_is_reached_from_this_machine_alone():
     before = {c.laddr for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-    with distributed._launched("pretrain", "ssimbad stage pretrain", 1) as store:
+    with distributed.launched("pretrain", "ssimbad stage pretrain", 1) as store:
         opened = {c.laddr for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN} - before
         assert {address.ip for address in opened} == {"127.0.0.1"}
         store.set("a", "b")

@@ -47,7 +47,7 @@ def test_of_a_list_of_cores_the_first_counts(house, monkeypatch, given):
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     loaded = params.load()
-    job = runner._job(runner.find(loaded, "raw", {}), Path("work"))
+    job = runner.job_of(runner.find(loaded, "raw", {}), Path("work"))
     assert job.threads == 2
 
 

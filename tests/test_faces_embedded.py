@@ -119,7 +119,7 @@ def test_one_colour_of_a_palette_does_not_tell_another(faces):
 
 
 def test_more_faces_than_shapes_is_refused(monkeypatch):
-    monkeypatch.setattr("ssimbad.faces.embedded._choices", lambda style: {"hair": (["a", "b", "c"], 0.5)})
+    monkeypatch.setattr("ssimbad.faces.embedded.choices_of", lambda style: {"hair": (["a", "b", "c"], 0.5)})
     assert len(draw_faces(face_ids(2), STYLE, 0)) == 2
     with pytest.raises(UserError, match=r"data\.train.*only 4 shapes"):
         draw_faces(face_ids(3), STYLE, 0)

@@ -187,7 +187,7 @@ def test_after_kills_of_a_shard_and_of_the_gathering_only_what_was_killed_is_mad
     _killed(p, "face_shard-1", lambda: _shoot_at(examining, "examine", 5))
     bring(p, only=["face_shard"])
     assert "face_shard-0: up to date" in capsys.readouterr().out
-    _killed(p, "faces", lambda: _shoot_at(shards._Rows, "of", 9))
+    _killed(p, "faces", lambda: _shoot_at(shards.Gathered, "face", 9))
     bring(p, only=["face_shard", "faces"])
     assert capsys.readouterr().out.count("up to date") == 3
     found = records.survey(p)

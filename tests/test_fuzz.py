@@ -162,13 +162,13 @@ def _record(data: bytes, folder: Path) -> None:
 
 def _hashes(data: bytes, folder: Path) -> None:
     """The memory of digests: a damaged one is forgotten."""
-    memo, records._MEMO = records._MEMO, folder / "md5.json"
+    memo, records.MEMO = records.MEMO, folder / "md5.json"
     try:
-        records._MEMO.write_bytes(data)
+        records.MEMO.write_bytes(data)
         (folder / "file").write_bytes(b"x")
         assert records.Hashes().md5(str(folder / "file")) == "9dd4e461268c8034f5c8564e155c67a6"
     finally:
-        records._MEMO = memo
+        records.MEMO = memo
 
 
 def _weights(ending: str) -> Callable[[bytes, Path], None]:

@@ -444,7 +444,7 @@ def test_tables_and_plans_know_what_a_guided_call_costs(kept):
     assert flops.colouring(kept, "guided", doubled, "pretrain") == 2 * once
     assert 2 * once < flops.colouring(kept, "guided", how, "pretrain") < 3 * once
     lacking = []
-    planned = report.tasks(kept, report._counted(kept, lacking), report._reference(kept), lacking)
+    planned = report.tasks(kept, report.counted(kept, lacking), report.reference_of(kept), lacking)
     figure = next(task for task in planned if task.stage == "guided pretrain: nfe-figure")
     single = flops.colouring(kept, "guided", how.model_copy(update={"sampler": by("euler", 1).sampler}), "pretrain")
     assert figure.calls == 2 + 8 + 2 + 6 and figure.operations == 9 * single, "each of its steps is two calls"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -33,6 +34,8 @@ ALLOWED = {
 }
 # Outside library: the one room that knows it.
 OWNER = {"mlflow": "tracking", "dvc": "pipeline", "snakemake": "pipeline"}
+# Names of others that have no public one; but for os._exit, which is one, why stands beside each use.
+THEIRS = {"_exit", "_workflow", "_option_string_actions", "_schedule_reevalutation", "_is_amx_tile_supported"}
 
 
 def imported(tree: ast.AST, within_functions: bool) -> Iterator[str]:
@@ -112,3 +115,43 @@ def test_a_method_is_light_to_import_and_opens_no_files():
         if below(module, "ssimbad.methods"):
             heavy = ("torch", "ssimbad.artifacts", "ssimbad.faces")
             assert not {name for name in top[module] if any(below(name, one) for one in heavy)}, module
+
+
+def reached(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """(whose, name): imports, attributes, and what texts name: `setattr(whose, "name", …)`, a dotted place."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((str(node.module), alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute):
+            yield ast.unparse(node.value), node.attr
+        elif isinstance(node, ast.Call):
+            for whose, name in zip(node.args, node.args[1:], strict=False):
+                if isinstance(name, ast.Constant):
+                    yield ast.unparse(whose), str(name.value)
+        elif isinstance(node, ast.Constant):
+            yield from re.findall(r"\b(\w+)\.(\w+)", str(node.value))
+
+
+def private(tree: ast.AST) -> set[str]:
+    """Names with an underscore of whatever is not `self` or `cls`: whose they are only shows when the test runs."""
+    return {name for whose, name in reached(tree) if re.match("_[A-Za-z]", name) and whose not in ("self", "cls")}
+
+
+def test_tests_reach_for_no_private_name():
+    """What means something to a test is a part of the interface, and has a name that says so."""
+    found = {path: private(ast.parse(path.read_text("utf-8"))) - THEIRS for path in (ROOT / "tests").rglob("*.py")}
+    assert len(found) > 100
+    assert not {str(path): names for path, names in found.items() if names}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from ssimbad.faces.shards import {}Rows", "shards.{}Rows(paths)", "phi.{}forward(1.0)", "get('x').{}model",
+        "monkeypatch.setattr(server, '{}PATIENCE', 1)", "monkeypatch.setattr('ssimbad.colorize.stage.{}PART', 2)",
+        "getattr(runner, '{}keep')", "code = 'lock.{}machine = None'",
+    ],
+)  # fmt: skip
+def test_a_private_name_would_be_found(line):
+    assert len(private(ast.parse(line.format("_")))) == 1
+    assert not private(ast.parse(line.format("")))

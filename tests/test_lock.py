@@ -135,7 +135,8 @@ def test_a_process_number_means_nothing_in_another_container(tmp_path):
 def test_a_process_with_the_number_of_a_dead_holder_is_not_the_holder(tmp_path):
     work = tmp_path / "work/x"
     work.mkdir(parents=True)
-    me = lock._me()
+    with lock.held(work, "x"):
+        me = json.loads((work / "lock.json").read_text())
     (work / "lock.json").write_text(json.dumps(me))
     assert len(lock.living(work.parent)) == 1
     (work / "lock.json").write_text(json.dumps(me | {"started": me["started"] - 100}))
@@ -147,7 +148,7 @@ def test_one_who_stood_still_and_lost_the_lock_ends_at_once(tmp_path, monkeypatc
     """A holder elsewhere is believed by its heart; stopped for too long it is followed, and must not wake to write."""
     work = tmp_path / "work/x"
     code = HOLD + (
-        "lock.HEARTBEAT = 0.2\nlock._machine = lambda: 'elsewhere'\n"
+        "lock.HEARTBEAT = 0.2\nlock.machine = lambda: 'elsewhere'\n"
         f"with lock.held(Path({str(work)!r}), 'x'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -188,7 +189,7 @@ def test_a_heart_that_misses_a_beat_goes_on(tmp_path, monkeypatch):
 def test_clocks_of_two_machines_may_differ(tmp_path, monkeypatch):
     """A file server whose clock is minutes behind makes every beat look old; it beats all the same."""
     path = elsewhere(tmp_path, silent=lock.SKEW / 2)
-    pulse = lock._Pulse(path)
+    pulse = lock.Pulse(path)
     assert pulse.silent() < 1
     later = time.monotonic() + 100
     monkeypatch.setattr(lock.time, "monotonic", lambda: later)

@@ -193,22 +193,34 @@ def test_a_network_sees_the_whole_picture_and_answers_at_its_size(tmp_path):
         picture[height // 2 :, :, 0] = 255
         found = red(picture)
         assert found.shape == (height, width) and (abs(found.astype(int) - picture[..., 0]) > 100).mean() < 0.15
-    # Padded by black on both sides: of white in one half of the square the mean is one half.
-    assert masks._squared(np.zeros((8, 16, 3), np.uint8), 16)[1] == np.s_[4:12, 0:16]
-    mean = (_node("ReduceMean", ["sum"], ["mean"], keepdims=1), _node("Add", ["zeros", "mean"], ["answer"]))
+    # In the middle of the square: of what stands in its rows the middle ones come back.
+    rows = np.arange(16, dtype=np.float32)[:, None] * np.ones((1, 16), np.float32)
     zeros = _node("Sub", ["sum", "sum"], ["zeros"])
+    numbered = _node("Constant", [], ["rows"], value=onnx.numpy_helper.from_array(rows / 255))
+    of_rows = _network(
+        tmp_path / "rows.onnx", (1, 3, 16, 16), (1, 1, 16, 16),
+        nodes=(zeros, numbered, _node("Add", ["zeros", "rows"], ["answer"])),
+    )  # fmt: skip
+    found = masks.of_network(of_rows)(np.zeros((8, 16, 3), np.uint8))
+    assert np.array_equal(found, rows[4:12])
+    # Padded by black on both sides: of white in one half of the square the mean is one half.
+    mean = (_node("ReduceMean", ["sum"], ["mean"], keepdims=1), _node("Add", ["zeros", "mean"], ["answer"]))
     of_all = _network(tmp_path / "mean.onnx", (1, 3, 16, 16), (1, 1, 16, 16), nodes=(zeros, *mean))
     assert (masks.of_network(of_all)(np.full((8, 16, 3), 255, np.uint8)) == 128).all()
 
 
 def test_what_a_network_leaves_open_is_a_thousand_pixels(tmp_path):
-    size = (_node("Shape", ["sum"], ["shape"], start=3, end=4), _node("Cast", ["shape"], ["side"], to=1))
-    share = (_node("Sub", ["sum", "sum"], ["zeros"]), _node("Add", ["zeros", "side"], ["all"]))
-    scaled = _node("Reciprocal", ["all"], ["answer"])  # 1 / S, too small to be seen but for S = 1
-    path = _network(tmp_path / "a.onnx", ("n", 3, "h", "w"), ("n", 1, "h", "w"), nodes=(*size, *share, scaled))
-    session = masks._session(path)
-    assert masks._input(session, path) == ("picture", 1024)
-    assert not masks.of_network(path)(np.zeros((4, 4, 3), np.uint8)).any()
+    """A network that answers figure everywhere if it is shown so many, and else nowhere."""
+    for wanted, level in ((1024, 255), (1023, 0)):
+        side = onnx.numpy_helper.from_array(np.array([wanted, wanted], np.int64))
+        nodes = (
+            _node("Shape", ["sum"], ["sides"], start=2, end=4), _node("Constant", [], ["wanted"], value=side),
+            _node("Equal", ["sides", "wanted"], ["alike"]), _node("Cast", ["alike"], ["both"], to=1),
+            _node("ReduceMin", ["both"], ["share"], keepdims=0), _node("Sub", ["sum", "sum"], ["zeros"]),
+            _node("Add", ["zeros", "share"], ["answer"]),
+        )  # fmt: skip
+        path = _network(tmp_path / f"{wanted}.onnx", ("n", 3, "h", "w"), ("n", 1, "h", "w"), nodes=nodes)
+        assert (masks.of_network(path)(np.zeros((4, 4, 3), np.uint8)) == level).all()
 
 
 _OTHERS = {

@@ -148,7 +148,8 @@ def random_inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of the form of pytorch-fid's weights; it stands in for the form alone, never for a number."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        state = inception._inception_v3(num_classes=1008, aux_logits=False, weights=None).state_dict()
+        network = torchvision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+        state = network.state_dict()
         # Wide enough that something of the image is left behind the last layer.
         wide = {k: torch.randn(v.shape) * (2 / v[0].numel()) ** 0.5 for k, v in state.items() if v.ndim == 4}
     state |= wide

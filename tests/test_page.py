@@ -158,8 +158,8 @@ def sent(site, asked, cut=0) -> socket.socket:
 
 
 def test_an_upload_that_stops_frees_its_place(site, asked, monkeypatch):
-    monkeypatch.setattr(server, "_PATIENCE", 0.5)
-    monkeypatch.setattr(server, "_WAITING", 1)
+    monkeypatch.setattr(server, "PATIENCE", 0.5)
+    monkeypatch.setattr(server, "WAITING", 1)
     with sent(site, asked, cut=5) as opened:
         told = ""
         while not told.endswith("}") and (part := opened.recv(5000)):
@@ -170,8 +170,8 @@ def test_an_upload_that_stops_frees_its_place(site, asked, monkeypatch):
 
 def test_a_reader_who_stops_holds_up_nobody_for_long(site, asked, monkeypatch):
     """32 MiB, more than the system takes without a reader; what waits for him is then given up."""
-    monkeypatch.setattr(server, "_PATIENCE", 3.0)
-    monkeypatch.setattr(server, "_answer", lambda *_: {"image": "x" * (32 << 20)})
+    monkeypatch.setattr(server, "PATIENCE", 3.0)
+    monkeypatch.setattr(server, "answer", lambda *_: {"image": "x" * (32 << 20)})
     with sent(site, asked) as opened:
         opened.recv(100)
         status, told = site("/api/colour", asked)
@@ -206,14 +206,14 @@ def test_between_two_parts_of_an_answer_the_loop_learns_who_has_gone():
 
 
 def test_when_all_places_are_taken_that_is_said_at_once(site, asked, monkeypatch):
-    monkeypatch.setattr(server, "_WAITING", 1)
+    monkeypatch.setattr(server, "WAITING", 1)
     with sent(site, asked, cut=5):
         while (answer := site("/api/colour", asked))[0] == 200:  # until the other has come
             time.sleep(0.01)
         assert answer[0] == 503 and "too many are waiting" in json.loads(answer[1])["error"]
         assert site(f"/api/options?weights={asked['weights']}")[0] == site("/")[0] == 200
-    monkeypatch.setattr(server, "_WAITING", 16)
-    monkeypatch.setattr(server, "_HELD", 100)
+    monkeypatch.setattr(server, "WAITING", 16)
+    monkeypatch.setattr(server, "HELD", 100)
     assert site("/api/colour", asked)[0] == 503
 
 
@@ -302,7 +302,7 @@ def test_a_file_of_others_is_never_voted_into(study, tmp_path):
 
 def test_a_vote_that_another_page_keeps_waiting_is_told_so_and_keeps_nobody_else(site, tmp_path, monkeypatch):
     """As one does that was put to sleep while it wrote."""
-    monkeypatch.setattr(study_module, "_PATIENCE", 2.0)
+    monkeypatch.setattr(study_module, "PATIENCE", 2.0)
     vote = {"rater": "r", "set": "s0", "question": "colour", "place": "0"}
     vote["set"] = json.loads(site("/api/study?rater=r")[1])["sets"][0]["name"]
     (tmp_path / "reports").mkdir()
@@ -317,14 +317,14 @@ def test_a_vote_that_another_page_keeps_waiting_is_told_so_and_keeps_nobody_else
 
 def test_two_pages_vote_into_one_file_at_once(study, tmp_path, monkeypatch):
     """Studies of their own, as of several servers: each question is answered once, and what was taken is there."""
-    votes, ready, read = tmp_path / "reports/votes.csv", threading.Barrier(4), Study._read
+    votes, ready, read = tmp_path / "reports/votes.csv", threading.Barrier(4), Study.votes
 
     def slowly(self):
         found = read(self)
         time.sleep(0.005)  # in which another could vote
         return found
 
-    monkeypatch.setattr(Study, "_read", slowly)
+    monkeypatch.setattr(Study, "votes", slowly)
 
     def vote(number):
         rating, taken = Study(study, votes), 0

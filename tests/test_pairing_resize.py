@@ -38,7 +38,7 @@ def test_memory_mapped_chunks_give_the_same(tmp_path, monkeypatch):
     images = _random(7, 8, 8, 3)
     artifacts.write_array(tmp_path / "a.npy", images)
     whole = resize.area(images, 4)
-    monkeypatch.setattr(resize, "_CHUNK_BYTES", 400)
+    monkeypatch.setattr(resize, "CHUNK_BYTES", 400)
     np.testing.assert_array_equal(resize.area(artifacts.read_array(tmp_path / "a.npy"), 4), whole)
 
 

@@ -71,7 +71,7 @@ def _bytes(paths: dict[str, Path]) -> dict[str, bytes]:
 def test_sketches_are_the_xdog_of_the_faces_whatever_the_threads(view, inputs, tmp_path, monkeypatch):
     one, many = _outputs(tmp_path / "one", *COUNTS), _outputs(tmp_path / "many", *COUNTS)
     stage_sketches.run(view, inputs, one, _job(tmp_path))
-    monkeypatch.setattr(stage_sketches, "_CHUNK", 2)
+    monkeypatch.setattr(stage_sketches, "CHUNK", 2)
     stage_sketches.run(view, inputs, many, _job(tmp_path, threads=3))
     assert _bytes(one) == _bytes(many)
     constants = view.sketches
@@ -86,7 +86,7 @@ def test_sketches_are_the_xdog_of_the_faces_whatever_the_threads(view, inputs, t
 def test_sketches_of_several_styles_come_beside_and_change_nothing_else(view, inputs, tmp_path, monkeypatch):
     plain, more = _outputs(tmp_path / "plain", *COUNTS), _outputs(tmp_path / "more", *COUNTS, "styles")
     stage_sketches.run(view, inputs, plain, _job(tmp_path))
-    monkeypatch.setattr(stage_sketches, "_CHUNK", 2)
+    monkeypatch.setattr(stage_sketches, "CHUNK", 2)
     asked = SimpleNamespace(**dict(view.sketches) | {"styles": ["broken", "xdog", "vector"]})
     stage_sketches.run(SimpleNamespace(sketches=asked), inputs, more, _job(tmp_path))
     assert _bytes(plain) == {name: data for name, data in _bytes(more).items() if name != "styles"}
@@ -126,7 +126,7 @@ def test_references_are_the_seeded_warps_and_pairs(view, inputs, tmp_path, monke
     written = ("same", "cross", "other", "pairing", "true")
     one, many = _outputs(tmp_path / "one", *written), _outputs(tmp_path / "many", *written)
     stage_references.run(view, inputs, one, _job(tmp_path))
-    monkeypatch.setattr(stage_references, "_CHUNK", 4)
+    monkeypatch.setattr(stage_references, "CHUNK", 4)
     stage_references.run(view, inputs, many, _job(tmp_path, threads=3))
     assert _bytes(one) == _bytes(many)
 

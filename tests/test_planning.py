@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from pytorch_fid import inception
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -103,13 +102,13 @@ def test_work_grows_in_a_straight_line_with_the_steps_for_every_row_of_the_paper
 def counted(p: Params, name: str, stage: str, steps: int) -> tuple[int, int]:
     """(training, colouring) by a sampler of so many steps, as it runs and not along the line."""
     block = with_chain(p, name, stage, steps).methods[name]
-    method, train, model = registry.get(block.kind), block.trainings[stage], flops._model(p, name, stage)
+    method, train, model = registry.get(block.kind), block.trainings[stage], flops.model_of(p, name, stage)
     how = block.colour[stage].model_copy(
         update={"sampler": block.colour[stage].sampler.model_copy(update={"steps": steps})}
     )
-    given = flops._batch(p, method.inputs)
+    given = flops.batch_of(p, method.inputs)
     plan = Plan(train.objective, train.options)
-    return flops._trained(method, model, plan, given), flops._coloured(method, model, how, given)
+    return flops.count_training(method, model, plan, given), flops.count_colouring(method, model, how, given)
 
 
 def with_chain(p: Params, name: str, stage: str, steps: int) -> Params:
@@ -146,15 +145,15 @@ def test_a_row_in_one_pass_colours_by_one_call(tree):
     """The mean of several answers costs as many times one of them."""
     p = small(tree)
     one = to_colour(p, "scft")
-    model, method = flops._model(p, "scft", "pretrain"), registry.get("scft")
-    assert one == flops._coloured(method, model, Colour(), flops._batch(p, method.inputs)) > 0
+    model, method = flops.model_of(p, "scft", "pretrain"), registry.get("scft")
+    assert one == flops.count_colouring(method, model, Colour(), flops.batch_of(p, method.inputs)) > 0
     several = [by("euler", 3), by("euler", 3).model_copy(update={"samples": 4})]
     blocks = [p.methods["ssimbad"].model_copy(update={"colour": {"pretrain": how}}) for how in several]
     found = []
     for block in blocks:
         alone = p.model_copy(update={"methods": {"ssimbad": block.model_copy(update={"finetune": None})}})
         work = {("ssimbad", "pretrain"): row(alone, "ssimbad")}
-        tasks = report.tasks(alone, work, report._reference(alone), [])
+        tasks = report.tasks(alone, work, report.reference_of(alone), [])
         found.append(next(t for t in tasks if t.stage == "ssimbad pretrain: colorize"))
     assert (found[0].calls, found[1].calls) == (3, 12)
     assert found[1].operations == 4 * found[0].operations == 12 * call(p, "ssimbad")
@@ -167,8 +166,10 @@ def test_states_take_the_bytes_that_are_foreseen(tmp_path, tree):
     trained(tmp_path, stop_after=3)
     tensors, _ = checkpoints.read_tensors(next(tmp_path.glob("state-*")))
     written = sum(t.numel() * t.element_size() for name, t in tensors.items() if not name.endswith(".step"))
-    assert disk._state(p, ("ssimbad", "pretrain"), row(p, "ssimbad")) == written
-    assert sum(v.numel() for k, v in tensors.items() if k.startswith("ema/")) == row(p, "ssimbad").parameters
+    work = row(p, "ssimbad")
+    found = {line.what: line.bytes for line in disk.lines(p, {("ssimbad", "pretrain"): work})}
+    assert found["work: states"] == disk.STATES * written
+    assert sum(v.numel() for k, v in tensors.items() if k.startswith("ema/")) == work.parameters
 
 
 def test_arrays_take_the_bytes_that_are_foreseen(tree):
@@ -215,7 +216,7 @@ def test_no_png_is_larger_than_the_bound(tree):
     import numpy as np
 
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    bound = disk._PNG_ROW * 64 * (3 * 64 + 1)
+    bound = disk.PNG_ROW * 64 * (3 * 64 + 1)
     headers = 200
     assert len(artifacts.png_bytes(noise)) < bound + headers
 
@@ -223,17 +224,19 @@ def test_no_png_is_larger_than_the_bound(tree):
 def test_feature_networks_are_as_large_as_said():
     with torch.device("meta"):
         states = [
-            inception._inception_v3(num_classes=1008, aux_logits=False, weights=None).state_dict(),
+            torchvision.models.inception_v3(
+                weights=None, num_classes=1008, aux_logits=False, init_weights=False
+            ).state_dict(),
             torchvision.models.alexnet(weights=None).state_dict(),
             torchvision.models.vgg19(weights=None).state_dict(),
             torchvision.models.vgg16(weights=None).state_dict(),
         ]
     numbers = [sum(t.numel() for k, t in s.items() if not k.endswith("num_batches_tracked")) for s in states]
     clip = 605_143_316  # bytes of the file, of which some ten thousand are names
-    assert list(disk._PINNED.values()) == [*numbers, pytest.approx(clip / 4, rel=1e-4)]
+    assert list(disk.PINNED.values()) == [*numbers, pytest.approx(clip / 4, rel=1e-4)]
     names = ("inception", "alexnet", "vgg19", "vgg16", "clip")
-    assert tuple(disk._PINNED) == tuple(getattr(PAPER.weights, name).sha256 for name in names)
-    assert disk.downloads(PAPER)[0] == 4 * (sum(numbers[:3]) + disk._PINNED[PAPER.weights.clip.sha256])
+    assert tuple(disk.PINNED) == tuple(getattr(PAPER.weights, name).sha256 for name in names)
+    assert disk.downloads(PAPER)[0] == 4 * (sum(numbers[:3]) + disk.PINNED[PAPER.weights.clip.sha256])
 
 
 @pytest.mark.parametrize("told", [0.0, -1.0, math.nan, math.inf])
@@ -264,7 +267,7 @@ def test_hours_come_from_the_measurement_of_the_same_kind(tmp_path, tree):
     benchmark(p, tmp_path)
     speed = rates.find(p, "nvidia-test-1", None, tmp_path)
     assert speed == rates.find(p, "NVIDIA Test 1", None, tmp_path)
-    reference = report._reference(p)
+    reference = report.reference_of(p)
     rows = [("ssimbad", "pretrain"), ("ssimbad", "finetune"), ("scft", "pretrain")]
     work = {(name, stage): row(p, name, stage) for name, stage in rows}
     found = {t.stage: report.hours(t, speed, reference) for t in report.tasks(p, work, reference, [])}
@@ -320,7 +323,7 @@ def test_the_rate_is_that_of_the_precision(tmp_path, tree, asked, measured):
 
 def test_nothing_measured_is_unknown(tmp_path, tree, monkeypatch):
     p = small(tree)
-    monkeypatch.setattr(rates, "_present", lambda: None)
+    monkeypatch.setattr(rates, "present", lambda: None)
     assert rates.find(p, None, None, tmp_path) is rates.NONE
     benchmark(p, tmp_path, smoke=True)
     with pytest.raises(ParameterError, match="none yet"):
@@ -334,7 +337,7 @@ def test_nothing_measured_is_unknown(tmp_path, tree, monkeypatch):
 
 
 def test_a_method_that_cannot_be_counted_is_named(house, monkeypatch):
-    monkeypatch.setattr(rates, "_present", lambda: None)
+    monkeypatch.setattr(rates, "present", lambda: None)
 
     whole = flops.training
 
@@ -352,7 +355,7 @@ def test_a_method_that_cannot_be_counted_is_named(house, monkeypatch):
 
 
 def test_a_row_whose_colouring_cannot_be_counted_is_named_and_its_training_stands(house, monkeypatch):
-    monkeypatch.setattr(rates, "_present", lambda: None)
+    monkeypatch.setattr(rates, "present", lambda: None)
     whole = flops.colouring
 
     def some(p, name, colour, stage):
@@ -368,7 +371,7 @@ def test_a_row_whose_colouring_cannot_be_counted_is_named_and_its_training_stand
 
 
 def test_the_command_prints_three_tables_and_writes_nothing(house, monkeypatch):
-    monkeypatch.setattr(rates, "_present", lambda: None)
+    monkeypatch.setattr(rates, "present", lambda: None)
     before = sorted(house.rglob("*"))
     done = CliRunner().invoke(app, ["plan"])
     assert done.exit_code == 0, done.output

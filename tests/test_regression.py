@@ -80,7 +80,7 @@ def test_one_answer_has_no_mean_of_several():
 
 def work(p: params.Params) -> dict[tuple[str, str], float]:
     rows = [(m, s) for m, block in p.methods.items() for s in ("pretrain", "finetune") if s in block.colour]
-    return {row: compute._work(p, *row)["pflop"] for row in rows}
+    return {row: compute.effort(p, *row)["pflop"] for row in rows}
 
 
 @pytest.mark.parametrize("preset", ["demo", "demo-all"])
@@ -92,7 +92,7 @@ def test_the_regression_of_equal_work_has_the_work_of_the_refined_row(preset):
         ("regression", "pretrain"),
         ("regression-compute", "pretrain"),
     ]
-    found = {row: compute._work(p, *row)["pflop"] for row in rows}
+    found = {row: compute.effort(p, *row)["pflop"] for row in rows}
     together = [set(group) for group in compute.groups(found)]
     assert {("ssimbad", "finetune"), ("regression-compute", "pretrain")} in together
     assert {("ssimbad", "pretrain"), ("regression", "pretrain")} in together

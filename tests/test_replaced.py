@@ -164,13 +164,13 @@ def test_a_replaced_output_is_not_what_the_stage_made(toy, tree, stage, change):
 
 @pytest.mark.parametrize("change", [anew, in_place, gone])
 def test_what_replaces_an_output_while_it_is_kept_is_not_kept(toy, tree, monkeypatch, change):
-    keep = runner._keep
+    copy = artifacts.copy
 
-    def kept(*arguments):
-        change(toy / "weights.txt", "scars")
-        keep(*arguments)
+    def kept(source, target):
+        change(source, "scars")
+        copy(source, target)
 
-    monkeypatch.setattr(runner, "_keep", kept)
+    monkeypatch.setattr(artifacts, "copy", kept)
     with pytest.raises((UserError, FileNotFoundError), match=r"weights\.txt"):
         bring(tree)
     assert not list(Path("work").rglob("complete.json"))
@@ -181,7 +181,13 @@ def test_what_replaces_an_output_while_it_is_kept_is_not_kept(toy, tree, monkeyp
 def test_what_replaces_a_restored_output_is_not_recorded(toy, tree, monkeypatch, change):
     p = bring(tree)
     Path("records/dear.json").unlink()
-    monkeypatch.setattr(runner._Given, "require_unchanged", lambda given: change(toy / "weights.txt", "scars"))
+    opened = spool.opened
+
+    def told(*arguments):
+        change(toy / "weights.txt", "scars")
+        return opened(*arguments)
+
+    monkeypatch.setattr(spool, "opened", told)
     with pytest.raises(UserError, match="dear: an output changed while the stage ran"):
         runner.run(p, table.instances(p)[1])
     assert computed() == 1
@@ -244,7 +250,7 @@ def test_code_that_changes_while_a_cheap_stage_runs_is_not_what_made_it(toy, tre
 def test_code_that_was_edited_while_a_process_waited_is_not_run(toy, tree, monkeypatch):
     file = toy / "loaded.py"
     file.write_text("old = 1\n")
-    monkeypatch.setattr(code, "_AT_START", Seen([str(file)]))
+    monkeypatch.setattr(code, "AT_START", Seen([str(file)]))
     bring(tree)
     file.write_text("new = 2\n")
     bring(tree)  # nothing to compute

@@ -99,12 +99,12 @@ def test_figures_are_complete_and_reproducible(inputs, tmp_path):
 
 
 def test_rows_of_the_grids(inputs):
-    same = [label for label, _ in figures._grid_rows(PARAMS, inputs, "same", IDS)]
+    same = [label for label, _ in figures.grid_rows(PARAMS, inputs, "same", IDS)]
     assert same == [
         *["Sketch", "Reference", "SSIMBaD, pretrained", "SSIMBaD, finetuned"],
         *["Control without refinement", "Target"],
     ]
-    cross = dict(figures._grid_rows(PARAMS, inputs, "cross", IDS))
+    cross = dict(figures.grid_rows(PARAMS, inputs, "cross", IDS))
     assert list(cross)[-2:] == ["Sketch's own face (published target)", "True answer"]
     assert cross["True answer"].shape == (4, 32, 32, 3) and cross["Sketch"].shape == (4, 32, 32)
     np.testing.assert_array_equal(cross["SSIMBaD, finetuned"], faces(1, size=32)[:4])
@@ -112,12 +112,12 @@ def test_rows_of_the_grids(inputs):
 
 def test_own_data_has_no_row_with_a_true_answer(inputs):
     del inputs["true"]
-    assert [label for label, _ in figures._grid_rows(PARAMS, inputs, "cross", IDS)][-1].startswith("Sketch's own")
+    assert [label for label, _ in figures.grid_rows(PARAMS, inputs, "cross", IDS)][-1].startswith("Sketch's own")
 
 
 def test_columns_name_the_reference(inputs):
-    assert figures._column_names(inputs["pairing"], "cross", IDS)[:2] == ["0000 ← 0001", "0001 ← 0002"]
-    assert figures._column_names(inputs["pairing"], "same", IDS) == IDS
+    assert figures.column_names(inputs["pairing"], "cross", IDS)[:2] == ["0000 ← 0001", "0001 ← 0002"]
+    assert figures.column_names(inputs["pairing"], "same", IDS) == IDS
 
 
 def test_a_grid_shows_every_picture_with_its_own_pixels():
@@ -172,7 +172,7 @@ def test_the_sheet_of_the_data(inputs, tmp_path):
 def test_an_archive_named_otherwise_is_an_error(inputs):
     inputs["images"].append(inputs["images"][0].with_name("same").parent.parent / "same.zip")
     with pytest.raises(UserError, match="not of the form"):
-        figures._grid_rows(PARAMS, inputs, "same", IDS)
+        figures.grid_rows(PARAMS, inputs, "same", IDS)
 
 
 def test_curves_without_validation_have_no_panel_for_it(tmp_path):

@@ -34,7 +34,8 @@ def test_data_come_back_and_never_end_the_script():
 def test_no_two_rows_have_one_name(house):
     """A method's stages are told apart, also those of methods that nobody has thought of."""
     tree = miniature("demo-all")
-    names = [row["label"] for row in page._rows(Params.model_validate(tree), {})]
+    html = page.write(Params.model_validate(tree), [], {}, []).read_text(encoding="utf-8")
+    names = [row["label"] for row in embedded(html)["rows"]]
     assert len(names) == len(set(names)) > 20
     assert {"SSIMBaD, pretrained", "SSIMBaD, finetuned"} <= set(names)
 

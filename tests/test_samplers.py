@@ -302,7 +302,7 @@ def test_the_second_call_weighs_more_than_nothing_and_less_than_all(form):
 def test_closed_forms_of_the_weight_agree_with_their_integral():
     for name in ("rational", "rational-small", "log"):
         phi = PHIS[name]
-        general = transforms.Phi("other", "", phi.spec, None, phi._forward, phi._inverse)
+        general = transforms.Phi("other", "", phi.spec, None, phi.forward, phi.inverse)
         for sigma, following in (
             (80.0, 1.28),
             (1.28, 0.54),

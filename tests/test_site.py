@@ -32,7 +32,7 @@ def flat(nav) -> list[str]:
 
 def test_what_the_registries_have_has_a_page_that_tells_it(pages):
     for stage in table.STAGES:
-        told, example = pages[f"stages/{stage.name}.md"], site._example(stage)
+        told, example = pages[f"stages/{stage.name}.md"], site.example(stage)
         assert stage.run in told
         if example is None:  # of parameters that no preset has
             assert stage.name in ("fetch", "sweep", "face_shard", "sketch_shard")
@@ -72,4 +72,4 @@ def test_nothing_comes_from_elsewhere():
 
 
 def test_text_means_nothing_to_markdown():
-    assert site._plain("a*b_c [x] <name> | `d_e|f`") == r"a\*b\_c \[x\] &lt;name> \| `d_e&#124;f`"
+    assert site.plain("a*b_c [x] <name> | `d_e|f`") == r"a\*b\_c \[x\] &lt;name> \| `d_e&#124;f`"

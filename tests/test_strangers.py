@@ -37,13 +37,13 @@ def stranger(monkeypatch):
             monkeypatch.setattr(registry.importlib, "import_module", lambda name: exec(code, {}))
         own = registry.places()
         monkeypatch.setattr(registry, "places", lambda: own | {"stranger": "stranger_method:METHOD"})
-        registry._loaded.cache_clear()
+        registry.loaded.cache_clear()
         registry.slots.cache_clear()
         registry.usable.cache_clear()
 
     yield install
     monkeypatch.undo()
-    registry._loaded.cache_clear()
+    registry.loaded.cache_clear()
     registry.slots.cache_clear()
     registry.usable.cache_clear()
 
@@ -184,26 +184,26 @@ def test_a_misspelt_key_of_a_training_gets_a_hint_from_the_training(stranger):
 
 def test_rows_with_a_training_of_another_name_did_not_see_equal_images():
     made = [{"method": m, "stage": s, "images": n} for m, s, n in (("a", "pretrain", 16), ("b", "pretrain", 16))]
-    assert main_table._budgets(made)[0].startswith("Rows saw equal numbers of images: 16 in pretraining")
-    (said,) = main_table._budgets([*made, {"method": "b", "stage": "codes", "images": 8}])
+    assert main_table.budgets(made)[0].startswith("Rows saw equal numbers of images: 16 in pretraining")
+    (said,) = main_table.budgets([*made, {"method": "b", "stage": "codes", "images": 8}])
     assert said.startswith("Rows saw equal numbers of images: 16 in pretraining, but for b 8 in codes. Not of")
     third = {"method": "c", "stage": "pretrain", "images": 8}
-    (said,) = main_table._budgets([*made, third])
+    (said,) = main_table.budgets([*made, third])
     assert ": 16 in pretraining, but for c 8 in pretraining. " in said
-    (said,) = main_table._budgets([made[0], third])
+    (said,) = main_table.budgets([made[0], third])
     assert said == "Rows saw different numbers of images: a 16 in pretraining, c 8 in pretraining."
-    assert main_table._budgets([{"method": "a", "stage": "codes", "images": 8}]) == [
+    assert main_table.budgets([{"method": "a", "stage": "codes", "images": 8}]) == [
         "Rows saw different numbers of images: a 8 in codes."
     ]
     more = [{"method": m, "stage": "finetune", "images": n} for m, n in (("a", 4), ("b", 2))]
-    (said,) = main_table._budgets([*made, *more])
+    (said,) = main_table.budgets([*made, *more])
     assert ": 16 in pretraining, but for a 4 in finetuning, b 2 in finetuning. " in said
-    assert main_table._budgets([]) == []
+    assert main_table.budgets([]) == []
 
 
 def test_a_pipe_among_pictures_is_refused_and_umlauts_pair_however_they_are_spelt(tmp_path):
     (tmp_path / "e\u0301.png").write_bytes(b"")
-    assert list(folders._pictures(tmp_path)) == ["\u00e9"]
+    assert list(folders.pictures(tmp_path)) == ["\u00e9"]
     os.mkfifo(tmp_path / "1.png")
     with pytest.raises(UserError, match=r"1\.png: not a file; take it away"):
-        folders._pictures(tmp_path)
+        folders.pictures(tmp_path)

@@ -150,6 +150,7 @@ def test_every_program_and_path_is_there(text):
 def snakemake_options() -> set[str]:
     from snakemake.cli import get_argument_parser
 
+    # argparse tells them nowhere else but in texts for people.
     return set(get_argument_parser()._option_string_actions)
 
 

@@ -117,7 +117,7 @@ def test_a_killed_job_does_not_stay_running(logbook):
 
 
 def test_an_import_waits_for_another_and_says_so_and_how_far_it_is(logbook, capsys, monkeypatch):
-    monkeypatch.setattr(store, "_TOLD", 2)
+    monkeypatch.setattr(store, "TOLD", 2)
     for name in "abc":
         write(name)
     with ThreadPoolExecutor(1) as pool:

@@ -122,15 +122,14 @@ def scratch(logbook):
 
 
 def test_pictures_of_the_averaged_weights_go_to_the_logbook(scratch, logbook):
-    log = spool.Spool(spool.ROOT / "p-0123456789ab.jsonl")
-    _, asked = drawn(scratch.relative_to(logbook), Grid(images=2, every=24), log)
+    with spool.opened("p-0123456789ab", "p", {}, {}, {}) as log:
+        _, asked = drawn(scratch.relative_to(logbook), Grid(images=2, every=24), log)
     assert [seen for seen, _ in asked] == [24, 48]
     files = sorted((scratch / "pictures").iterdir())
     assert [f.name for f in files] == ["validation-000000000024.png", "validation-000000000048.png"]
     assert np.asarray(Image.open(io.BytesIO(files[1].read_bytes()))).tolist() == np.full((4, 6, 3), 2).tolist()
-    said = [e for e in map(spool.json.loads, log.path.read_text().splitlines()) if e["event"] == "artifact"]
+    said = [e for e in spool.read(log.path) if e["event"] == "artifact"]  # as the import reads them
     assert [(e["path"], e["folder"]) for e in said] == [(str(f.relative_to(logbook)), "pictures") for f in files]
-    assert all(spool._result(e["path"]) == e["path"] for e in said), "the import takes them"
 
 
 def test_pictures_change_no_bit_of_a_training(tmp_path):
@@ -184,8 +183,10 @@ def test_a_stage_keeps_weights_and_draws_its_validation_faces_and_its_result_doe
     ],
 )
 def test_the_logbook_takes_nothing_else_from_work(logbook, path):
-    with pytest.raises(ValueError, match="no result of this repository"):
-        spool._result(path)
+    with spool.opened("p-0123456789ab", "p", {}, {}, {}) as log:
+        log.artifact(path, "pictures")
+    with pytest.raises(spool.DamagedError, match=r"artifact: path: .* is no result of this repository"):
+        spool.read(log.path)
 
 
 def test_more_pictures_than_validation_faces_are_refused(tree):

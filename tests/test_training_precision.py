@@ -14,6 +14,7 @@ AUTO = COMMON.model_copy(update={"precision": "auto"})
 
 
 def _processor(monkeypatch, amx: bool) -> None:
+    # torch has no public name for what runtime/devices.py asks it.
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
 
 

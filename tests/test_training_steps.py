@@ -180,8 +180,7 @@ def test_a_training_in_small_parts_ends_where_one_in_whole_batches_does(tmp_path
 def test_accumulation_on_a_gpu_takes_less_memory_and_gives_the_same_gradient():
     device, found = torch.device("cuda"), {}
     model = build().to(device)
-    data = feed(n=64)
-    data._device = device
+    data = feed(n=64, device=device)
     for micro in (1, 8):
 
         def work(shard):

@@ -63,7 +63,7 @@ def _compute(params: Params, instance: Instance, inputs: dict, folder: Path) -> 
     with tempfile.TemporaryDirectory(dir=folder.parent) as empty:
         os.chdir(empty)
         found = {name: Path(empty, "found", name) for name in instance.outputs}
-        runner._stage(params, replace(instance, inputs=inputs, outputs=found), runner._job(instance, Path("scratch")))
+        runner.call(params, replace(instance, inputs=inputs, outputs=found), runner.job_of(instance, Path("scratch")))
         os.replace("found", folder)
         os.chdir(home)
 

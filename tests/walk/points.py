@@ -33,7 +33,7 @@ def install() -> None:
     def command(*arguments: object) -> str:
         return "sync" if sys.argv[1:2] == ["sync"] else Path(sys.argv[0]).name
 
-    _set(runner, "_stage", stage, before="start", after="end")
+    _set(runner, "call", stage, before="start", after="end")
     _set(records, "write", stage, before="record")
     _set(records, "survey", command, after="surveyed")
     _set(Stage, "save", command, before="save")

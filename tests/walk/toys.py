@@ -159,5 +159,5 @@ def install() -> None:
 def prepare() -> None:
     """The package is this checkout's as far as the toys' sources go."""
     here = Path.cwd() / "src/ssimbad"
-    code.PACKAGE, code._AT_START = here, files.Seen(map(str, here.rglob("*.py")))
+    code.PACKAGE, code.AT_START = here, files.Seen(map(str, here.rglob("*.py")))
     ssimbad.__path__.append(str(here))

@@ -23,7 +23,7 @@ _STORED = {
     "mask": "masks", "reference_mask": "reference_masks",
 }  # fmt: skip
 """Which input of a stage holds what a method is given."""
-_PART = 1024
+PART = 1024
 """Images after which a part is saved, from which a stage that was stopped goes on."""
 
 
@@ -55,7 +55,7 @@ def run(params: Params, inputs: Paths, outputs: Paths, job: Job) -> None:
         for names, images in pieces:
             yield from ((f"{name}.png", artifacts.png_bytes(image)) for name, image in zip(names, images, strict=True))
 
-    started, parts = time.perf_counter(), _Parts(job, ids, chunk * -(-_PART // chunk))
+    started, parts = time.perf_counter(), _Parts(job, ids, chunk * -(-PART // chunk))
     artifacts.write_zip(outputs["images"], parts.members(paint))
     seconds = time.perf_counter() - started
     job.note_cost(

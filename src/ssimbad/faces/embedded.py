@@ -63,7 +63,7 @@ def draw_faces(ids: list[str], style: str, seed: int, background: str = "flat") 
     Raises:
         UserError: more faces are asked than half of the shapes there are.
     """
-    choices = _choices(style)
+    choices = choices_of(style)
     there_are = math.prod(len(variants) + (chance < 1) for variants, chance in choices.values())
     if len(ids) > there_are // 2:
         raise UserError(
@@ -154,8 +154,8 @@ def _palettes(seed: int, id_: str) -> Iterator[Palette]:
 
 
 @cache
-def _choices(style: str) -> dict[str, tuple[list[str], float]]:
-    """Per part: its variants, and the chance (as the artist set it) that it is there at all."""
+def choices_of(style: str) -> dict[str, tuple[list[str], float]]:
+    """Of a style, per part: its variants, and the chance (as the artist set it) that it is there at all."""
     components = _definition(style)["components"]
     return {
         part: (

@@ -67,11 +67,16 @@ def get(kind: str) -> Method:
     """
     if kind not in places():
         raise ValueError(f"unknown kind {kind!r}; known: {', '.join(kinds())}")
-    return _loaded(places()[kind])
+    return loaded(places()[kind])
 
 
 @cache
-def _loaded(place: str) -> Method:
+def loaded(place: str) -> Method:
+    """The method of a place, as `places` names it: its file is read once.
+
+    Raises:
+        UserError: it cannot be read, or what it holds is no method that can be used.
+    """
     module, _, name = place.partition(":")
     try:
         method = getattr(importlib.import_module(module), name)

@@ -46,7 +46,7 @@ def run(
     """
     if size is not None and not 1 <= size <= 4096:
         raise ParameterError(f"--size {size}: expected 1 to 4096 pixels")
-    files = _pictures(generated)
+    files = pictures(generated)
     images = _read(files.values(), size)
     targets, shown = (
         _read(_partners(folder, files, generated), size, images.shape[1:3]) if folder else None
@@ -67,8 +67,12 @@ def run(
     return _table(entries)
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    """{name without its ending: file}, sorted."""
+def pictures(folder: Path) -> dict[str, Path]:
+    """{name without its ending: file} of a folder's pictures, sorted; umlauts in one piece, however they are spelt.
+
+    Raises:
+        UserError: it is no folder, there is no picture in it, two have one name, or one is no file.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no folder; name one with pictures in it")
     found: dict[str, Path] = {}
@@ -86,7 +90,7 @@ def _pictures(folder: Path) -> dict[str, Path]:
 
 def _partners(folder: Path, wanted: dict[str, Path], of: Path) -> list[Path]:
     """The pictures of a folder in the order of the names wanted: the same names, no fewer and no more."""
-    found = _pictures(folder)
+    found = pictures(folder)
     for here, missing, there in ((of, wanted.keys() - found.keys(), folder), (folder, found.keys() - wanted, of)):
         if missing:
             first = (wanted if here == of else found)[min(missing)]

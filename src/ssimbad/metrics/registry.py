@@ -11,15 +11,16 @@ import pkgutil
 from ssimbad import metrics as room
 from ssimbad.metrics.contract import ABSENT, Metric
 
-_NOT_METRICS = {
+NOT_METRICS = {
     *("contract", "registry", "measure", "bootstrap", "mmd", "spread"),
     *("evaluate", "baselines", "test_set", "folders", "face_features"),
 }
+"""Modules of this package that hold no metric."""
 
 
 def names() -> list[str]:
     """Names of all metric modules."""
-    return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if m.name not in _NOT_METRICS)
+    return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if m.name not in NOT_METRICS)
 
 
 def metrics() -> list[Metric]:

@@ -9,7 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-_CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = 32 << 20
+"""Of images that are resized at a time: so much is read of an array that stays on disk."""
 
 
 def area(images: np.ndarray, size: int) -> np.ndarray:
@@ -33,7 +34,7 @@ def area(images: np.ndarray, size: int) -> np.ndarray:
     if side == size:
         return np.array(images)
     out = np.empty((len(images), size, size, *images.shape[3:]), np.uint8)
-    step = max(1, _CHUNK_BYTES // max(1, images[:1].nbytes))
+    step = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
     for start in range(0, len(images), step):
         out[start : start + step] = _block_means(np.asarray(images[start : start + step]), side // size)
     return out

@@ -16,7 +16,7 @@ from ssimbad.params.tree import Params
 from ssimbad.runtime import pool
 from ssimbad.runtime.job import Job
 
-_CHUNK = 64  # faces warped between two updates of the progress bar
+CHUNK = 64  # faces warped between two updates of the progress bar
 
 
 def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: Job) -> None:
@@ -63,11 +63,11 @@ def _warped(faces: np.ndarray, warps: tps.Warp, job: Job) -> np.ndarray:
     same = np.empty(faces.shape, np.uint8)
 
     def warped(_: int, start: int) -> tuple[int, np.ndarray]:
-        part = slice(start, start + _CHUNK)
+        part = slice(start, start + CHUNK)
         return start, resize.to_bytes(tps.warp(resize.to_unit(faces[part]).double(), warps[part]))
 
     with job.progress(len(faces), "references") as bar:
-        for start, images in pool.ordered_map(warped, range(0, len(faces), _CHUNK), range(max(1, job.threads))):
+        for start, images in pool.ordered_map(warped, range(0, len(faces), CHUNK), range(max(1, job.threads))):
             same[start : start + len(images)] = images
             bar.update(len(images))
     return same

@@ -17,7 +17,7 @@ from ssimbad.params.tree import Params
 from ssimbad.runtime.job import Job
 
 SPLITS = ("train", "val", "test")
-_CHUNK = 64  # faces drawn between two updates of the progress bar
+CHUNK = 64  # faces drawn between two updates of the progress bar
 
 
 def run(params: Params, inputs: Mapping[str, Any], outputs: dict[str, Path], job: Job) -> None:
@@ -87,8 +87,8 @@ def _drawn(one: _Wanted, rows: list[int], sketches: Sketches, job: Job) -> Itera
         return
     sigmas = xdog.draw_sigma([one.ids[i] for i in rows], sketches.seed, sketches)
     with job.progress(len(rows), f"{one.split} sketches") as bar:
-        for start in range(0, len(rows), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, len(rows), CHUNK):
+            part = slice(start, start + CHUNK)
             yield from xdog.sketch(one.faces[rows[part]], sigmas[part], sketches, job.threads)
             bar.update(len(sigmas[part]))
 
@@ -97,8 +97,8 @@ def _draw_styles(sheet: np.ndarray, ids: list[str], sketches: Sketches, path: Pa
     names = sketches.styles
     with artifacts.replacing(path) as temporary, job.progress(len(ids), "train styles") as bar:
         every = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(ids), len(names), *sheet.shape[1:]))
-        for start in range(0, len(ids), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, len(ids), CHUNK):
+            part = slice(start, start + CHUNK)
             for i, name in enumerate(names):
                 every[part, i] = styles.drawn(sheet[part], ids[part], name, sketches.seed)
             bar.update(len(ids[part]))

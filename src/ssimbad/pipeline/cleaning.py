@@ -74,7 +74,7 @@ def _results(params: Params, table: list[Instance]) -> Found:
         ours |= {records.STATE / f"{name}.ok", written.NOTES / f"{name}.json", *_log(name)}
     ours |= {RECORDS / f"{name}.json" for name in made}
     ours |= slurm_logs()
-    ours |= {records.STATE / "md5.json", *noted}
+    ours |= {records.MEMO, *noted}
     return ours | _unfinished(ours | set(map(Path, possible))), remarks
 
 

@@ -24,7 +24,8 @@ LINK = Path("src", PACKAGE.name)
 AROUND = PACKAGE / "study" if (PACKAGE / "study").is_dir() else PACKAGE.parents[1]
 """Where the workflow lies that belongs to this code: in an installed package, or in its checkout."""
 VERSIONS = Path("workflow/versions.yaml")
-_AT_START = Seen(map(str, sorted(PACKAGE.rglob("*.py"))))
+AT_START = Seen(map(str, sorted(PACKAGE.rglob("*.py"))))
+"""The package's files as they were when this process began to load them."""
 
 
 def require_own() -> None:
@@ -58,7 +59,7 @@ def require_unedited() -> None:
     Raises:
         UserError: a file of the package was touched after the process had begun to load it.
     """
-    if file := _AT_START.touched():
+    if file := AT_START.touched():
         raise UserError(f"{file}: changed after this command had started; run it again")
 
 

@@ -25,7 +25,6 @@ from ssimbad.pipeline.table import Instance, instances
 from ssimbad.tracking import spool
 
 _DAY = 86400
-_MEMO = records.STATE / "md5.json"
 
 
 def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dry: bool = False) -> None:
@@ -140,13 +139,13 @@ def _older(files: Iterable[Path], than: float) -> set[Path]:
 def _forget() -> None:
     """Drop from the memory of digests what is said of files that are gone."""
     try:
-        known = artifacts.parsed_json(_MEMO)
+        known = artifacts.parsed_json(records.MEMO)
     except (OSError, ValueError):
         return
     if isinstance(known, dict):
         there = {path: look for path, look in known.items() if Path(path).exists()}
         if len(there) < len(known):
-            artifacts.write_text(_MEMO, json.dumps(there))
+            artifacts.write_text(records.MEMO, json.dumps(there))
         print(f"gc: digests remembered of files that are gone: {len(known) - len(there):,}")
 
 

@@ -74,7 +74,7 @@ class Holder(TypedDict):
 
 def _acquire(path: Path, name: str, me: Holder) -> None:
     told = None
-    pulse = _Pulse(path)
+    pulse = Pulse(path)
     while (holder := _take(path, me, pulse)) is not None:
         if holder != told:
             print(f"{_described(name, holder)}; waiting until it has ended", file=sys.stderr, flush=True)
@@ -82,8 +82,8 @@ def _acquire(path: Path, name: str, me: Holder) -> None:
         time.sleep(GLANCE)
 
 
-class _Pulse:
-    """For how long a lock's heart has not beaten, by this machine's own clock."""
+class Pulse:
+    """For how long the heart of the lock at `path` has not beaten, by this machine's own clock."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._beat, self._since = path, None, 0.0
@@ -104,7 +104,7 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def _take(path: Path, me: Holder, pulse: _Pulse) -> Holder | None:
+def _take(path: Path, me: Holder, pulse: Pulse) -> Holder | None:
     """Take the lock, or return who holds it."""
     # The guard makes looking and taking one act: of several that find a dead holder, the second finds the first.
     with FileLock(path.with_name("lock.guard"), fallback_to_soft=False):
@@ -128,14 +128,14 @@ def _described(name: str, holder: Holder) -> str:
 def _me() -> Holder:
     return {
         "host": socket.gethostname(),
-        "machine": _machine(),
+        "machine": machine(),
         "pid": os.getpid(),
         "started": _started(os.getpid()),
         "slurm_job_id": slurm.job_id(),
     }
 
 
-def _machine() -> str:
+def machine() -> str:
     """Where a process number has one meaning: this boot and, on Linux, this container. Host names may be shared."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -168,7 +168,7 @@ def _read(path: Path) -> Holder | None:
 
 
 def _alive(holder: Holder, silent: float) -> bool:
-    if holder["machine"] == _machine():
+    if holder["machine"] == machine():
         return holder["started"] is not None and _started(holder["pid"]) == holder["started"]
     if silent < PATIENCE:
         return True

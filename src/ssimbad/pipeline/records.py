@@ -31,7 +31,8 @@ from ssimbad.pipeline.table import Instance, Stage, instances
 
 STATE = Path(".state")
 VERSIONS = code.VERSIONS
-_MEMO = STATE / "md5.json"
+MEMO = STATE / "md5.json"
+"""What `Hashes` remembers of files, from one command to the next."""
 _GRAIN = 2_000_000_000  # ns; within it a file system may give two writes one time
 
 
@@ -46,7 +47,7 @@ class Hashes:
 
     def __init__(self) -> None:
         try:
-            known = artifacts.parsed_json(_MEMO)
+            known = artifacts.parsed_json(MEMO)
         except (OSError, ValueError):
             known = None
         known = known if isinstance(known, dict) else {}
@@ -74,7 +75,7 @@ class Hashes:
 
     def save(self) -> None:
         if self._changed:
-            artifacts.write_text(_MEMO, json.dumps(self._known))
+            artifacts.write_text(MEMO, json.dumps(self._known))
 
 
 def _is_look(value: object) -> bool:

@@ -165,8 +165,8 @@ def _compute(
     before = set(scratch.glob("*"))
     with _logged(instance, given.basis) as log:
         with system.sampled(log), _process_group(params, instance, scratch, given.basis, rendezvous) as group:
-            job = _job(instance, scratch)
-            _stage(params, instance, replace(job, log=log, group=group, confirm=given.confirm))
+            job = job_of(instance, scratch)
+            call(params, instance, replace(job, log=log, group=group, confirm=given.confirm))
         missing = sorted(set(instance.outputs.values()) - put.md5s.keys())
         if missing:
             raise RuntimeError(f"{instance.name} ended without writing {missing}")
@@ -202,7 +202,7 @@ def compute_apart(params: Params, instance: Instance, folder: Path, hashed: reco
         distributed.Rendezvous(distributed.ALONE, instance.name) as rendezvous,
         _process_group(params, instance, scratch, basis, rendezvous) as group,
     ):
-        _stage(params, elsewhere, replace(_job(instance, scratch), group=group, costs=folder / "cost"))
+        call(params, elsewhere, replace(job_of(instance, scratch), group=group, costs=folder / "cost"))
     return {path: Path(elsewhere.outputs[name]) for name, path in instance.outputs.items()}
 
 
@@ -225,10 +225,15 @@ def _follow(params: Params, instance: Instance, own: distributed.ProcessGroup) -
         message, group = received
         if message["params"] != records.resolved(instance, params):
             raise UserError("params.yaml changed while the processes of this training started; run the command again")
-        _stage(params, instance, replace(_job(instance, Path(message["scratch"])), group=group))
+        call(params, instance, replace(job_of(instance, Path(message["scratch"])), group=group))
 
 
-def _job(instance: Instance, scratch: Path) -> Job:
+def job_of(instance: Instance, scratch: Path) -> Job:
+    """What a stage is told of the instance that it computes, with the cores of this process.
+
+    Raises:
+        ParameterError: the environment names no number of cores.
+    """
     w = instance.wildcards
     return Job(
         stage=instance.stage.name,
@@ -242,7 +247,8 @@ def _job(instance: Instance, scratch: Path) -> Job:
     )
 
 
-def _stage(params: Params, instance: Instance, job: Job) -> None:
+def call(params: Params, instance: Instance, job: Job) -> None:
+    """Call the stage's function, and nothing else: no lock, no record, no logbook. It sees the declared parameters."""
     module, function = instance.stage.run.split(":")
     inputs = {k: Path(v) if isinstance(v, str) else [Path(f) for f in v] for k, v in instance.inputs.items()}
     outputs = {k: Path(v) for k, v in instance.outputs.items()}

@@ -13,17 +13,17 @@ from ssimbad.planning.flops import Work
 
 FLOAT = 4  # bytes; weights, averages and moments are float32
 STATES = 3  # two are kept, and a third is written before the oldest goes
-_PNG_ROW = 1.001  # a PNG of noise is no smaller than its bytes; deflate adds less than this
+PNG_ROW = 1.001  # a PNG of noise is no smaller than its bytes; deflate adds less than this
 
-# float32 numbers in the files that the presets pin, by their sha256: pytorch-fid's Inception, AlexNet, VGG-19, VGG-16,
-# CLIP's ViT-B/32 with its text tower.
-_PINNED = {
+PINNED = {
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2": 23_885_392,
     "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02": 61_100_840,
     "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44": 143_667_240,
     "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0": 138_357_544,
     "ac4f8c4b88af6d963118cbf40ad93176d092abbedfcb752601ae1866352656e6": 151_277_313,
 }
+"""float32 numbers in the files that the presets pin, by their sha256: pytorch-fid's Inception, AlexNet, VGG-19, VGG-16,
+CLIP's ViT-B/32 with its text tower."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def lines(p: Params, work: dict[tuple[str, str], Work]) -> list[Line]:
     styled = len(p.sketches.styles) * (data.train or faces or 0) if rows.styled(p) else 0
     archives = len(rows.coloured_rows(p))
     weights = sum(w.parameters for w in work.values()) * FLOAT * seeds
-    images = round(archives * data.test * _PNG_ROW * data.size * (3 * data.size + 1))
+    images = round(archives * data.test * PNG_ROW * data.size * (3 * data.size + 1))
     references = (3 + rows.has_answers(p)) * data.test * 3 * pixels
     references += (data.train or 0) * 3 * pixels if rows.companions(p) else 0
     further = weights * (p.training.keep - 1)
@@ -128,7 +128,7 @@ def downloads(p: Params) -> tuple[int | None, list[tuple[str, int | None, str]]]
     found = []
     for name in rows.features(p):
         entry = getattr(p.weights, name)
-        numbers = _PINNED.get(entry.sha256)
+        numbers = PINNED.get(entry.sha256)
         size = 0 if entry.path else numbers and FLOAT * numbers
         found.append((name, size, entry.path or entry.url))
     sizes = [size for _, size, _ in found]

@@ -73,13 +73,13 @@ def training(p: Params, name: str, slot: str) -> Work:
     Feature networks of losses are left out: their weights are not there before the run.
     """
     method, train = registry.get(p.methods[name].kind), p.methods[name].trainings[slot]
-    model, sampler = _model(p, name, slot), getattr(train.options, "sampler", None)
+    model, sampler = model_of(p, name, slot), getattr(train.options, "sampler", None)
 
     def once(steps: int) -> int:
         options = train.options
         if sampler:
             options = options.model_copy(update={"sampler": sampler.model_copy(update={"steps": steps})})
-        return _trained(method, model, Plan(train.objective, options), _batch(p, method.inputs))
+        return count_training(method, model, Plan(train.objective, options), batch_of(p, method.inputs))
 
     parties = method.parties(model, Plan(train.objective, train.options), None)
     return Work(
@@ -93,13 +93,13 @@ def training(p: Params, name: str, slot: str) -> Work:
 def colouring(p: Params, name: str, colour: Colour, stage: str) -> int:
     """Operations to colour one image once, with weights of that stage of a method."""
     owner = lender(p.methods, name)
-    method, model = registry.get(p.methods[owner].kind), _model(p, owner, stage)
+    method, model = registry.get(p.methods[owner].kind), model_of(p, owner, stage)
 
     def once(steps: int) -> int:
         how = colour
         if colour.sampler:
             how = colour.model_copy(update={"sampler": colour.sampler.model_copy(update={"steps": steps})})
-        return _coloured(method, model, how, _batch(p, method.takes(how.options)))
+        return count_colouring(method, model, how, batch_of(p, method.takes(how.options)))
 
     return _along(once, colour.sampler)
 
@@ -112,7 +112,8 @@ def _along(once: Callable[[int], int], sampler: Sampler | None) -> int:
     return first + (sampler.steps - 1) * (once(2) - first) if sampler.steps > 1 else first
 
 
-def _model(p: Params, name: str, slot: str) -> nn.Module:
+def model_of(p: Params, name: str, slot: str) -> nn.Module:
+    """The model of a training, without data; of its finished parts no gradient is taken."""
     setup = _setup(p, name, slot)
     model = registry.built(setup).to(_META)
     for part in load.parts(setup):  # finished: no gradient, no moments
@@ -132,8 +133,8 @@ def _setup(p: Params, name: str, slot: str) -> Setup:
     return Setup(block.kind, block.config, p.data.size, shared, needed)
 
 
-def _batch(p: Params, inputs: tuple[str, ...]) -> Batch:
-    """One image and what is given with it, without data."""
+def batch_of(p: Params, inputs: tuple[str, ...]) -> Batch:
+    """One image, (1, 3, S, S) with S = data.size, and of what may be given with it the `inputs`, without data."""
     size = p.data.size
     image, sketch = torch.empty(1, 3, size, size, device=_META), torch.empty(1, 1, size, size, device=_META)
     given = {"sketch": sketch, "reference": image, "face": image, **dict.fromkeys(MASKS, sketch)}
@@ -141,7 +142,8 @@ def _batch(p: Params, inputs: tuple[str, ...]) -> Batch:
     return replace(Batch(target=image, warp=warp), **{name: given[name] for name in inputs})
 
 
-def _trained(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:
+def count_training(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:
+    """Operations of one step of all players with its gradients, as it runs: none is taken from a straight line."""
     # The losses of an image cannot do without their network; other terms are left out with it.
     features = cast("Features", _distance) if isinstance(plan.options, ImageLoss) else None
     with _Counter() as counted:
@@ -153,7 +155,8 @@ def _trained(method: Method, model: nn.Module, plan: Plan, batch: Batch) -> int:
     return counted.total
 
 
-def _coloured(method: Method, model: nn.Module, colour: Colour, batch: Batch) -> int:
+def count_colouring(method: Method, model: nn.Module, colour: Colour, batch: Batch) -> int:
+    """Operations to colour the image of the batch once, as it runs; of a mean of several answers those of one."""
     with _Counter() as counted, torch.no_grad():
         there(method.colorize)(model, batch, lambda *shape: torch.empty(1, *shape, device=_META), colour, None)
     return counted.total

@@ -48,17 +48,18 @@ def find(p: Params, device: str | None, told: float | None, folder: Path = BENCH
     measured = {path.stem: artifacts.read_json(path) for path in sorted(folder.glob("*.json"))}
     measured = {name: made for name, made in measured.items() if not made["smoke"]}
     if device is None:
-        device = _present()
+        device = present()
     chosen = next((made for name, made in measured.items() if device in (name, made["device"])), None)
     if chosen is None:
-        if device is not None and device != _present():
+        if device is not None and device != present():
             known = ", ".join(measured) or f"none yet ({folder} is empty; run benchmarks/gpu.py)"
             raise ParameterError(f"--device {device}: no benchmark of it; measured are {known}")
         return NONE
     return _of(p, chosen)
 
 
-def _present() -> str:
+def present() -> str:
+    """The name of the device that this job would take, as a benchmark of it says."""
     from ssimbad.runtime import devices
 
     return devices.hardware(devices.visible()[0])

@@ -77,7 +77,7 @@ def show(p: Params, device: str | None, images_per_second: float | None, count: 
     speed = rates.find(p, device, images_per_second)
     print("counting operations: a minute or two at paper scale", file=sys.stderr, flush=True)
     lacking: list[str] = []
-    work, reference = _counted(p, lacking), _reference(p)
+    work, reference = counted(p, lacking), reference_of(p)
     planned = list(tasks(p, work, reference, lacking))
     print(f"Plan of params.yaml (preset {p.preset}); estimates, nothing has been run.\n")
     print(_disk(disk.lines(p, work)))
@@ -87,8 +87,9 @@ def show(p: Params, device: str | None, images_per_second: float | None, count: 
     print(_downloads(p))
 
 
-def _counted(p: Params, lacking: list[str]) -> dict[tuple[str, str], Work]:
-    """{(method, slot): the work of its training}, of those whose networks can run without data."""
+def counted(p: Params, lacking: list[str]) -> dict[tuple[str, str], Work]:
+    """{(method, slot): the work of its training}, of those whose networks can run without data; names of the others
+    are added to `lacking`."""
     every = [(name, slot) for name, method in p.methods.items() for slot in method.trainings]
     found = {at: _tried(" ".join(at), lacking, partial(flops.training, p, *at)) for at in every}
     return {at: work for at, work in found.items() if work}
@@ -103,7 +104,8 @@ def _tried(what: str, lacking: list[str], count: Callable[[], T]) -> T | None:
         return None
 
 
-def _reference(p: Params) -> Reference:
+def reference_of(p: Params) -> Reference:
+    """The network of these parameters, trained for denoising and called once."""
     train = Train(objective="denoising", images=1, batch=1, learning_rate=1.0, warmup_images=0)
     block = Method.model_validate({"kind": "edm", "label": "reference", "pretrain": train.model_dump()})
     alone = p.model_copy(update={"methods": {"reference": block}})

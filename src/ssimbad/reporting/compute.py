@@ -41,7 +41,7 @@ def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, 
         UserError: an input is missing or does not fit the others.
     """
     found = res.load(inputs["summaries"], inputs["images"])
-    work = {row: _work(params, *row) for row in res.rows(found)}
+    work = {row: effort(params, *row) for row in res.rows(found)}
     lines = [line for row in work for line in _lines(found, row, work[row], params.evaluation.confidence)]
     artifacts.write_csv(outputs["compute"], COLUMNS, lines)
     names = res.labels(work, params.methods)
@@ -53,8 +53,9 @@ def run(params: Params, inputs: Mapping[str, list[Path]], outputs: Mapping[str, 
     job.say(f"compute: {len(work)} rows -> {outputs['compute']}, {outputs['compute_md']}")
 
 
-def _work(params: Params, method: str, stage: str) -> Line:
-    """pflop, images, chain and nfe of a row: of the training of its weights and of all that it was made from."""
+def effort(params: Params, method: str, stage: str) -> Line:
+    """pflop, images, chain and nfe of a row (see `run`): of the training of its weights and of all that it was made
+    from."""
     lent = lender(params.methods, method)
     own, *before = _trainings(params.methods, lent, stage)
     work = {training: flops.training(params, *training) for training in (own, *before)}

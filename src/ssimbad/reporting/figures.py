@@ -62,8 +62,8 @@ def run(params: Params, inputs: Pictures, outputs: Mapping[str, Path], job: Job)
     scale = "demo-scale, " if demo_scale(params.preset) else ""
     note = f"{scale}{params.data.size}×{params.data.size}"
     for setting in [s for s in PICTURED if f"qualitative_{s}_png" in outputs]:
-        rows = _grid_rows(params, inputs, setting, ids)
-        columns = _column_names(inputs["pairing"], setting, ids)[: params.report.grid_images]
+        rows = grid_rows(params, inputs, setting, ids)
+        columns = column_names(inputs["pairing"], setting, ids)[: params.report.grid_images]
         fig = picture_grid(f"{_TITLES[setting]} ({note})", rows, columns)
         save(fig, outputs[f"qualitative_{setting}_png"], outputs[f"qualitative_{setting}_pdf"])
     files = by_row(inputs["curves"])
@@ -74,7 +74,14 @@ def run(params: Params, inputs: Pictures, outputs: Mapping[str, Path], job: Job)
     job.say(f"figures: {len(curves)} rows of methods -> {outputs['training_curves_png'].parent}")
 
 
-def _grid_rows(params: Params, inputs: Pictures, setting: str, ids: list[str]) -> list[tuple[str, np.ndarray]]:
+def grid_rows(params: Params, inputs: Pictures, setting: str, ids: list[str]) -> list[tuple[str, np.ndarray]]:
+    """The rows of a setting's grid from above: (label, pictures of the first test faces).
+
+    Pictures are (N, S, S, 3) uint8, sketches (N, S, S), with N = report.grid_images and S = data.size.
+
+    Raises:
+        UserError: an input is missing, is named otherwise, or does not fit the test ids.
+    """
     count, size = params.report.grid_images, params.data.size
 
     def stored(name: str) -> np.ndarray:
@@ -105,7 +112,7 @@ def by_row(paths: list[Path]) -> Made:
     return {row: dict(sorted(made[row].items())) for row in order}
 
 
-def _column_names(pairing: Path, setting: str, ids: list[str]) -> list[str]:
+def column_names(pairing: Path, setting: str, ids: list[str]) -> list[str]:
     """Ids above the columns; the id of another's reference behind an arrow."""
     if setting not in ("cross", "scene"):
         return ids

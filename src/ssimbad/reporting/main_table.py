@@ -116,7 +116,7 @@ def layout(
                 cells = (_cell(entries.get(metric, res.NOT_MEASURED), metric, notes) for metric in metrics)
                 rows.append([label, "measured", *cells, DASH])
         title = f"Main table, {words} — {res.scale_note(preset, here[0].size, here[0].n)}"
-        footnotes = [*notes.lines(), *_notes(here, confidence, embedded, alike), *_budgets(made)]
+        footnotes = [*notes.lines(), *_notes(here, confidence, embedded, alike), *budgets(made)]
         tables.append(Table(title, f"main-{setting}", _head(here, metrics), rows, footnotes, words=2))
     return tables
 
@@ -158,8 +158,8 @@ def _remarks(row: res.Row, made: list[Made], methods: Mapping[str, Method]) -> l
 _SEEN = {"pretrain": "in pretraining", "finetune": "more in finetuning"}
 
 
-def _budgets(made: list[Made]) -> list[str]:
-    """Whether the rows are compared at equal images seen, and which are not."""
+def budgets(made: list[Made]) -> list[str]:
+    """A note, or none without any training: whether the rows are compared at equal images seen, and which are not."""
     images = {(m["method"], m["stage"]): m["images"] for m in made}  # equal for all seeds
     usual = {stage: count for stage in _SEEN if (count := _of_most([n for (_, s), n in images.items() if s == stage]))}
     others = [

@@ -171,7 +171,7 @@ class Rendezvous:
             )
         self._published = True
         alone = self._store is None
-        with _launched(self._name, command, group.world_size) if alone else _awaited(self._store, group) as store:
+        with launched(self._name, command, group.world_size) if alone else _awaited(self._store, group) as store:
             _publish(store, message, group.world_size)
             with _initialised(group, store) as joined:
                 yield joined
@@ -259,8 +259,16 @@ def _awaited(store: Store, group: ProcessGroup) -> Iterator[Store]:
 
 
 @contextmanager
-def _launched(name: str, command: str, world_size: int) -> Iterator[Store]:
-    """One process for each further device of this machine, for as long as the block lasts."""
+def launched(name: str, command: str, world_size: int) -> Iterator[Store]:
+    """One process for each further device of this machine, for as long as the block lasts.
+
+    Args:
+        name: of the stage instance; `command`: what each of them runs, `ssimbad …`.
+        world_size: of all processes, this one among them.
+
+    Yields:
+        Where they leave each other notes; it is reached from this machine alone.
+    """
     from torch import distributed
 
     listener = socket.create_server(("127.0.0.1", 0))  # by itself the store listens on all addresses

@@ -24,7 +24,7 @@ from ssimbad.tracking.spool import Event
 
 EXPERIMENT = "ssimbad"
 _BATCH = 1000
-_TOLD = 500  # runs after which an import says how far it is
+TOLD = 500  # runs after which an import says how far it is
 _TEXT = 6000  # MLflow's limit for a parameter's value
 _NAME = 500  # MLflow's limit for the name of an input
 _SQLITE = "sqlite:///"
@@ -254,7 +254,7 @@ def import_all(current: str | None = None, status: str | None = None, root: Path
                 _say(f"{error}; it is set aside as {_moved(path, root / 'damaged')}, the others are imported")
                 continue
             count += 1
-            if count % _TOLD == 0:
+            if count % TOLD == 0:
                 _say(f"logbook: {count} of {len(waiting)} runs")
             pipeline = events[0]["tags"]["pipeline_id"]
             endings.setdefault(pipeline, set()).add((_ending(events) or "KILLED") if whole else "RUNNING")

@@ -47,11 +47,11 @@ MOST_BYTES = 64 << 20
 """Of a request, pictures in base64 among them."""
 MOST_PIXELS = 40_000_000
 """Of a picture: one of 100 million, which the command line takes, needs several GB."""
-_WAITING = 16  # requests that are read, wait or are answered, beyond which new ones are refused
-_HELD = 4 * MOST_BYTES  # of all of these together
+WAITING = 16  # requests that are read, wait or are answered, beyond which new ones are refused
+HELD = 4 * MOST_BYTES  # of all of these together
 _SMALL = 64 << 10  # bytes of a request without pictures
 _SIGNS = 10_000  # brackets and commas of a request: 64 MiB of them would be gigabytes of Python's objects
-_PATIENCE = 30.0  # seconds for the next part of a request to come, or of an answer to be taken
+PATIENCE = 30.0  # seconds for the next part of a request to come, or of an answer to be taken
 _PART = 64 << 10  # bytes of an answer that are handed out at once
 _AHEAD = 8  # pictures of a sketch on its way that wait for a slow reader; more are left out
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data: blob:"
@@ -82,7 +82,7 @@ class _Form(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class _Asked(_Form):
+class Asked(_Form):
     """What the page sends to have a sketch coloured: pictures as data: addresses, the rest as it was typed."""
 
     weights: _Text | None = None
@@ -161,13 +161,13 @@ class Studio:
         Raises:
             _Refused: all are taken, or too many bytes are held already.
         """
-        if self._seated >= _WAITING:
+        if self._seated >= WAITING:
             raise _Refused(503, _BUSY)
         taken = 0
 
         def take(count: int) -> None:
             nonlocal taken
-            if self._held + count > _HELD:
+            if self._held + count > HELD:
                 raise _Refused(503, _BUSY)
             self._held, taken = self._held + count, taken + count
 
@@ -200,7 +200,7 @@ def app(studio: Studio, study: Study | None = None) -> Starlette:
 
     async def colour(request: Request) -> Response:
         with ExitStack() as place:
-            asked = await _read(request, _Asked, MOST_BYTES, place.enter_context(studio.seat()))
+            asked = await _read(request, Asked, MOST_BYTES, place.enter_context(studio.seat()))
             pictures = _pictures(asked)
             studio.require(asked.weights)
             return Streamed(_coloured(studio, asked, pictures), place.pop_all())
@@ -260,7 +260,7 @@ class Streamed(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def patient(message: Message) -> None:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(PATIENCE):
                 await send(message)
                 await asyncio.sleep(0)  # the loop learns that he has gone before more is written to him
 
@@ -270,7 +270,7 @@ class Streamed(StreamingResponse):
                     await super().__call__(scope, receive, patient)
 
 
-async def _coloured(studio: Studio, asked: _Asked, pictures: dict[str, Any]) -> AsyncGenerator[bytes]:
+async def _coloured(studio: Studio, asked: Asked, pictures: dict[str, Any]) -> AsyncGenerator[bytes]:
     """Lines of JSON: {made, calls, picture} after network calls, then the answer, or {error}."""
     loop, lines, left = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
 
@@ -291,7 +291,7 @@ async def _coloured(studio: Studio, asked: _Asked, pictures: dict[str, Any]) -> 
         try:
             if left.is_set():
                 raise _Left
-            told = _answer(studio, asked, given, progress)
+            told = answer(studio, asked, given, progress)
         except UserError as error:
             told = {"error": str(error)}
         except _Left:
@@ -314,7 +314,7 @@ async def _coloured(studio: Studio, asked: _Asked, pictures: dict[str, Any]) -> 
             pictures.clear()  # `work` may wait on for the thread, and many after it
 
 
-def _pictures(asked: _Asked) -> dict[str, Any]:
+def _pictures(asked: Asked) -> dict[str, Any]:
     """The arguments of `Painter.colour` that are files' bytes. Raises ParameterError: one is missing or none."""
     found: dict[str, Any] = {"sketch": _bytes("sketch", asked.sketch)}
     found["reference"] = [_bytes("reference", one) for one in asked.references]
@@ -326,10 +326,15 @@ def _pictures(asked: _Asked) -> dict[str, Any]:
     return found
 
 
-def _answer(
-    studio: Studio, asked: _Asked, pictures: Mapping[str, Any], progress: Callable[..., None]
-) -> dict[str, Any]:
-    """Everything that the page shows and offers of one answer."""
+def answer(studio: Studio, asked: Asked, pictures: Mapping[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+    """Everything that the page shows and offers of one answer: pictures as data: addresses, and how to repeat it.
+
+    Args:
+        pictures: arguments of `Painter.colour`; `progress`: called by it.
+
+    Raises:
+        UserError: what was asked for cannot be had.
+    """
     told = {key: getattr(asked, key) for key in _CHOICES}
     chosen = {key: _typed(key, _CHOICES[key], value) for key, value in told.items() if value not in (None, "")}
     options = {key: _value(key, text) for key, text in asked.options.items()}
@@ -340,7 +345,7 @@ def _answer(
     return {key: _url(picture) for key, picture in shown.items()} | {"repeat": repeat}
 
 
-def _command(asked: _Asked, chosen: Mapping[str, Any]) -> str:
+def _command(asked: Asked, chosen: Mapping[str, Any]) -> str:
     """The command line that gives the same answer, of the files by the names that they had."""
     words = ["ssimbad", "colorize", "--weights", str(asked.weights)]
     for key in _NAMED:
@@ -405,13 +410,13 @@ async def _read(
         raise ParameterError("the request is not this page's; reload it")
     body, parts = bytearray(), aiter(request.stream())
     try:
-        while part := await asyncio.wait_for(anext(parts, b""), _PATIENCE):
+        while part := await asyncio.wait_for(anext(parts, b""), PATIENCE):
             if len(body) + len(part) > most:
                 raise _Refused(413, f"too large: together the pictures may have {MOST_BYTES * 3 // 4 >> 20} MiB")
             take(len(part))
             body += part
     except TimeoutError:
-        raise _Refused(408, f"nothing more came for {_PATIENCE:.0f} seconds; send it again") from None
+        raise _Refused(408, f"nothing more came for {PATIENCE:.0f} seconds; send it again") from None
     return _parsed(body, form)
 
 

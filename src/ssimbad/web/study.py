@@ -35,7 +35,7 @@ QUESTIONS = {
     "geometry": "Which picture keeps the shapes of the sketch best?",
 }
 _COLUMNS = ("rater", "set", "question", "row", "order")
-_PATIENCE = 10.0  # seconds for another page to write its vote
+PATIENCE = 10.0  # seconds for another page to write its vote
 _RATER = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
@@ -90,7 +90,7 @@ class Study:
 
     def shown(self, rater: str) -> dict[str, Any]:
         """The sets of a rater, without a word about which row is which, and what they have already answered."""
-        done = {(vote["set"], vote["question"]) for vote in self._read() if vote["rater"] == rater}
+        done = {(vote["set"], vote["question"]) for vote in self.votes() if vote["rater"] == rater}
         sets = [
             {"name": name, "places": len(self.rows), "done": [q for q in QUESTIONS if (name, q) in done]}
             for name in self._chosen(rater)
@@ -127,8 +127,8 @@ class Study:
         try:
             self._votes.parent.mkdir(parents=True, exist_ok=True)
             # Another page, in another process, may have the same file.
-            with FileLock(self._votes.with_name(f".{self._votes.name}.lock"), timeout=_PATIENCE):
-                if any((v["rater"], v["set"], v["question"]) == (rater, name, question) for v in self._read()):
+            with FileLock(self._votes.with_name(f".{self._votes.name}.lock"), timeout=PATIENCE):
+                if any((v["rater"], v["set"], v["question"]) == (rater, name, question) for v in self.votes()):
                     raise ParameterError(f"{name}: you have answered this question; go on to the next")
                 self._add([rater, name, question, order[int(place)], " ".join(order)])
         except Timeout:
@@ -155,8 +155,12 @@ class Study:
                 file.truncate(size)
                 raise
 
-    def _read(self) -> list[dict[str, str]]:
-        """Raises UserError: the file is not one of votes."""
+    def votes(self) -> list[dict[str, str]]:
+        """All votes by their columns, in the order of the file; none where there is none yet.
+
+        Raises:
+            UserError: the file is not one of votes.
+        """
         try:
             with self._votes.open(encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file, restkey="more", restval="")
@@ -170,7 +174,7 @@ class Study:
 
     def preferences(self) -> list[Preference]:
         """Per question: how often each row was chosen, with Wilson's interval, and the test of all being equal."""
-        return preferences(self._read(), self.rows)
+        return preferences(self.votes(), self.rows)
 
 
 class Chosen(TypedDict):
