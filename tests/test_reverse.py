@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from ssimbad import artifacts
+from ssimbad.colorize import load as loading
 from ssimbad.colorize import reverse
 from ssimbad.networks.denoiser import NoisePredictor
 from ssimbad.noise import ddpm
@@ -51,6 +53,18 @@ def test_every_picture_is_there(pictures):
         **{"original": 2, "noisy-100": 2, "noisy-1000": 2},
         **{f"{c}-{t}-{v}": 2 for c in ("whole", "matched") for t in (100, 1000) for v in signs},
     }
+
+
+def test_progress_counts_every_image_that_the_network_sees(house):
+    p, ids = load(yaml.safe_load((house / "params.yaml").read_text())), ["a", "b"]
+    weights = house / "models/ddpm-faces/pretrain/seed-0.safetensors"
+    model, seen = loading.trained(weights, torch.device("cpu"), True).model, []
+    lab = reverse.Lab(model, torch.device("cpu"), 1, p, seen.append)
+    model.network.register_forward_hook(lambda module, given, made: asked.append(len(made)))
+    asked, faces = [], np.zeros((2, p.data.size, p.data.size, 3), dtype=np.uint8)
+    for parts in (reverse.drawn(lab), reverse.watched(lab), reverse.recovered(lab, ids, faces, [])):
+        assert list(parts)
+    assert sum(seen) == sum(asked) == lab.seen(2)
 
 
 def test_a_way_leads_from_noise_to_the_sample(pictures):

@@ -7,8 +7,9 @@ through the chain from their own timestep too, and what the network takes for no
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, ParamSpec, TypedDict, TypeVar, cast, get_args
 
@@ -69,6 +70,8 @@ class Lab:
     device: torch.device
     threads: int
     params: Params
+    progress: Callable[[int], object] = lambda count: None
+    """Told how many images the network has seen in a call."""
 
     @property
     def asked(self) -> Reverse:
@@ -83,10 +86,25 @@ class Lab:
             {} if faces is None else {"reference": faces},
             ids,
             Colour(sampler=by(steps), options=options),
-            chunk=min(self.params.colorize.chunk, len(ids)), seed=self.params.colorize.seed, device=self.device,
+            chunk=self._together(len(ids)), seed=self.params.colorize.seed, device=self.device,
             precision=devices.precision(self.params.training.precision, self.device),
             channels_last=self.params.training.channels_last, threads=threads,
+            watch=lambda sigma, denoised: self.progress(len(denoised)),
         )  # fmt: skip
+
+    def _together(self, count: int) -> int:
+        return min(self.params.colorize.chunk, count)
+
+    def seen(self, faces: int) -> int:
+        """By the network, images of all calls of the stage, so many faces recovered."""
+        asked = self.asked
+
+        def filled(count: int) -> int:
+            """The last piece is as large as the others."""
+            return math.ceil(count / self._together(count)) * self._together(count)
+
+        returns = sum(asked.steps + asked.steps_from(start) for start in asked.start)
+        return len(VARIANCES) * ((filled(asked.samples) + asked.trajectories) * asked.steps + filled(faces) * returns)
 
     def noise(self, ids: list[str]) -> Callable[..., torch.Tensor]:
         """The source of each image's noise, from its beginning."""
@@ -115,20 +133,17 @@ def run(params: Params, inputs: dict[str, Path], outputs: dict[str, Path], job: 
     count = min(lab.asked.images, len(ids))
     originals = at_size(inputs["test"], params.data.size, ids)[:count]
     lines: list[Line] = []
-    pictures = itertools.chain(drawn(lab), watched(lab), recovered(lab, ids[:count], originals, lines))
-    asked = lab.asked
-    total = len(VARIANCES) * (asked.samples + asked.trajectories * asked.snapshots)
-    total += count * (1 + len(asked.start) * (1 + len(CHAINS) * len(VARIANCES)))
-    with job.progress(total, "pictures") as bar:
-        artifacts.write_zip(outputs["pictures"], _pngs(pictures, bar.update))
+    with job.progress(lab.seen(count), "images through the network") as bar:
+        lab = replace(lab, progress=bar.update)
+        pictures = itertools.chain(drawn(lab), watched(lab), recovered(lab, ids[:count], originals, lines))
+        artifacts.write_zip(outputs["pictures"], _pngs(pictures))
     lines += taken_for_noise(lab, ids[:count], originals)
     artifacts.write_csv(outputs["values"], COLUMNS, lines)
     job.say(f"{job.name}: {lab.asked.samples} samples, {count} faces recovered -> {outputs['pictures']}")
 
 
-def _pngs(pictures: Pictures, progress: Callable[[int], object]) -> Iterator[tuple[str, bytes]]:
+def _pngs(pictures: Pictures) -> Iterator[tuple[str, bytes]]:
     for name, images in pictures:
-        progress(len(images))
         yield from ((f"{name}-{k:04d}.png", artifacts.png_bytes(image)) for k, image in enumerate(images))
 
 
@@ -157,6 +172,7 @@ def watched(lab: Lab) -> Pictures:
         states = [_pixels(x, grid[0])]
         for first, last in itertools.pairwise(cuts.tolist()):
             x = down(lab.model, x, grid[first : last + 1])
+            lab.progress(len(ids) * (last - first))
             states.append(_pixels(x, grid[last]))
         return states
 
