@@ -18,7 +18,7 @@ COUNT = 4
 KINDS = ("sketch", "reference")
 STYLE = "adventurer"
 _SIDE = 256
-_SEED = 7
+SEED = 7
 _ONE = threading.Lock()
 _LINES = SimpleNamespace(sigmas=[0.8], k=3.5, p=10.0, epsilon=0.01, phi=1.0e9)
 
@@ -33,6 +33,6 @@ def picture(number: int, kind: str) -> bytes:
 @cache
 def _face(number: int) -> np.ndarray:
     """(_SIDE, _SIDE, 3) uint8."""
-    shape, palette = list(embedded.draw_faces(embedded.face_ids(2 * COUNT), STYLE, _SEED).values())[number]
+    shape, palette = list(embedded.draw_faces(embedded.face_ids(2 * COUNT), STYLE, SEED).values())[number]
     with Image.open(io.BytesIO(embedded.render(STYLE, shape, palette, _SIDE))) as image:
         return np.asarray(image.convert("RGB"))

@@ -1,0 +1,67 @@
+"""The weights that come with the package: small, described, found by their name, and worth starting with."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssimbad import artifacts
+from ssimbad.colorize import load, user
+from ssimbad.colorize.painter import Painter
+from ssimbad.errors import UserError
+from ssimbad.faces import embedded
+from ssimbad.metrics.psnr import psnr
+from ssimbad.web import examples
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        yield Painter("starter")
+
+
+def test_they_are_small_and_their_card_tells_all():
+    assert (load.SHIPPED / load.TENSORS).stat().st_size <= 6_000_000
+    card = (load.SHIPPED / "README.md").read_text()
+    for said in ("stored as float16", "images seen", "cross-true", "CC BY 4.0", "Limits", "PSNR", "Line fidelity"):
+        assert said in card
+    assert sum(p.stat().st_size for p in load.SHIPPED.iterdir()) < 6_100_000
+
+
+def test_they_colour_a_face_that_they_never_saw_in_the_colours_of_another(painter):
+    """By 20 dB at least: the mean colour has 13. Faces of another seed than the training's, the page's examples."""
+    style, ids = examples.STYLE, embedded.face_ids(2 * examples.COUNT)
+    shapes = list(embedded.draw_faces(ids, style, examples.SEED).values())
+    found = []
+    for number in range(examples.COUNT):
+        (shape, _), (_, palette) = shapes[number], shapes[number + examples.COUNT]
+        with Image.open(io.BytesIO(embedded.render(style, shape, palette, painter.options.size))) as image:
+            truth = np.asarray(image.convert("RGB"))[None]
+        answer = painter.colour(examples.picture(number, "sketch"), examples.picture(number, "reference")).image[None]
+        found.append(float(psnr(answer, truth).mean()))
+    assert np.mean(found) > 20, found
+
+
+def test_the_command_takes_them_where_nothing_is_trained_and_its_note_names_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for kind in examples.KINDS:
+        (tmp_path / f"{kind}.png").write_bytes(examples.picture(0, kind))
+    given = {"sketch": tmp_path / "sketch.png", "reference": [tmp_path / "reference.png"]}
+    user.command(given | {"out": tmp_path / "a.png"}, note=tmp_path / "notes/a.json")
+    assert "starter, which come with ssimbad" in capsys.readouterr().err
+    assert artifacts.parsed_json(tmp_path / "notes/a.json")["weights"] == "starter"
+    user.command({"out": tmp_path / "b.png"}, repeated=tmp_path / "notes/a.json")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Painter.from_pretrained("starter").options.size == 64
+    (tmp_path / "starter").mkdir()
+    with pytest.raises(UserError, match=re.escape("starter/model.safetensors: no such weights")):
+        Painter.from_pretrained("starter")
