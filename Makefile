@@ -49,7 +49,7 @@ nfe-figure: install ## quality against network calls, for demo-all's rows
 	$(call active,demo-nfe)
 	snakemake --cores $(CORES) all
 
-ddpm-figures: install ## what a DDPM of faces draws by all 1000 steps, on its way, and brings back from noise
+ddpm-figures: install ## what a DDPM of faces draws by all 1000 steps, on its way, and brings back from noise (two hours on one core)
 	$(call active,demo-ddpm)
 	snakemake --cores $(CORES) all
 	cat reports/tables/reverse.md
