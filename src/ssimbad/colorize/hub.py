@@ -9,8 +9,7 @@ from ssimbad.errors import UserError, first_line
 
 
 def folder(name: str | Path, revision: str | None = None) -> Path:
-    """The folder of that name, or `load.STARTER`; else the hub's repository `OWNER/NAME`, fetched once into the hub's own
-    cache.
+    """The folder of that name, or `load.STARTER`; else the hub's repository `OWNER/NAME`, fetched once into its cache.
 
     Args:
         revision: branch, tag or commit of the repository.

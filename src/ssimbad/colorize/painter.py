@@ -93,8 +93,9 @@ class Painter:
         mask_network: str | Path | None = None,
         most_pixels: int = MAX_PIXELS,
     ) -> None:
-        """Load NAME.safetensors, described by NAME.json beside it, a folder that `ssimbad export` wrote, or, where none of
-        the name is here, those that come with the package, "starter".
+        """Load NAME.safetensors, described by NAME.json beside it, or a folder that `ssimbad export` wrote.
+
+        "starter", where nothing here has that name, are the weights that come with the package.
 
         Args:
             device: where it computes; default: a GPU if there is one.
