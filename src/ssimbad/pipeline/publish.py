@@ -111,6 +111,8 @@ def _told(
         source=sources.config(params.data.source, params.data.path).kind,
         faces={split: len(manifest.ids(Path(paths.MANIFEST), split)) for split in ("train", "val", "test")},
         native=params.data.native_size,
+        styles=params.sketches.styles,
+        companions=params.references.companions,
         licence=source.licence,
         credit=source.credit,
         trainings=[artifacts.read_json(Path(paths.model(name, w["seed"], "json"))) for name in names],

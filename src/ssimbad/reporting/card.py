@@ -34,6 +34,10 @@ class Told:
     """By split."""
     native: int
     """Side at which the faces are stored, pixels."""
+    styles: Sequence[str]
+    """Of the lines that trainings saw."""
+    companions: float
+    """Share of their references that showed another face in the image's colours."""
     licence: str
     """As the hub names it; empty where nobody knows."""
     credit: str
@@ -89,6 +93,7 @@ def _title(told: Told) -> str:
 def _use(told: Told) -> str:
     lines = [
         "from ssimbad.colorize.painter import Painter",
+        "",
         'painter = Painter.from_pretrained("FOLDER or OWNER/NAME")',
         'image = painter.colour(sketch, reference, fit="sketch").image  # bytes or uint8 arrays → (H, W, 3) uint8',
     ]
@@ -114,9 +119,12 @@ def _graph(told: Told) -> str:
 def _data(told: Told) -> str:
     counts = ", ".join(f"{count:,} {split}" for split, count in told.faces.items())
     made = f" The faces are {told.credit}." if told.credit else ""
+    styles = "" if list(told.styles) == ["xdog"] else f", in training in the styles {', '.join(told.styles)}"
+    others = f", {told.companions:.0%} of them of other faces in the same colours" if told.companions else ""
     return (
         f"## Data\n\nSource: {told.source}. Faces: {counts}; stored at {told.native} pixels.{made} Sketches: XDoG"
-        " of the faces, unless the source brings its own. References: thin-plate-spline warps of the faces."
+        f" of the faces, unless the source brings its own{styles}. References: thin-plate-spline warps of the"
+        f" faces{others}."
     )
 
 
