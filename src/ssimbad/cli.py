@@ -252,7 +252,8 @@ def colorize(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="NAME.safetensors, with NAME.json beside it, or a folder that export wrote; default: the best here"
+            help="NAME.safetensors, with NAME.json beside it, or a folder that export wrote; default: the best here,"
+            " else those of the package, starter"
         ),
     ] = None,
     fit: Annotated[
@@ -322,7 +323,8 @@ def colorize(
 @app.command()
 def page(
     weights: Annotated[
-        list[Path] | None, typer.Option(help="NAME.safetensors, repeatable; default: all that are in models/")
+        list[Path] | None,
+        typer.Option(help="NAME.safetensors, repeatable; default: all in models/, and starter, the package's"),
     ] = None,
     study: Annotated[Path | None, typer.Option(help="a file of sets of pictures to be rated")] = None,
     votes: Annotated[Path, typer.Option(help="where the study's votes are added")] = Path("reports/votes.csv"),
