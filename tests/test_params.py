@@ -132,6 +132,7 @@ def test_infinities_are_no_values(tree, value):
 def own(tree, key: str, path: str) -> dict:
     """The tree with a path of the user's at a key."""
     tree["data"] |= {"source": "folder", "path": "data/raw/faces"}
+    tree.get("references", {}).pop("companions", None)  # of rendered faces alone
     node = tree
     *nodes, last = key.split(".")
     for name in nodes:
