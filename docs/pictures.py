@@ -138,13 +138,15 @@ def results(browser: webdriver.Chrome, scratch: Path) -> Image.Image:
 
 
 def page(browser: webdriver.Chrome, scratch: Path) -> Image.Image:
-    """The first example, coloured by the weights that the page names first; the slider in the middle."""
-    with serving("ssimbad", "page", "--port", "0", says="page", log=scratch / "page.log") as address:
+    """An example, coloured by the weights that come with the package; the slider in the middle."""
+    with serving(
+        "ssimbad", "page", "--weights", "starter", "--port", "0", says="page", log=scratch / "page.log"
+    ) as address:
         browser.get(address)
         wait(browser, "//button[@id='go' and not(@disabled)]")
-        wait(browser, "//*[@id='examples']//button").click()
+        wait(browser, "//*[@id='examples']//button[2]").click()
         for place in ("sketch", "references"):
-            wait(browser, f"//*[@id='{place}']//small[contains(., 'example-0')]")
+            wait(browser, f"//*[@id='{place}']//small[contains(., 'example-1')]")
         browser.find_element(By.ID, "go").click()
         wait(browser, "//*[@id='status' and .='done'] | //*[@id='error' and .!='']")
         if error := browser.find_element(By.ID, "error").text:

@@ -127,6 +127,8 @@ def test_drop_colour_see_download_vote(place, browser):
     assert coloured() == ""
     browser.execute_script("document.getElementById('slide').value = 50; document.getElementById('slide').oninput()")
     assert "50%" in find("after").get_attribute("style")
+    sketch, answer, slider = (find(identity).rect for identity in ("before", "after", "slide"))
+    assert answer == sketch and slider["y"] >= sketch["y"] + sketch["height"], "one upon the other, the slider below"
 
     browser.find_element(By.CSS_SELECTOR, "[data-tab=many]").click()
     browser.execute_script(DROP, "sketches", f"a.{HOSTILE}.png", png(drawing()))
