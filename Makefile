@@ -69,7 +69,7 @@ guidance: install ## guidance by the sketch and without classifiers, against non
 	snakemake --cores $(CORES) all
 	cat reports/tables/differences.md
 
-weights: install ## the weights that come with the package, into src/ssimbad/starter
+weights: install ## the weights that come with the package, into src/ssimbad/starter (an hour on two cores)
 	$(call active,starter)
 	snakemake --cores $(CORES) all
 	rm -rf work/starter

@@ -1,6 +1,7 @@
 """What no other checker looks for in the files of this repository: `python .ci/files.py [FILE...]`, by default all.
 
-- no file above 1 MiB but the weights of the package, 6 MB: bytes that stages make belong to DVC;
+- no file above 1 MiB but the weights of the package, 6 MB, which pip brings where no DVC is: bytes that stages make
+  belong to DVC;
 - no path of somebody's machine in a text;
 - YAML that every reader reads alike: UTF-8, each key once;
 - no address in a lock: where packages come from is the business of whoever installs them.

@@ -140,7 +140,7 @@ def results(browser: webdriver.Chrome, scratch: Path) -> Image.Image:
 def page(browser: webdriver.Chrome, scratch: Path) -> Image.Image:
     """An example, coloured by the weights that come with the package; the slider in the middle."""
     with serving(
-        "ssimbad", "page", "--weights", "starter", "--port", "0", says="page", log=scratch / "page.log"
+        "ssimbad", "page", "--weights", "ssimbad:starter", "--port", "0", says="page", log=scratch / "page.log"
     ) as address:
         browser.get(address)
         wait(browser, "//button[@id='go' and not(@disabled)]")

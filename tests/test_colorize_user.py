@@ -312,7 +312,7 @@ def test_an_answer_is_repeated_from_its_note(weights, pictures, tmp_path, monkey
 
 def test_the_best_weights_here_are_those_of_the_best_measured_row(weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert at_hand.best() == Path("starter"), "those that come with the package"
+    assert at_hand.best() == Path("ssimbad:starter"), "those that come with the package"
     values = {"a/pretrain": 17.5, "b/pretrain": 18.5, "c/finetune": None, "d/pretrain": "?", "e/finetune": 16.0}
     for row, value in values.items():
         for ending in (".safetensors", ".json"):

@@ -3,9 +3,13 @@
 import pytest
 import torch
 
+from ssimbad.methods import registry
+from ssimbad.methods.contract import Conditions
 from ssimbad.networks.denoiser import Denoiser, preconditioning
 from ssimbad.networks.unet import UNet, sinusoid
+from ssimbad.params.base import Colour
 
+from . import small
 from .small import NETWORK
 
 SMALL = NETWORK.model_dump()
@@ -28,6 +32,27 @@ def test_a_level_that_attends_costs_its_channels_twice():
     """Normalisation and the convolution to queries, keys and values, on the way down and on the way up."""
     count = [sum(p.numel() for p in UNet(7, 3, **SMALL | {"attention": a}).parameters()) for a in ([], [0], [1])]
     assert [more - count[0] for more in count[1:]] == [2 * (2 * c + 3 * c * c + 3 * c) for c in (8, 16)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in registry.usable() if "network" in registry.get(kind).reads])
+def test_levels_attend_in_every_kind_that_has_the_shared_network(kind, monkeypatch):
+    """Each on its way down and on its way up, once per call."""
+    shared = NETWORK.model_copy(update={"attention": [0, 1]})
+    monkeypatch.setitem(small.SHARED, "network", shared)
+    model, seen = small.build(kind), []
+    asked = {name: part for name, part in model.named_modules() if ".attentions." in f".{name}"}
+    levels = {name: part for name, part in asked.items() if name.rpartition(".")[2] in ("down0", "up0", "down1", "up1")}
+    assert len(levels) == 4
+    for name, part in levels.items():
+        part.register_forward_hook(lambda module, given, made, name=name: seen.append(name.rpartition(".")[2]))
+    method = registry.get(kind)
+    how = method.default_colour(None) if method.default_colour else Colour()
+    one = how.model_copy(update={"sampler": how.sampler and how.sampler.model_copy(update={"steps": 1})})
+    given, generator = small.batch(), torch.Generator().manual_seed(1)
+    conditions = Conditions(sketch=given.sketch, reference=given.reference)
+    with torch.no_grad():
+        method.colorize(model, conditions, lambda *shape: torch.randn(4, *shape, generator=generator), one, None)
+    assert seen[:4] == ["down0", "down1", "up1", "up0"]
 
 
 def test_the_noise_level_and_every_input_channel_reach_the_output():

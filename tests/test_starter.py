@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ssimbad import artifacts
-from ssimbad.colorize import load, user
+from ssimbad.colorize import at_hand, load, recipe, user
 from ssimbad.colorize.painter import Painter
 from ssimbad.errors import UserError
 from ssimbad.faces import embedded
@@ -22,7 +23,7 @@ from ssimbad.web import examples
 def painter(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
-        yield Painter("starter")
+        yield Painter("ssimbad:starter")
 
 
 def test_they_are_small_and_their_card_tells_all():
@@ -53,15 +54,25 @@ def test_the_command_takes_them_where_nothing_is_trained_and_its_note_names_them
         (tmp_path / f"{kind}.png").write_bytes(examples.picture(0, kind))
     given = {"sketch": tmp_path / "sketch.png", "reference": [tmp_path / "reference.png"]}
     user.command(given | {"out": tmp_path / "a.png"}, note=tmp_path / "notes/a.json")
-    assert "starter, which come with ssimbad" in capsys.readouterr().err
-    assert artifacts.parsed_json(tmp_path / "notes/a.json")["weights"] == "starter"
+    assert "ssimbad:starter, which come with ssimbad" in capsys.readouterr().err
+    assert artifacts.parsed_json(tmp_path / "notes/a.json")["weights"] == "ssimbad:starter"
     user.command({"out": tmp_path / "b.png"}, repeated=tmp_path / "notes/a.json")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["starter", "./starter", "ssimbad"])
+def test_a_folder_of_ones_own_is_not_mistaken_for_them(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    assert Painter.from_pretrained("starter").options.size == 64
-    (tmp_path / "starter").mkdir()
-    with pytest.raises(UserError, match=re.escape("starter/model.safetensors: no such weights")):
-        Painter.from_pretrained("starter")
+    with pytest.raises(UserError, match="no such weights"):
+        Painter(name)
+    (tmp_path / name).mkdir()
+    assert at_hand.best() == load.STARTER and Painter.from_pretrained("ssimbad:starter").options.size == 64
+    with pytest.raises(UserError, match=re.escape("model.safetensors: no such weights")):
+        Painter.from_pretrained(name)
+
+
+def test_a_sketch_of_their_name_keeps_its_place_in_a_note(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"weights": load.STARTER, "sketch": Path("starter"), "reference": [Path("starter")]}
+    told = recipe.written(Path("notes/a.json"), given)
+    assert told == {"weights": "ssimbad:starter", "sketch": "../starter", "references": ["../starter"]}

@@ -253,7 +253,7 @@ def colorize(
         Path | None,
         typer.Option(
             help="NAME.safetensors, with NAME.json beside it, or a folder that export wrote; default: the best here,"
-            " else those of the package, starter"
+            " else ssimbad:starter, the package's"
         ),
     ] = None,
     fit: Annotated[
@@ -324,7 +324,7 @@ def colorize(
 def page(
     weights: Annotated[
         list[Path] | None,
-        typer.Option(help="NAME.safetensors, repeatable; default: all in models/, and starter, the package's"),
+        typer.Option(help="NAME.safetensors, repeatable; default: all in models/, and ssimbad:starter, the package's"),
     ] = None,
     study: Annotated[Path | None, typer.Option(help="a file of sets of pictures to be rated")] = None,
     votes: Annotated[Path, typer.Option(help="where the study's votes are added")] = Path("reports/votes.csv"),

@@ -27,6 +27,7 @@ def found(models: Path = Path("models"), metrics: Path = Path("reports/metrics")
 
 
 def best() -> Path:
+    """The first of `found`."""
     return next(iter(found()))
 
 

@@ -52,14 +52,14 @@ class Trained:
 
 TENSORS, CONFIG = "model.safetensors", "config.json"
 """The two in a folder that was exported."""
-STARTER = Path("starter")
-"""Names the weights that come with the package, unless there is a file or folder of that name."""
-SHIPPED = Path(__file__).parents[1] / STARTER
+STARTER = Path("ssimbad:starter")
+"""Names the weights that come with the package, as no file of somebody's is named."""
+SHIPPED = Path(__file__).parents[1] / "starter"
 
 
 def files(weights: Path) -> tuple[Path, Path]:
     """The tensors and how they were made, of NAME.safetensors, of a folder, or of `STARTER`."""
-    if weights == STARTER and not weights.exists():
+    if weights == STARTER:
         weights = SHIPPED
     return (weights / TENSORS, weights / CONFIG) if weights.is_dir() else (weights, weights.with_suffix(".json"))
 

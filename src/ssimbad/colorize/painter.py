@@ -95,7 +95,7 @@ class Painter:
     ) -> None:
         """Load NAME.safetensors, described by NAME.json beside it, or a folder that `ssimbad export` wrote.
 
-        "starter", where nothing here has that name, are the weights that come with the package.
+        "ssimbad:starter" are the weights that come with the package.
 
         Args:
             device: where it computes; default: a GPU if there is one.
