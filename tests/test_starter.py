@@ -31,6 +31,8 @@ def test_they_are_small_and_their_card_tells_all():
     card = (load.SHIPPED / "README.md").read_text()
     for said in ("stored as float16", "images seen", "cross-true", "CC BY 4.0", "Limits", "PSNR", "Line fidelity"):
         assert said in card
+    data = card.partition("## Data")[2].partition("##")[0]
+    assert "styles xdog, thick, thin, broken, grey, vector" in data and "50% of them of other faces" in data
     assert sum(p.stat().st_size for p in load.SHIPPED.iterdir()) < 6_100_000
 
 
