@@ -16,7 +16,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes weights seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz soak lint format lock audit sbom dist site pictures plots report results ui page status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes weights seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz soak coverage mutants lint format lock audit sbom dist site pictures plots report results ui page status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -109,6 +109,12 @@ test-slurm: install ## the pipeline and the two commonest faults on a real SLURM
 
 test-slurm-faults: install ## trainings on that SLURM that are requeued, cut off, shot or lose their node
 	python -m pytest --durations=0 -m "slurm and slow"
+
+coverage: install ## which lines the fast tests run, those of the processes that they start included
+	python -m pytest -n $(CORES) --dist loadfile -m "not engines and not slurm and not browser and not gpu and not slow" --cov --cov-report term:skip-covered
+
+mutants: install ## does a test notice a changed line? samplers and noise, held to 85 % (ROOMS="pairing metrics records": others)
+	python .ci/mutants.py $(ROOMS)
 
 lint: install ## what a commit has to pass, without tests: also as hooks, see CONTRIBUTING.md
 	ruff check .

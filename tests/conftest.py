@@ -29,6 +29,24 @@ ROOT = Path(__file__).resolve().parents[1]
 for _name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
     os.environ.pop(_name, None)
 
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Of a story (`pytest.mark.story`) no chapter is left out before one that was asked for."""
+    stories: dict[object, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("story"):
+            stories.setdefault(item.parent, []).append(item)
+    yield
+    for chapters in stories.values():
+        asked = [item for item in chapters if item in items]
+        if asked:
+            before = chapters[: chapters.index(asked[-1]) + 1]
+            place = items.index(asked[0])
+            items[:] = [item for item in items if item not in before]
+            items[place:place] = before
+
+
 # The smallest pipeline that still has every stage: 16-pixel faces, a network of a few thousand parameters.
 _MINI_TRAIN = {"images": 16, "batch": 8, "warmup_images": 8}
 _MINI_STEPS = {"steps": 2}

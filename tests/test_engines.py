@@ -1,6 +1,7 @@
 """Snakemake and DVC on one miniature pipeline: neither ever calls stale what is fresh, or fresh what is stale.
 
-The checks tell one story, in order, in one repository; each test is a chapter.
+The checks tell one story, in order, in one repository; each test is a chapter. Who asks for one is told the story up to
+there: `pytest tests/test_engines.py -k test_05`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ssimbad.tracking import spool
 from .conftest import ROOT, lost, make_folder_house, own_source, plant, write_params
 from .waiting import until
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.story]
 
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {
@@ -105,8 +106,10 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
+def house(request, tmp_path_factory):
     """A git and DVC repository with faces under a .dvc pointer, nothing computed yet."""
+    begun = any(item.name.startswith("test_01_") for item in request.session.items if item.module is request.module)
+    assert begun, "a chapter by its node tells no story: pytest tests/test_engines.py -k NAME"
     folder = own_source(make_folder_house(tmp_path_factory.mktemp("engines") / "house"))
     made = House(folder)
     made.foreign = plant(folder)
@@ -134,7 +137,7 @@ def test_02_dvc_repro_then_runs_nothing(house):
     house.commit("v1")
 
 
-def test_02_a_second_sync_commits_only_what_dvc_lacks(house):
+def test_03_a_second_sync_commits_only_what_dvc_lacks(house):
     assert f"{STAGES} fresh stages, 0 of them new" in house.run("ssimbad", "sync")
     lock = yaml.safe_load((house.folder / "dvc.lock").read_text())
     digest = lock["stages"]["tables"]["outs"][0]["md5"]
@@ -145,7 +148,7 @@ def test_02_a_second_sync_commits_only_what_dvc_lacks(house):
     assert yaml.safe_load((house.folder / "dvc.lock").read_text()) == lock
 
 
-def test_02_a_run_with_an_outdated_dvc_yaml_computes_but_commits_nothing(house):
+def test_04_a_run_with_an_outdated_dvc_yaml_computes_but_commits_nothing(house):
     yaml_text, lock = ((house.folder / name).read_text() for name in ("dvc.yaml", "dvc.lock"))
     shorter = yaml.safe_load(yaml_text)
     shorter["stages"]["figures"]["deps"].pop()
@@ -172,7 +175,7 @@ def test_02_a_run_with_an_outdated_dvc_yaml_computes_but_commits_nothing(house):
     house.computed()
 
 
-def test_03_a_changed_parameter_is_seen_by_both(house):
+def test_05_a_changed_parameter_is_seen_by_both(house):
     house.change("sketches.epsilon", 0.5)
     assert house.planned() == AFTER_SKETCHES
     house.run("git", "checkout", "-q", "params.yaml")
@@ -184,7 +187,7 @@ def test_03_a_changed_parameter_is_seen_by_both(house):
     house.commit("v2")
 
 
-def test_03_how_a_row_colours_retrains_nothing_in_either_engine(house):
+def test_06_how_a_row_colours_retrains_nothing_in_either_engine(house):
     house.change("methods.ssimbad.colour.finetune.sampler.steps", 3)
     assert house.planned() == AFTER_COLOUR
     house.run("dvc", "repro", "-q")
@@ -198,14 +201,14 @@ def test_03_how_a_row_colours_retrains_nothing_in_either_engine(house):
     assert house.dvc_clean()
 
 
-def test_04_parameters_back_without_checkout_are_no_trap(house):
+def test_07_parameters_back_without_checkout_are_no_trap(house):
     house.run("git", "checkout", "-q", "v1", "--", "params.yaml")
     assert house.planned() == AFTER_FINETUNE
     assert not house.dvc_clean()
     house.run("git", "checkout", "-q", "v2", "--", "params.yaml")
 
 
-def test_05_an_old_commit_comes_with_its_bytes(house):
+def test_08_an_old_commit_comes_with_its_bytes(house):
     for tag in ("v1", "v2"):
         house.checkout(tag)
         assert house.planned() == {}, tag
@@ -232,13 +235,13 @@ def clone(house, folder: Path, kind: str) -> House:
 
 
 @pytest.mark.parametrize("kind", ["copy", "hardlink", "symlink"])
-def test_06_a_clone_pulls_and_has_nothing_to_do(house, remote, tmp_path, kind):
+def test_09_a_clone_pulls_and_has_nothing_to_do(house, remote, tmp_path, kind):
     copy = clone(house, tmp_path / "clone", kind)
     assert copy.planned() == {}
     assert copy.dvc_clean()
 
 
-def test_07_work_in_a_clone_arrives_at_the_same_lock(house, remote, tmp_path):
+def test_10_work_in_a_clone_arrives_at_the_same_lock(house, remote, tmp_path):
     copy = clone(house, tmp_path / "clone", "copy")
     copy.change("evaluation.bootstrap", 120)
     copy.snakemake()
@@ -251,7 +254,7 @@ def test_07_work_in_a_clone_arrives_at_the_same_lock(house, remote, tmp_path):
     assert house.planned() == {}
 
 
-def test_08_back_to_old_parameters_trains_nothing(house):
+def test_11_back_to_old_parameters_trains_nothing(house):
     house.run("git", "checkout", "-q", "v1", "--", "params.yaml")
     house.run("dvc", "repro", "-q")
     assert not EXPENSIVE & set(house.computed())
@@ -259,7 +262,7 @@ def test_08_back_to_old_parameters_trains_nothing(house):
     assert house.run("git", "diff", "--stat", "v1", "--", "dvc.lock") == ""
 
 
-def test_09_a_comment_retrains_nothing(house):
+def test_12_a_comment_retrains_nothing(house):
     file = house.folder / "src/ssimbad/pairing/stage_sketches.py"
     text = file.read_text()
     file.write_text("# a comment\n" + text)
@@ -276,7 +279,7 @@ def test_09_a_comment_retrains_nothing(house):
     assert house.planned() == {}
 
 
-def test_10_a_deleted_model_is_noticed_and_restored(house):
+def test_13_a_deleted_model_is_noticed_and_restored(house):
     (house.folder / "models/ssimbad/finetune/seed-0.safetensors").unlink()
     assert house.planned() == AFTER_FINETUNE
     house.run("dvc", "checkout", "-q")
@@ -287,7 +290,7 @@ def test_10_a_deleted_model_is_noticed_and_restored(house):
     assert house.planned() == {}
 
 
-def test_11_a_tampered_output_is_noticed(house):
+def test_14_a_tampered_output_is_noticed(house):
     path = house.folder / "reports/schedule/phi_star.json"
     path.write_text(path.read_text().replace("rational", "atan", 1))
     assert "select_phi" in house.planned()
@@ -296,7 +299,7 @@ def test_11_a_tampered_output_is_noticed(house):
     assert house.planned() == {}
 
 
-def test_12_shards_are_scattered_and_gathered_to_the_same_bytes(house):
+def test_15_shards_are_scattered_and_gathered_to_the_same_bytes(house):
     files = [*(house.folder / "data").glob("faces/*.*"), *(house.folder / "data").glob("sketches/*.*")]
     before = {path: path.read_bytes() for path in files}
     texts = {
@@ -317,7 +320,7 @@ def test_12_shards_are_scattered_and_gathered_to_the_same_bytes(house):
     assert house.planned() == {}
 
 
-def test_12_metrics_params_and_plots_of_dvc(house, tmp_path):
+def test_16_metrics_params_and_plots_of_dvc(house, tmp_path):
     assert "reports/metrics/ssimbad/finetune/seed-0/same.json" in house.run("dvc", "metrics", "show", "--md")
     assert "finetune.learning_rate" in house.run("dvc", "params", "diff", "v1", "v2", "--md")
     assert "psnr" in house.run("dvc", "metrics", "diff", "v1", "v2", "--md")
@@ -332,7 +335,7 @@ def test_12_metrics_params_and_plots_of_dvc(house, tmp_path):
     assert "training" in page
 
 
-def test_13_the_report_of_snakemake_is_one_page(house, tmp_path):
+def test_17_the_report_of_snakemake_is_one_page(house, tmp_path):
     house.run("snakemake", "--report", str(tmp_path / "report.html"), "all")
     page = (tmp_path / "report.html").read_text()
     assert "qualitative_same.png" in page
@@ -359,7 +362,7 @@ def kill_in_training(house, *command: str) -> None:
         engine.wait()
 
 
-def test_13_plans_of_other_parameters_disturb_no_run(house, tmp_path):
+def test_18_plans_of_other_parameters_disturb_no_run(house, tmp_path):
     """A run that waits in the middle of a job; then its later jobs need the markers that it found."""
     house.change("methods.ssimbad.finetune.images", 24)
     mine = (house.folder / "params.yaml").read_text()
@@ -381,7 +384,7 @@ def test_13_plans_of_other_parameters_disturb_no_run(house, tmp_path):
 
 
 @pytest.mark.parametrize("first", ["snakemake", "dvc"])
-def test_14_one_engine_killed_the_other_finishes(house, first):
+def test_19_one_engine_killed_the_other_finishes(house, first):
     house.change("methods.ssimbad.finetune.images", 512 if first == "snakemake" else 520)
     house.computed()
     if first == "snakemake":
@@ -400,7 +403,7 @@ def test_14_one_engine_killed_the_other_finishes(house, first):
     assert '"resumed"' in log
 
 
-def test_15_a_sweep_by_dvc(house):
+def test_20_a_sweep_by_dvc(house):
     house.run("git", "stash", "-q")
     house.checkout("v1")
     house.computed()
@@ -411,7 +414,7 @@ def test_15_a_sweep_by_dvc(house):
     assert house.planned() == {}
 
 
-def test_16_no_engine_has_touched_a_foreign_file(house):
+def test_21_no_engine_has_touched_a_foreign_file(house):
     """After runs, restorations, kills, checkouts and a sweep, in the folders in which all that worked."""
     assert lost(house.foreign) == []
     assert len(house.foreign) > 200
