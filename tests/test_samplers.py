@@ -7,7 +7,8 @@ from scipy.integrate import quad, solve_ivp
 
 from ssimbad.noise import ddpm, transforms
 from ssimbad.params.base import Churn
-from ssimbad.samplers.counts import ODE, Calls
+from ssimbad.samplers.ancestral import ancestral
+from ssimbad.samplers.counts import NONE, ODE, Calls
 from ssimbad.samplers.ode import SAMPLERS, ddim, heun, inversion, phi2, raised, watched
 from ssimbad.samplers.ode import make as make_sampler
 
@@ -86,20 +87,35 @@ def stream(seed=5):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "steps", "error"),
+    ("name", "own", "steps", "error"),
     [
-        (make("heun", stream(), churn=Churn(s_churn=20.0)), 60, 0.02),
-        (make("heun", stream(), churn=Churn(s_churn=40.0, s_min=0.05, s_max=50.0, s_noise=1.003)), 60, 0.02),
-        (make("ddim", stream(), eta=0.5), 400, 0.02),
-        (make("ddim", stream(), eta=1.0), 400, 0.02),
+        ("heun", {"churn": Churn(s_churn=20.0)}, 60, 0.02),
+        ("heun", {"churn": Churn(s_churn=40.0, s_min=0.05, s_max=50.0, s_noise=1.003)}, 60, 0.02),
+        ("ddim", {"eta": 0.5}, 400, 0.02),
+        ("ddim", {"eta": 1.0}, 400, 0.02),
     ],
 )
-def test_stochastic_samplers_return_mean_and_spread_of_a_gaussian(sampler, steps, error):
+def test_stochastic_samplers_return_mean_and_spread_of_a_gaussian(name, own, steps, error):
     fresh = stream(0)
-    image = sampler(gaussian_denoiser, 80 * fresh(), grid(steps))
+    image = make(name, stream(), **own)(gaussian_denoiser, 80 * fresh(), grid(steps))
     assert image.mean().item() == pytest.approx(MEAN, abs=error)
     assert image.std().item() == pytest.approx(STD, rel=error)
     assert (image - exact(stream(0)())).abs().mean() > 0.1, "renewed noise leads elsewhere than the ODE"
+
+
+def test_churn_adds_its_noise_before_the_call():
+    """Karras et al. 2022, Alg. 2, lines 4 to 6, with noise that is 1 everywhere."""
+    calls = []
+
+    def seen(x, sigma):
+        calls.append((x.unique().item(), sigma[0].item()))
+        return torch.zeros_like(x)
+
+    churn = Churn(s_churn=0.5, s_noise=1.5)
+    levels = torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64)
+    heun(seen, torch.full((2, 3, 4, 4), 7.0), levels, churn, lambda: torch.ones(2, 3, 4, 4))
+    lifted = 2 * (1 + 0.5 / 2)
+    assert calls[0] == pytest.approx((7 + 1.5 * (lifted**2 - 4) ** 0.5, lifted), rel=1e-6)
 
 
 def test_without_renewed_noise_ddim_is_euler_and_churn_heun():
@@ -114,7 +130,7 @@ def test_without_renewed_noise_ddim_is_euler_and_churn_heun():
 @pytest.mark.parametrize("renewing", [{"churn": Churn(s_churn=20.0)}, {"eta": 1.0}])
 def test_a_sampler_that_renews_noise_wants_a_source_of_it(renewing):
     sampler = heun if "churn" in renewing else ddim
-    with pytest.raises(ValueError, match="`fresh`"):
+    with pytest.raises(ValueError, match=r"^a sampler that renews noise is told by `fresh` where it comes from$"):
         sampler(gaussian_denoiser, 80 * stream()(), grid(9), **renewing)
 
 
@@ -125,6 +141,7 @@ def test_churn_raises_as_in_the_published_algorithm():
     assert raised(churn, 1.0, 18) == pytest.approx(2**0.5)
     assert raised(churn, 0.01, 256) == 0.01
     assert raised(churn, 80.0, 256) == 80.0
+    assert raised(churn, 0.05, 256) > 0.05 and raised(churn, 50.0, 256) > 50.0, "both ends belong to it"
 
 
 def test_full_ddim_renews_ddpms_posterior_variance():
@@ -153,11 +170,72 @@ def test_inversion_is_the_way_back():
     assert calls == pytest.approx(levels[1:-1].flip(0).tolist())
 
 
+@pytest.mark.parametrize("steps", [3, 4])
+def test_inversion_of_a_known_face_goes_straight_up(steps):
+    """Each step multiplies the distance from the face by the ratio of the levels, be their number odd or even."""
+    levels, target = grid(steps), torch.rand(2, 3, 4, 4)
+    start = inversion(lambda x, sigma: target, target + 0.002, levels)
+    assert torch.allclose(start, target + 80, atol=1e-2)
+
+
+def test_what_was_inverted_comes_back_by_euler():
+    image = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    levels = grid(2000)
+    back = ddim(gaussian_denoiser, inversion(gaussian_denoiser, image, levels), levels)
+    assert torch.allclose(back, image, atol=2e-2)
+
+
+def test_the_step_to_the_lowest_level_is_of_first_order():
+    """DPM-Solver++(2M), whose third call here answers what it was asked."""
+    answers = iter([torch.tensor(0.2), torch.tensor(0.9)])
+    levels = torch.tensor([8.0, 2.0, 0.5, 0.0], dtype=torch.float64)
+    start = torch.full((1, 1, 1, 1), 4.0)
+    got = make("dpmpp_2m")(lambda x, sigma: next(answers, x), start, levels).item()
+    first = 2 / 8 * 4 + (1 - 2 / 8) * 0.2
+    assert got == pytest.approx(0.5 / 2 * first + (1 - 0.5 / 2) * 0.9, rel=1e-6)
+
+
+def by_name(name):
+    """A sampler, or what else asks a denoiser along levels."""
+    if name == "ancestral":
+        return lambda denoise, x, levels: ancestral(denoise, x, levels, "beta", lambda: torch.zeros_like(x))
+    return inversion if name == "inversion" else make(name)
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "inversion", "ancestral"])
+@pytest.mark.parametrize(("shape", "device"), [((5, 3, 4, 2), "cpu"), ((2, 3, 4, 4), "meta")])
+def test_a_denoiser_is_told_sigma_once_per_image_beside_it(name, shape, device):
+    asked = []
+
+    def noting(x, sigma):
+        asked.append((sigma.dtype, sigma.shape, sigma.device.type))
+        return x / 2
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        by_name(name)(noting, torch.ones(shape, dtype=torch.float32, device=device), grid(3))
+    finally:
+        torch.set_default_dtype(before)
+    assert set(asked) == {(torch.float32, shape[:1], device)}
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_most_steps_within_a_number_of_calls(name):
     for calls in (1, 2, 3, 4, 63, 64):
         steps = ODE[name].most_steps(calls)
         assert ODE[name].of(steps) <= calls < ODE[name].of(steps + 1)
+
+
+def test_costs_of_several_networks_add_up():
+    assert Calls(2, 1).times(3) == Calls(6, 3)
+    assert Calls(2, 1).plus(Calls(3, 2)) == Calls(5, 3)
+    assert Calls(2, 1).plus(NONE) == Calls(2, 1)
+
+
+def test_no_more_steps_than_a_sampler_has():
+    assert [Calls(2, 1, most=3).most_steps(calls) for calls in (1, 2, 4, 5, 6, 100)] == [1, 1, 2, 3, 3, 3]
+    assert isinstance(Calls(2, 1).most_steps(6), int)
 
 
 def test_what_samplers_cost_is_known_of_each_of_them():
@@ -187,6 +265,12 @@ def test_whoever_watches_sees_each_call_as_it_was_and_changes_no_bit(name):
     assert len(told) == len(answers) == ODE[name].of(6)
     for (sigma, image), (asked, answer) in zip(told, answers, strict=True):
         assert sigma == asked and torch.equal(image, answer)
+
+
+def test_one_image_can_be_watched_too():
+    told = []
+    make("euler")(watched(gaussian_denoiser, lambda sigma, image: told.append(sigma)), stream()()[:1], grid(3))
+    assert told == pytest.approx(grid(3)[:-1].tolist())
 
 
 # A denoiser that differs at both ends of a step: the posterior mean of grey values around -0.6 and 0.9, in equal parts.

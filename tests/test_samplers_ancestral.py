@@ -60,6 +60,12 @@ def test_of_the_full_chain_the_variances_are_the_schedule_s():
     assert VARIANCES["posterior"](float(SIGMAS[0]), 0.0) == 0
 
 
+def test_the_step_to_the_image_has_no_noise_unless_asked():
+    levels = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    answer = torch.zeros(1, 1, 1, 1)
+    assert ancestral(lambda x, sigma: answer, answer + 1, levels, "beta", lambda: answer + 1).item() == 0
+
+
 def gaussian(mean: float, spread: float):
     """The exact denoiser of N(mean, spread²)."""
 
