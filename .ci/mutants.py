@@ -21,7 +21,7 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {
     "samplers": ("src/ssimbad/samplers/*.py", ["tests/test_samplers*.py"]),
-    "noise": ("src/ssimbad/noise/*.py", ["tests/test_noise_*.py", "tests/test_samplers.py"]),
+    "noise": ("src/ssimbad/noise/*.py", ["tests/test_noise_transforms.py", "tests/test_samplers.py"]),
     "pairing": ("src/ssimbad/pairing/*.py", ["tests/test_pairing_*.py", "tests/test_masks.py", "tests/test_styles.py"]),
     "metrics": ("src/ssimbad/metrics/*.py", ["tests/test_metrics_*.py"]),
     "records": (
