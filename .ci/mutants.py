@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tabulate import tabulate
@@ -21,7 +22,10 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {
     "samplers": ("src/ssimbad/samplers/*.py", ["tests/test_samplers*.py"]),
-    "noise": ("src/ssimbad/noise/*.py", ["tests/test_noise_transforms.py", "tests/test_samplers.py"]),
+    "noise": (
+        "src/ssimbad/noise/*.py",
+        ["tests/test_noise_monotone.py", "tests/test_noise_transforms.py", "tests/test_samplers.py"],
+    ),
     "pairing": ("src/ssimbad/pairing/*.py", ["tests/test_pairing_*.py", "tests/test_masks.py", "tests/test_styles.py"]),
     "metrics": ("src/ssimbad/metrics/*.py", ["tests/test_metrics_*.py"]),
     "records": (
@@ -93,7 +97,9 @@ def report(room: str, became: dict[str, str], copy: Path) -> None:
     table = tabulate(rows, head, tablefmt="github", disable_numparse=True)
     print(table)
     alive = [name for name, fate in became.items() if fate not in KILLED]
-    shown = [f"{name}: {became[name]}\n{difference(mutmut(copy, 'show', name, quiet=True))}" for name in alive]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        texts = pool.map(lambda name: mutmut(copy, "show", name, quiet=True), alive)
+    shown = [f"{name}: {became[name]}\n{difference(text)}" for name, text in zip(alive, texts, strict=True)]
     out = ROOT / "work/mutants" / f"{room}.md"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n\n".join([table, *shown]) + "\n", encoding="utf-8")

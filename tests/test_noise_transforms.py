@@ -107,6 +107,7 @@ def test_saturating_forms_stop_where_the_clip_puts_them(form, sigma):
     phi = make({"form": form}, 1e-6)
     assert phi.saturates_at(HIGH) == pytest.approx(sigma, abs=0.05)
     assert phi.saturates_at(1.0) is None
+    assert phi.saturates_at(phi.saturates_at(HIGH)) is None, "up to there it changes"
     assert phi.inverse(phi.forward(HIGH)) == pytest.approx(sigma, abs=0.05)
     assert make({"form": form}, 1e-3).saturates_at(HIGH) < 0.9 * sigma
 
@@ -143,6 +144,26 @@ def test_dtype_and_shape_are_kept_and_the_range_is_respected(spec, dtype):
     assert float(sigma[0, 0]) == pytest.approx(LOW, rel=max(2 * slack, 1e-9))
 
 
+@each_spec
+def test_the_ends_of_u_are_those_of_sigma(spec):
+    sigma = sample_sigma(make(spec), torch.tensor([0.0, 1.0], dtype=torch.float64), LOW, HIGH)
+    assert sigma.min() >= LOW and sigma.max() <= HIGH
+    assert float(sigma[0]) == pytest.approx(LOW, rel=1e-9)
+
+
+def test_whole_numbers_are_answered_in_float64_and_float32_in_its_own():
+    phi = make({"form": "log1p"})
+    for whole in (np.array([1, 3]), torch.tensor([1, 3])):
+        answer = phi.forward(whole)
+        assert type(answer) is type(whole) and str(answer.dtype).endswith("float64")
+        assert np.asarray(answer) == pytest.approx(np.log1p([1, 3]), rel=1e-15)
+    single = np.array([1e-7], dtype=np.float32)
+    assert phi.forward(single).dtype == np.float32
+    small = make({"form": "log1p_square"}).forward(single)
+    assert float(small[0]) == pytest.approx(float(single[0]) ** 2, rel=1e-6)
+    assert type(phi.forward(3)) is float
+
+
 def test_float32_is_computed_in_float64():
     phi = make({"form": "rational", "c": 0.3})
     u = torch.tensor([0.9999999], dtype=torch.float32)
@@ -162,6 +183,9 @@ def test_spec_makes_the_same_map_again():
         phi = make(spec)
         again = make(phi.spec)
         assert again.spec == phi.spec and again.forward(0.7) == phi.forward(0.7)
+        assert again.form == phi.form == spec["form"]
+    whole = {"form": "empirical", "sigmas": [1, 2, 4], "values": [0, 1, 5]}
+    assert make(whole).forward(2.0) == pytest.approx(1) and make(whole).label == "1 - mean SSIM"
 
 
 @pytest.mark.parametrize(
@@ -171,18 +195,35 @@ def test_spec_makes_the_same_map_again():
         ({}, "unknown form None"),
         ({"form": "rational"}, "needs c"),
         ({"form": "rational", "c": -1}, "positive"),
+        ({"form": "rational", "c": 0}, "positive"),
+        ({"form": "rational", "c": float("inf")}, "positive"),
+        ({"form": "rational", "c": True}, "positive"),
         ({"form": "rational", "c": "0.3"}, "positive"),
-        ({"form": "rational", "c": 0.3, "d": 1}, "no parameter 'd'"),
-        ({"form": "log", "c": 0.3}, "no parameter 'c'"),
+        ({"form": "rational", "c": 0.3, "d": 1}, "no parameter 'd'; it has: c$"),
+        ({"form": "log", "c": 0.3}, "no parameter 'c'; it has: none$"),
         ({"form": "empirical", "sigmas": [1, 2]}, "exactly sigmas and values"),
         ({"form": "empirical", "sigmas": [1, 2, 3], "values": [0, 1, 1]}, "strictly"),
-        ({"form": "empirical", "sigmas": [0, 1], "values": [0, 1]}, "positive"),
+        (
+            {"form": "empirical", "sigmas": [0, 1], "values": [0, 1]},
+            "^form empirical: sigmas must be a list of positive",
+        ),
         ({"form": "empirical", "sigmas": [1, 2], "values": [0, float("nan")]}, "finite"),
     ],
 )
 def test_wrong_literals_say_what_is_wrong(spec, words):
     with pytest.raises(ValueError, match=words):
         make(spec)
+
+
+def test_a_grid_has_a_level():
+    with pytest.raises(ValueError, match=r"^a schedule has at least one level; got 0$"):
+        levels(make({"form": "log"}), 0, LOW, HIGH)
+
+
+def test_the_roots_of_scaled_betas_are_linear():
+    betas = ddpm.scaled_betas(5, 0.04, 0.36)
+    assert betas.dtype == torch.float64
+    assert betas.tolist() == pytest.approx([0.2**2, 0.3**2, 0.4**2, 0.5**2, 0.6**2], rel=1e-12)
 
 
 def test_ddpm_schedule_has_the_published_ends():

@@ -46,16 +46,15 @@ class Monotone:
         """Value at `x`, float64, any shape and device."""
         knots = self.knots.to(x.device)
         x = x.clamp(knots[0], knots[-1])
-        piece = (torch.searchsorted(knots, x.contiguous(), right=True) - 1).clamp(0, len(knots) - 2)
+        piece = (torch.searchsorted(knots, x.contiguous(), right=True) - 1).clamp(max=len(knots) - 2)
         return _cubic(self.coefficients.to(x.device)[:, piece], x - knots[piece])
 
     def inverse(self, y: Tensor) -> Tensor:
         """The place where the curve takes the value `y`, float64, any shape and device; exact to rounding."""
-        knots, values = self.knots.to(y.device), self.values.to(y.device)
-        sign = 1.0 if values[-1] > values[0] else -1.0
-        rising = values * sign
-        target = (y * sign).clamp(rising[0], rising[-1])
-        piece = (torch.searchsorted(rising, target.contiguous(), right=True) - 1).clamp(0, len(knots) - 2)
+        sign = torch.sign(self.values[-1] - self.values[0])
+        knots, rising = self.knots.to(y.device), (sign * self.values).to(y.device)
+        target = (sign * y).clamp(rising[0], rising[-1])
+        piece = (torch.searchsorted(rising, target.contiguous(), right=True) - 1).clamp(max=len(knots) - 2)
         width = knots[piece + 1] - knots[piece]
         c = sign * self.coefficients.to(y.device)[:, piece]
         return knots[piece] + _root(c, target, width)
