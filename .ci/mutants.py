@@ -34,6 +34,7 @@ ROOMS = {
     ),
 }
 HELD = ("samplers", "noise")
+LEAST = 85
 KILLED = {"killed", "timeout"}
 
 
@@ -42,11 +43,15 @@ def main() -> None:
     unknown = [room for room in rooms if room not in ROOMS]
     if unknown:
         sys.exit(f"mutants.py: {unknown[0]}: no such room; there are {', '.join(ROOMS)}")
+    low = []
     for room in rooms:
         with tempfile.TemporaryDirectory(prefix="ssimbad-mutants-") as name:
             copy = copied(Path(name), room)
             mutmut(copy, "run")
-            report(room, results(copy), copy)
+            if report(room, results(copy), copy) < LEAST and room in HELD:
+                low.append(room)
+    if low:
+        sys.exit(f"mutants.py: {', '.join(low)}: less than {LEAST} % killed")
 
 
 def copied(place: Path, room: str) -> Path:
@@ -82,8 +87,8 @@ def results(copy: Path) -> dict[str, str]:
     return dict(line.strip().split(": ", 1) for line in lines if ": " in line)
 
 
-def report(room: str, became: dict[str, str], copy: Path) -> None:
-    """A row per file, and each survivor as the lines that it changes."""
+def report(room: str, became: dict[str, str], copy: Path) -> float:
+    """A row per file, each survivor as the lines that it changes, and what share of the room was killed, in percent."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for name, fate in became.items():
         module = re.sub(r"\.(x_|xǁ).*", "", name)
@@ -104,6 +109,7 @@ def report(room: str, became: dict[str, str], copy: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n\n".join([table, *shown]) + "\n", encoding="utf-8")
     print(f"-> {out.relative_to(ROOT)}")
+    return share(counts["all"])
 
 
 def share(count: Counter[str]) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssimbad.methods import edm, registry
 from ssimbad.methods.contract import Batch, Losses, Method, Part, Plan, Player, Setup
@@ -116,6 +117,19 @@ def refines_from_pure_noise(method: Method, model: nn.Module, plan: Plan, sigma_
     assert x.std().item() == pytest.approx(scale, rel=0.05) and x.mean().abs().item() < 0.1 * scale
     for found, target in ((losses, given.target), (losses_of_other, other.target)):
         assert torch.allclose(found.per_image, mse(RAMP.expand_as(target), target))
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the numbers that the host asks a device for.
+
+    Those in float64 are not counted: they belong to schedules, which live on the CPU wherever a network computes.
+    """
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default and args[0].dtype != torch.float64
+        return function(*args, **(kwargs or {}))
 
 
 # Of a training: feed, settings, and the loop.

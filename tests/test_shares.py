@@ -20,10 +20,10 @@ from ssimbad.networks.clip import ImageTower
 from ssimbad.networks.vgg import VGG19
 from ssimbad.params.tree import Params
 from ssimbad.training import loop
-from ssimbad.training.feed import BatchRng, Feed
+from ssimbad.training.feed import BatchRng, Feed, Shard
 
 from .conftest import miniature
-from .small import CPU, WARP
+from .small import CPU, WARP, HostReads
 
 BATCH, SIZE = 8, 32
 PHI = {"form": "rational", "c": 0.3}
@@ -142,3 +142,13 @@ def test_gradients_do_not_depend_on_the_number_of_shares(kind, objective, choice
             gap = (gradients(player, shares) - whole).norm() / whole.norm()
             # Rounding is 1e-6, and 2e-5 through an inversion and back; a mean over a share's own count is over 1e-3.
             assert gap < 1e-4, f"{player.name or 'model'}, {shares} shares: {gap:.1e}"
+
+
+@pytest.mark.parametrize(("kind", "objective", "choice"), objectives(), ids=str)
+def test_the_host_waits_for_no_number_of_the_device_in_a_step(kind, objective, choice):
+    for player in trained(kind, objective, choice):
+        batch, rng = feed().batch(0, BATCH, Shard()), BatchRng(1, BATCH, Shard(), CPU)
+        with HostReads() as reads:
+            for losses in player.losses(batch, rng):
+                losses.loss.backward()
+        assert reads.count == 0, player.name

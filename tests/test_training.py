@@ -15,7 +15,7 @@ from ssimbad.networks.patch_gan import PatchGAN
 from ssimbad.training import checkpoints, loop
 from ssimbad.training.feed import BatchRng, Shard
 
-from .small import COMMON, CPU, TRAIN, alone, build, feed, job, step, trained, validated
+from .small import COMMON, CPU, TRAIN, HostReads, alone, build, feed, job, step, trained, validated
 
 
 def optimise(state, loss):
@@ -54,6 +54,49 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy():
     state = loop.TrainState(model, alone(model), TRAIN, COMMON)
     with pytest.raises(UserError, match="learning_rate"):
         state.advance(lambda player: [Losses(torch.tensor(float("nan")), torch.zeros(8), None)])
+        state.settle()
+
+
+def test_a_step_that_is_not_finite_is_taken_by_no_weight_and_told_before_a_state_is_written(tmp_path):
+    """Whether it was finite is read from the device when the curve is; the first such step is the one that is named."""
+    model = build()
+    settled = []
+
+    def breaks(batch, rng):
+        losses = step(model, batch, rng)
+        settled.append({name: weight.clone() for name, weight in model.state_dict().items()})
+        return losses if len(settled) < 2 else replace(losses, loss=losses.loss * float("nan"))
+
+    common = COMMON.model_copy(update={"log_images": 64, "state_images": 32})
+    state = loop.TrainState(model, alone(model, breaks), TRAIN, common, "pretrain-x")
+    with pytest.raises(UserError, match=r"^pretrain-x: the loss is not finite after 8 images; lower the"):
+        loop.fit(state, feed(), None, 5, job(tmp_path), "key")
+    assert len(settled) == 4, "as many steps as lie before the state that is due"
+    assert all(torch.equal(settled[1][name], weight) for name, weight in model.state_dict().items())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_host_reads_from_the_device_for_the_curve_alone(tmp_path):
+    """On a GPU it waits, at each number that it reads, until all that was asked for is computed."""
+    model, reads = build(), {}
+    for images in (32, 64):
+        train = TRAIN.model_copy(update={"images": images})
+        common = COMMON.model_copy(update={"log_images": 1000, "state_images": 1000})
+        state = loop.TrainState(model, alone(model), train, common)
+        state.window.settle = lambda name: None
+        with HostReads() as reads[images]:
+            loop.fit(state, feed(), None, 5, job(tmp_path), str(images))
+    assert reads[64].count == reads[32].count
+
+
+def test_the_curve_keeps_no_graph_alive():
+    model = torch.nn.Linear(1, 1)
+    state = loop.TrainState(model, alone(model), TRAIN, COMMON)
+    value = model.weight.sum()
+    given = Losses(value, value[None], None, {"part": value})
+    state.advance(lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: iter([given])))
+    (step,) = state.window.steps
+    assert not any(v.requires_grad for v in (step.losses.loss, step.losses.per_image, step.losses.terms["part"]))
 
 
 class Overflowing(torch.autograd.Function):

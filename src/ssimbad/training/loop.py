@@ -48,6 +48,16 @@ def ema_decay(seen: int, batch: int, share: float) -> float:
     return 0.5 ** (batch / (share * seen)) if share and seen else 0.0
 
 
+@dataclass(frozen=True)
+class Step:
+    """What an optimiser step leaves for the curve, still on the device: reading it there would wait for the device."""
+
+    player: str
+    losses: Losses
+    norm: Tensor
+    seen: int
+
+
 @dataclass
 class Window:
     """Means since the last row of the curve, in float64."""
@@ -55,12 +65,30 @@ class Window:
     buckets: list[float]
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    """Not added up yet."""
 
-    def add(self, player: str, losses: Losses, norm: float) -> None:
-        prefix = f"{player}_" if player else ""
+    def settle(self, name: str) -> None:
+        """Read from the device what the steps since the last time left there, and add it up.
+
+        Raises:
+            UserError: loss or gradient of one of them were not finite; `name` is the training's.
+        """
+        waiting, self.steps = self.steps, []
+        for step in waiting:
+            for what, value in (("loss", step.losses.loss), ("gradient", step.norm)):
+                if not math.isfinite(float(value)):
+                    raise UserError(
+                        f"{name}: the {what} is not finite after {step.seen} images; "
+                        "lower the learning_rate of this stage"
+                    )
+            self._settled(step)
+
+    def _settled(self, step: Step) -> None:
+        prefix, losses = f"{step.player}_" if step.player else "", step.losses
         values = losses.per_image.double().cpu()
         self._add(f"{prefix}loss", float(losses.loss))
-        self._add(f"{prefix}gradient_norm", norm)
+        self._add(f"{prefix}gradient_norm", float(step.norm))
         for name, value in losses.terms.items():
             self._add(f"{prefix}loss_{name}", float(value))
         if losses.sigma is not None:
@@ -73,6 +101,7 @@ class Window:
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def rows(self, seen: int, rate: float) -> list[Row]:
+        """Of what is settled; then it begins anew."""
         means = {name: total / self.counts[name] for name, total in sorted(self.sums.items())}
         self.sums, self.counts = {}, {}
         return [(seen, "train", name, value) for name, value in {**means, "learning_rate": rate}.items()]
@@ -148,45 +177,46 @@ class TrainState:
         """Their value on validation."""
         return self.kept[0].value if self.kept else -math.inf
 
-    def advance(self, gradients: Callable[[Player], Iterable[Losses]]) -> dict[str, Losses]:
+    def advance(self, gradients: Callable[[Player], Iterable[Losses]]) -> None:
         """One batch: each player in turn makes its steps, then the EMA follows the model.
 
         Args:
             gradients: of a player's losses, one step after the other: leaves the gradient in `.grad` of its network.
 
-        Returns:
-            The losses of the last steps by the players' names.
+        Raises:
+            UserError: as `settle`.
         """
         rate = learning_rate(self.seen + self.train.batch, self.train, self.common.minimum_rate)
-        done = {}
         for player, optimiser in zip(self.players, self.optimisers, strict=True):
             for losses in gradients(player):
                 self._step(player, optimiser, losses, rate)
-                done[player.name] = losses
         self.seen += self.train.batch
         self._update_ema()
         if self.seen % self.common.log_images < self.train.batch or self.seen >= self.train.images:
+            self.settle()
             self.rows += self.window.rows(self.seen, rate)
-        return done
 
-    def _step(self, player: Player, optimiser: torch.optim.Optimizer, losses: Losses, rate: float) -> None:
-        """One AdamW step on the true gradient in `.grad`, clipped by its norm.
+    def settle(self) -> None:
+        """Look at what the steps so far have left on the device.
 
         Raises:
-            UserError: loss or gradient are not finite; the weights are as they were before this step.
+            UserError: a loss or gradient was not finite; the weights do not have that step.
+        """
+        self.window.settle(self.name)
+
+    def _step(self, player: Player, optimiser: torch.optim.Optimizer, losses: Losses, rate: float) -> None:
+        """One AdamW step on the true gradient in `.grad`, clipped by its norm; none where loss or norm are not finite,
+        which the device decides and `settle` then tells.
         """
         norm = nn.utils.clip_grad_norm_(trainable(player.network), self.common.clip)
-        for what, value in (("loss", losses.loss), ("gradient", norm)):
-            if not math.isfinite(float(value)):
-                raise UserError(
-                    f"{self.name}: the {what} is not finite after {self.seen} images; "
-                    "lower the learning_rate of this stage"
-                )
         _align(player.network)
         for group in optimiser.param_groups:
             group["lr"] = rate * player.rate
+        # What a gradient scaler would say of overflows, to the optimiser that is made for it.
+        unsound = ~(torch.isfinite(norm) & torch.isfinite(losses.loss))
+        optimiser.found_inf = unsound.float()  # ty: ignore[missing-attribute] in no signature, but asked by `step`
         optimiser.step()
-        self.window.add(player.name, losses, float(norm))
+        self.window.steps.append(Step(player.name, losses, norm, self.seen))
 
     def _update_ema(self) -> None:
         decay = ema_decay(self.seen, self.train.batch, self.common.ema)
@@ -216,6 +246,7 @@ class TrainState:
             self.kept = sorted(self.kept, key=lambda kept: -kept.value)[: self.common.keep]
 
     def save(self, folder: Path, key: str) -> None:
+        """Write a state of what is settled."""
         groups = {"ema": self.ema, **{f"kept {kept.seen}": kept.weights for kept in self.kept}}
         for player, optimiser in zip(self.players, self.optimisers, strict=True):
             groups[f"network {player.name}"] = self._own(player.network)
@@ -363,10 +394,11 @@ def micro_batches(share: int, most: int | None) -> int:
 
 
 def _concatenated(parts: list[Losses]) -> Losses:
+    """Of the whole share, without the graph: the curve reads them when the step is long gone."""
     loss = torch.stack([p.loss.detach() for p in parts]).mean()
     sigma = None if parts[0].sigma is None else torch.cat([there(p.sigma) for p in parts])
-    terms = {name: torch.stack([p.terms[name] for p in parts]).mean() for name in parts[0].terms}
-    return Losses(loss, torch.cat([p.per_image for p in parts]), sigma, terms)
+    terms = {name: torch.stack([p.terms[name].detach() for p in parts]).mean() for name in parts[0].terms}
+    return Losses(loss, torch.cat([p.per_image.detach() for p in parts]), sigma, terms)
 
 
 def _global(losses: Losses, group: ProcessGroup) -> Losses:
@@ -440,18 +472,18 @@ def fit(
                     values["images_per_second"] = (state.seen - first) / (time.perf_counter() - started)
                 job.metrics(state.seen, values)
                 logged = len(state.rows)
+                bar.set_postfix(_told(values), refresh=False)
             if state.seen >= train.images:
                 break
-            losses = state.advance(lambda player: parallel.gradients(player.network, partial(shard_losses, player)))
-            bar.set_postfix(
-                {f"{name} loss".strip(): f"{float(v.loss):.4f}" for name, v in losses.items()}, refresh=False
-            )
+            state.advance(lambda player: parallel.gradients(player.network, partial(shard_losses, player)))
             bar.update(train.batch)
             if state.seen >= train.images and not validate:
                 continue
             reason = watch.due
             stop = group.any(reason is not None)
             due = _due(state.seen, common.state_images, train.batch) or time.monotonic() - saved > STATE_SECONDS
+            if stop or due:
+                state.settle()
             if group.is_leader and (stop or due):
                 job.confirm()
                 state.save(job.scratch, key)
@@ -465,6 +497,12 @@ def fit(
         folder = checkpoints.write_kept(job.scratch, [(kept.seen, kept.value, kept.weights) for kept in state.kept[1:]])
         job.say(f"{job.name}: the {len(state.kept) - 1} next best weights are in {folder}, named by images and value")
     return time.perf_counter() - started, state.seen - first
+
+
+def _told(values: Mapping[str, float]) -> dict[str, str]:
+    """The players' losses among the newest values, for the line of progress."""
+    shown = {name.removeprefix("train/").replace("_", " "): f"{value:.4f}" for name, value in values.items()}
+    return {name: value for name, value in shown.items() if name == "loss" or name.endswith(" loss")}
 
 
 def _synchronise(state: TrainState, group: ProcessGroup) -> dict[nn.Module, Exchange]:
