@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ssimbad.methods import registry
 from ssimbad.methods.contract import Conditions
+from ssimbad.networks import coloring_unet, ddpm_unet
 from ssimbad.networks.denoiser import Denoiser, preconditioning
 from ssimbad.networks.unet import UNet, sinusoid
 from ssimbad.params.base import Colour
@@ -109,3 +111,31 @@ def test_conditions_are_not_scaled():
     assert torch.equal(seen["x"][:, 3:4], sketch)
     assert torch.equal(seen["x"][:, 4:], reference)
     assert torch.allclose(answer, x * 0.25 / 4.25)
+
+
+def on_a_gpu_without_one(build, *shapes):
+    """Which modules answer a channels-last question in another order of memory, by shapes alone, as CUDA would."""
+    undone = []
+
+    def look(module, given, answer):
+        image = torch.is_tensor(answer) and answer.ndim == 4
+        if image and not answer.is_contiguous(memory_format=torch.channels_last):
+            undone.append(type(module).__name__)
+
+    with FakeTensorMode(), torch.device("cuda"):
+        network = build()
+        for module in network.modules():
+            module.register_forward_hook(look)
+        questions = [torch.empty(shape) for shape in shapes]
+        answer = network(*(q.contiguous(memory_format=torch.channels_last) if q.ndim == 4 else q for q in questions))
+    assert answer.device.type == "cuda"
+    return undone
+
+
+def test_channels_last_holds_through_normalisation_and_attention():
+    assert on_a_gpu_without_one(lambda: torch.nn.GroupNorm(4, 8), (2, 8, 16, 16)) == ["GroupNorm"], "what torch does"
+    image, level = (2, 7, 16, 16), (2,)
+    shared = NETWORK.model_copy(update={"attention": [0]}).model_dump()
+    assert on_a_gpu_without_one(lambda: UNet(7, 3, **shared), image, level) == []
+    assert on_a_gpu_without_one(lambda: ddpm_unet.UNet(8, [1, 2], 1, [1], 4, 0.0), (2, 3, 16, 16), level) == []
+    assert on_a_gpu_without_one(lambda: coloring_unet.ColoringUNet(7, 3, 8, 16), image, level) == []

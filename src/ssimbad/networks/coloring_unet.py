@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssimbad.networks.norm import GroupNorm
 from ssimbad.networks.unet import sinusoid
 
 HEADS = 4
@@ -29,10 +30,10 @@ class Pair(nn.Module):
         self.residual = residual
         self.layers = nn.Sequential(
             nn.Conv2d(channels_in, width, 3, padding=1, bias=False),
-            nn.GroupNorm(1, width),
+            GroupNorm(1, width),
             nn.GELU(),
             nn.Conv2d(width, channels_out, 3, padding=1, bias=False),
-            nn.GroupNorm(1, channels_out),
+            GroupNorm(1, channels_out),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssimbad.networks.lists import Modules
+from ssimbad.networks.norm import GroupNorm
 from ssimbad.networks.unet import sinusoid
 
 Uniform = Callable[..., Tensor]
@@ -39,10 +40,10 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = dropout
-        self.norm1 = nn.GroupNorm(groups, channels_in)
+        self.norm1 = GroupNorm(groups, channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.bias = nn.Linear(features, channels_out)
-        self.norm2 = nn.GroupNorm(groups, channels_out)
+        self.norm2 = GroupNorm(groups, channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
@@ -60,7 +61,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = GroupNorm(groups, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
@@ -113,7 +114,7 @@ class UNet(nn.Module):
             self.up.append(stage)
             if level:
                 self.enlarge.append(nn.Conv2d(width, width, 3, padding=1))
-        self.head = nn.Sequential(nn.GroupNorm(groups, width), nn.Hardswish(), nn.Conv2d(width, 3, 3, padding=1))
+        self.head = nn.Sequential(GroupNorm(groups, width), nn.Hardswish(), nn.Conv2d(width, 3, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, uniform: Uniform | None = None) -> Tensor:
         features = self.embed(sinusoid(t, self.base, 10_000.0))

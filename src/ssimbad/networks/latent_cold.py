@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssimbad.networks.norm import GroupNorm
 from ssimbad.networks.vqvae import Autoencoder
 
 PERIOD = 10000.0
@@ -78,10 +79,10 @@ class Convolutional(nn.Module):
         super().__init__()
         self.timed = timed
         self.stem = nn.Conv2d(2 * channels if reference else channels, width, 1)
-        self.norms = nn.ModuleList([nn.GroupNorm(max(1, width // 8), width) for _ in range(layers)])
+        self.norms = nn.ModuleList([GroupNorm(max(1, width // 8), width) for _ in range(layers)])
         self.convolutions = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1) for _ in range(layers)])
         self.scales = nn.ModuleList([nn.Linear(self.EMBEDDING, width) for _ in range(layers)] if timed else [])
-        self.norm, self.head = nn.GroupNorm(max(1, width // 8), width), nn.Conv2d(width, channels, 1)
+        self.norm, self.head = GroupNorm(max(1, width // 8), width), nn.Conv2d(width, channels, 1)
         for layer in (*self.scales, self.head):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssimbad.networks.norm import GroupNorm
+
 
 class SpectralConv2d(nn.Conv2d):
     """A convolution whose weight is divided by its largest singular value (Miyato et al. 2018).
@@ -37,7 +39,7 @@ class PatchGAN(nn.Module):
         for channels_in, channels_out in zip([4, *widths], widths, strict=False):
             layers += [
                 SpectralConv2d(channels_in, channels_out, 3, stride=2, padding=1),
-                nn.GroupNorm(1, channels_out),
+                GroupNorm(1, channels_out),
                 nn.LeakyReLU(0.2),
             ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssimbad.networks.norm import GroupNorm
 from ssimbad.networks.precision import uncast
 
 SLOPE = 0.2
@@ -27,7 +28,7 @@ def block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential
 def normalisation(channels: int) -> nn.Module:
     """Groups of four channels: batch statistics would let an image depend on its company, and normalising each channel
     for itself would hide the reference's mean colour."""
-    return nn.GroupNorm(max(1, channels // 4), channels)
+    return GroupNorm(max(1, channels // 4), channels)
 
 
 class Encoder(nn.Module):

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ssimbad.networks.denoiser import denoised, timestep, wanted
 from ssimbad.networks.lists import Modules
+from ssimbad.networks.norm import GroupNorm
 from ssimbad.networks.unet import Layers, sinusoid
 from ssimbad.networks.vqvae import Autoencoder
 
@@ -105,7 +106,7 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, width: int, heads: int, groups: int) -> None:
         super().__init__()
         self.channels, self.heads = channels, heads
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = GroupNorm(groups, channels)
         self.query = Projection(channels, channels)
         self.key = Projection(width, channels)
         self.value = Projection(width, channels)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssimbad.networks.lists import Modules
+from ssimbad.networks.norm import GroupNorm
 
 
 def sinusoid(t: Tensor, channels: int, max_period: float = 1000.0) -> Tensor:
@@ -35,10 +36,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, features: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, channels_in)
+        self.norm1 = GroupNorm(groups, channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.bias = nn.Linear(features, channels_out)
-        self.norm2 = nn.GroupNorm(groups, channels_out)
+        self.norm2 = GroupNorm(groups, channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
@@ -56,7 +57,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int, groups: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = GroupNorm(groups, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ class Layers(nn.Module):
                 stage.append(residual(width + skips.pop(), channels))
                 width = channels
             self.up.append(stage)
-        self.head = nn.Sequential(nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, channels_out, 1))
+        self.head = nn.Sequential(GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, channels_out, 1))
         ways = [(way, level) for way in ("down", "up") for level in attention]
         self.attentions = nn.ModuleDict({f"{w}{level}": Attention(widths[level], heads, groups) for w, level in ways})
 
