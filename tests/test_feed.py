@@ -111,3 +111,33 @@ def test_shards_are_the_rows_of_the_global_batch():
         assert torch.equal(getattr(whole, name), torch.cat([getattr(p, name) for p in parts]))
     whole_noise = BatchRng(1, 8, Shard(), CPU).normal(3, 4, 4)
     assert torch.equal(whole_noise[4:], BatchRng(1, 8, Shard(1, 2), CPU).normal(3, 4, 4))
+
+
+def test_a_feed_that_runs_ahead_gives_the_same_batches_from_another_thread(monkeypatch):
+    made = []
+
+    def noted(self, seen, size, shard):
+        made.append((seen, threading.current_thread()))
+        return batch(self, seen, size, shard)
+
+    batch = Feed.batch
+    expected = [feed().batch(seen, 8, shard).reference for seen in (8, 16, 24) for shard in (Shard(0, 2), Shard(1, 2))]
+    monkeypatch.setattr(Feed, "batch", noted)
+    with feeding.ahead(feed(), 32, True) as source:
+        found = [source.batch(seen, 8, Shard(i, 2)).reference for seen in (8, 16, 24) for i in (0, 1)]
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    here = [seen for seen, thread in made if thread is threading.current_thread()]
+    assert here == [8, 8], "the rest was made ahead, and nothing beyond the last image"
+    assert sorted(seen for seen, _ in made) == [8, 8, 16, 16, 24, 24]
+
+
+def test_what_goes_wrong_ahead_is_told_where_the_batch_is_asked_for(monkeypatch):
+    def torn(self, seen, size, shard):
+        if seen == 8:
+            raise ValueError("the file of faces was cut off")
+
+    monkeypatch.setattr(Feed, "batch", torn)
+    with feeding.ahead(feed(), 64, True) as source:
+        source.batch(0, 8, Shard())
+        with pytest.raises(ValueError, match="cut off"):
+            source.batch(8, 8, Shard())

@@ -258,6 +258,17 @@ def test_any_kill_leaves_bit_equal_weights(tmp_path, memory):
     assert whole.rows == resumed.rows
 
 
+@pytest.mark.parametrize("settings", [{}, {"threads": 2}, {"micro_batch": 2}], ids=str)
+def test_batches_made_ahead_train_the_same_bits_after_any_kill(tmp_path, settings):
+    common = COMMON.model_copy(update=settings)
+    whole = trained(tmp_path / "whole", common=common)
+    prefetching = common.model_copy(update={"prefetch": True})
+    assert trained(tmp_path / "killed", stop_after=5, common=prefetching) is None
+    resumed = trained(tmp_path / "killed", common=prefetching)
+    assert whole.rows == resumed.rows
+    assert all(torch.equal(value, resumed.ema[name]) for name, value in whole.ema.items())
+
+
 def test_a_kill_between_rows_and_validations_changes_nothing(tmp_path):
     """The open window of the curve and the best weights so far are part of a state."""
     train = validated(24)

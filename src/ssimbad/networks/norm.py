@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's (Wu & He 2018), whose answer lies in memory as `x` does; CUDA's undoes channels-last."""
+    """torch's (Wu & He 2018), whose answer lies in memory as its question does; CUDA's undoes channels-last."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    def forward(self, input: Tensor) -> Tensor:
+        y = super().forward(input)
+        last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
         return y.contiguous(memory_format=torch.channels_last) if last else y

@@ -207,6 +207,13 @@ class Training(Strict):
         description="autocast of the network's forward and backward; auto: bf16 where the device computes with it"
     )
     channels_last: bool = Field(description="memory format of images and weights")
+    compile: bool = Field(
+        default=False,
+        description="on a GPU, torch.compile of each block of the network by itself; the last bits depend on it",
+    )
+    prefetch: bool = Field(
+        default=False, description="make each batch by a thread while the step before it computes: for a GPU"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(description="AdamW")
     clip: Above0 = Field(description="largest norm of the true gradient")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(

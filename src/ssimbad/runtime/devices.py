@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,35 @@ def placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Mo
     """The model on a device, its weights in that order of memory."""
     memory = torch.channels_last if channels_last else torch.contiguous_format
     return model.to(device, memory_format=memory)  # ty: ignore[no-matching-overload] in no signature, but in the docs
+
+
+def regions(model: nn.Module) -> list[nn.Module]:
+    """The blocks of which a network is built: the outermost modules with parts, of classes of its own, of which it has
+    several. The whole of a model without such."""
+    counts = Counter(type(module) for module in model.modules())
+
+    def is_block(module: nn.Module) -> bool:
+        kind = type(module)
+        container = isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Sequential)
+        own = not kind.__module__.startswith("torch.")
+        return own and not container and counts[kind] > 1 and any(True for _ in module.children())
+
+    def blocks(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            yield from [child] if is_block(child) else blocks(child)
+
+    return list(blocks(model)) or [model]
+
+
+def compiled(model: nn.Module, backend: str = "inductor") -> nn.Module:
+    """The model, each of its regions compiled by itself when it is first called; weights and their names stay.
+
+    Of a region's class there is one program for each set of shapes that its instances have, with gradients and without.
+    """
+    found = regions(model)
+    for region in found:
+        region.compile(backend=backend, fullgraph=True, dynamic=False, recompile_limit=4 * len(found))
+    return model
 
 
 def precision(asked: str, device: torch.device) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 from ssimbad.errors import there
 from ssimbad.methods.contract import Batch
 from ssimbad.pairing import resize, tps
+from ssimbad.runtime import cores
 from ssimbad.seeding import derive
 
 
@@ -150,7 +153,46 @@ class Feed:
         return resize.to_unit(self._on_device(images))
 
     def _on_device(self, images: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+        found = torch.from_numpy(np.ascontiguousarray(images))
+        if self._device.type != "cuda":
+            return found.to(self._device)
+        return found.pin_memory().to(self._device, non_blocking=True)  # else whoever calls waits for the copy
+
+
+class Ahead:
+    """A feed whose batches are made one step ahead, by one thread, while the step before them computes.
+
+    Each is the feed's own, since order and warps follow from the images seen.
+
+    Args:
+        images: of the whole training; nothing is made beyond them.
+        pool: of one thread.
+    """
+
+    def __init__(self, feed: Feed, images: int, pool: Executor) -> None:
+        self._feed, self._images, self._pool = feed, images, pool
+        self._made: dict[tuple[int, Shard], Future[Batch]] = {}
+
+    def batch(self, seen: int, size: int, shard: Shard) -> Batch:
+        """As of the feed; the same shard of the following batch is begun."""
+        made = self._made.pop((seen, shard), None)
+        following = seen + size
+        if following < self._images:
+            self._made[following, shard] = self._pool.submit(self._feed.batch, following, size, shard)
+        return made.result() if made else self._feed.batch(seen, size, shard)
+
+
+@contextmanager
+def ahead(feed: Feed, images: int, wanted: bool) -> Iterator[Feed | Ahead]:
+    """The feed, or one that runs ahead for as long as the block lasts."""
+    if not wanted:
+        yield feed
+        return
+    with ThreadPoolExecutor(1, initializer=cores.one) as pool:
+        try:
+            yield Ahead(feed, images, pool)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _small(sketches: np.ndarray, size: int) -> np.ndarray:

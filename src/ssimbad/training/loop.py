@@ -29,7 +29,7 @@ from ssimbad.runtime.job import Job
 from ssimbad.seeding import derive
 from ssimbad.training import checkpoints
 from ssimbad.training.exchange import Exchange, trainable
-from ssimbad.training.feed import BatchRng, Feed, Shard
+from ssimbad.training.feed import BatchRng, Feed, Shard, ahead
 
 Row = tuple[int, str, str, float]
 STATE_SECONDS = 900.0  # a state at least so often, however slow the images
@@ -439,7 +439,7 @@ def fit(
         job.say(f"{job.name}: precision {state.precision}")
 
     def shard_losses(player: Player, shard: Shard) -> Iterator[Losses]:
-        batch = replace(feed.batch(state.seen, train.batch, shard), progress=state.seen / train.images)
+        batch = replace(source.batch(state.seen, train.batch, shard), progress=state.seen / train.images)
         rng = BatchRng(derive(seed, "noise", state.seen), train.batch, shard, device)
         stream = player.losses(batch, rng)
         while True:
@@ -458,6 +458,7 @@ def fit(
     with (
         job.progress(train.images, "images", done=state.seen) as bar,
         data_parallel(shares, group, micro, exchanges, common.exchange == "after") as parallel,
+        ahead(feed, train.images, common.prefetch) as source,
         interrupt.Watch() as watch,
     ):
         while True:

@@ -63,6 +63,11 @@ def run(params: Params, inputs: Paths, outputs: Paths, job: Job) -> None:
     validate, picture = None, None
     if train.validation:
         validate, picture = _validator(params, inputs, setup, train, job, device)
+    if params.training.compile:
+        if device.type == "cuda":
+            devices.compiled(model)
+        else:
+            job.say(f"{job.name}: training.compile is for GPUs and left out on this {device.type.upper()}")
     state = loop.TrainState(model, trained, train, params.training, job.name, load.parts(setup))
     seconds, images = loop.fit(state, feed, validate, seed, job, job.scratch.name, picture)
     if not job.group.is_leader:
