@@ -15,7 +15,6 @@ import argparse
 import gc
 import itertools
 import json
-import math
 import platform
 import re
 import statistics
@@ -37,7 +36,7 @@ from ssimbad.params import tree as params
 from ssimbad.params.base import Colour, Network, Sampler
 from ssimbad.params.tree import Params
 from ssimbad.runtime import cores, devices
-from ssimbad.training.feed import BatchRng, Feed, Shard
+from ssimbad.training.feed import Ahead, BatchRng, Feed, Shard
 
 PHI = {"form": "rational", "c": 0.3}
 TINY = Network(base=8, multipliers=[1, 2], blocks=1, heads=2, embedding=8, groups=4)
@@ -46,21 +45,32 @@ DOES_NOT_FIT = "does not fit"
 
 @dataclass(frozen=True)
 class Mode:
-    """How the network computes. fp32 is torch's default: convolutions may use TF32, matrix products do not."""
+    """How a step computes. fp32 is torch's default: convolutions may use TF32, matrix products do not.
+
+    compiled, prefetch: as `training.compile` and `training.prefetch` have it.
+    """
 
     name: str
     bf16: bool = True
     channels_last: bool = False
     compiled: bool = False
+    prefetch: bool = False
 
 
+EAGER, BF16 = Mode("fp32", bf16=False), Mode("bf16")
+BEST_EAGER = Mode("bf16, channels-last", channels_last=True)  # as presets/paper.yaml trains
 MODES = (
-    Mode("fp32", bf16=False),
-    Mode("bf16"),
-    Mode("bf16, channels-last", channels_last=True),
-    Mode("bf16, channels-last, compiled", channels_last=True, compiled=True),
+    EAGER,
+    # each lever alone,
+    BF16,
+    Mode("fp32, channels-last", bf16=False, channels_last=True),
+    Mode("fp32, compiled", bf16=False, compiled=True),
+    Mode("fp32, prefetch", bf16=False, prefetch=True),
+    # and together
+    BEST_EAGER,
+    Mode("bf16, channels-last, prefetch", channels_last=True, prefetch=True),
+    Mode("bf16, channels-last, compiled, prefetch", channels_last=True, compiled=True, prefetch=True),
 )
-BEST_EAGER = MODES[2]  # as presets/paper.yaml trains
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,8 @@ class Scale:
     sample_batches: tuple[int, ...]
     sample_steps: int
     seconds: float
+    burst: int = 1
+    """Steps of training between two looks at the clock, for which the device must have ended all."""
     backend: str = "inductor"
     modes: tuple[Mode, ...] = MODES
     chained: Mode = BEST_EAGER
@@ -86,10 +98,10 @@ def scale(p: Params, smoke: bool, device: str = "cuda") -> Scale:
         return Scale(TINY, 16, (2,), (2,), (2, 3), (1, 2), 2, 0.0, backend="eager")
     if device == "cpu":
         # What a chain takes grows in a straight line with its steps, and a call takes seconds.
-        best = MODES[devices.precision("auto", torch.device("cpu")) == "bf16"]
-        modes = tuple(dict.fromkeys((MODES[0], best)))
+        best = BF16 if devices.precision("auto", torch.device("cpu")) == "bf16" else EAGER
+        modes = tuple(dict.fromkeys((EAGER, best)))
         return Scale(p.network, p.data.size, (1,), (1,), (2,), (1,), 2, 0.0, modes=modes, chained=best)
-    return Scale(p.network, p.data.size, (32, 64), (1, 8, 32), (10, 50), (1, 64), 50, 10.0)
+    return Scale(p.network, p.data.size, (32, 64), (1, 8, 32), (10, 50), (1, 64), 50, 10.0, burst=8)
 
 
 @dataclass(frozen=True)
@@ -126,9 +138,7 @@ class Bench:
         setup = Setup(method.kind, config, self.how.size, shared)
         memory = torch.channels_last if mode.channels_last else torch.contiguous_format
         model = registry.built(setup).to(self.device, memory_format=memory)
-        if mode.compiled:
-            model.network.compile(backend=self.how.backend)
-        return model
+        return devices.compiled(model, self.how.backend) if mode.compiled else model
 
     def feed(self, mode: Mode) -> Feed:
         return Feed(
@@ -136,26 +146,31 @@ class Bench:
         )
 
     def step(self, mode: Mode, batch: int, plan: Plan) -> Callable[[], None]:
-        """One whole step of training: batch, loss, gradient, clipping, AdamW, EMA."""
+        """A burst of whole steps of training: batch, loss, gradient, clipping, AdamW, EMA."""
         model, feed, common = self.model(mode), self.feed(mode), self.p.training
         optimiser = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=common.weight_decay, fused=True)
-        ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        own = list(model.state_dict().values())
+        ema = [value.detach().clone() for value in own]
         seen = itertools.count(0, batch)
+        # Its one thread ends with this process.
+        source = Ahead(feed, sys.maxsize, ThreadPoolExecutor(1, cores.one)) if mode.prefetch else feed
 
-        def run() -> None:
-            now = next(seen)
+        def once(now: int) -> torch.Tensor:
             draws = BatchRng(now, batch, Shard(), self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=mode.bf16):
-                losses = edm.training_step(model, feed.batch(now, batch, Shard()), plan, draws)
+                losses = edm.training_step(model, source.batch(now, batch, Shard()), plan, draws)
             optimiser.zero_grad(set_to_none=True)
             losses.loss.backward()
-            if not math.isfinite(losses.loss.item()):
-                raise RuntimeError("the loss is not finite")
             nn.utils.clip_grad_norm_(model.parameters(), common.clip)
             optimiser.step()
             with torch.no_grad():
-                for name, value in model.state_dict().items():
-                    ema[name].lerp_(value, 0.001)
+                torch._foreach_lerp_(ema, own, 0.001)
+            return losses.loss.detach()
+
+        def run() -> None:
+            losses = [once(next(seen)) for _ in range(self.how.burst)]
+            if not torch.stack(losses).isfinite().all():
+                raise RuntimeError("the loss is not finite")
 
         return run
 
@@ -180,6 +195,7 @@ def rows(bench: Bench) -> Iterator[Row]:
             bench,
             Row("train", mode.name, batch),
             lambda mode=mode, batch=batch, plan=plan: bench.step(mode, batch, plan),
+            how.burst,
         )
     for batch, steps, saved in itertools.product(how.refine_batches, how.refine_steps, (False, True)):
         plan = Plan("trajectory", chain.Trajectory(save_memory=saved, sampler=Sampler(name="euler", steps=steps)))
@@ -187,6 +203,7 @@ def rows(bench: Bench) -> Iterator[Row]:
             bench,
             Row("refine", how.chained.name, batch, steps, saved),
             lambda batch=batch, plan=plan: bench.step(how.chained, batch, plan),
+            how.burst,
         )
     for batch in how.sample_batches:
         yield measured(
@@ -196,15 +213,17 @@ def rows(bench: Bench) -> Iterator[Row]:
         )
 
 
-def measured(bench: Bench, row: Row, prepare: Callable[[], Callable[[], None]]) -> Row:
-    """The row with its numbers, or with the reason why there are none."""
+def measured(bench: Bench, row: Row, prepare: Callable[[], Callable[[], None]], burst: int = 1) -> Row:
+    """The row with its numbers, or with the reason why there are none; `burst`: batches per call."""
     device = bench.device
     try:
         with cores.alone(), ThreadPoolExecutor(bench.lanes, initializer=cores.one) as pool:
             beside = [prepare() for _ in range(bench.lanes)]
             work = beside[0] if bench.lanes == 1 else lambda: list(pool.map(lambda one: one(), beside))
             seconds, peak = _timed(work, device, bench.how.seconds)
-        return Row(**{**asdict(row), "images_per_second": bench.lanes * row.batch / seconds, "peak_bytes": peak})
+        return Row(
+            **{**asdict(row), "images_per_second": bench.lanes * burst * row.batch / seconds, "peak_bytes": peak}
+        )
     except torch.OutOfMemoryError:
         return Row(**{**asdict(row), "outcome": DOES_NOT_FIT})
     except Exception as error:  # a compiler that is not there must not cost the other rows

@@ -68,7 +68,7 @@ def test_every_path_runs_on_a_cpu_at_a_tiny_size(tmp_path):
     assert {row["outcome"] for row in made["rows"]} == {"ok"}, made["rows"]
     assert all(row["images_per_second"] > 0 and row["peak_bytes"] is None for row in made["rows"])
     kinds = [(row["kind"], row["mode"], row["steps"], row["checkpointing"]) for row in made["rows"]]
-    assert len({k for k in kinds if k[0] == "train"}) == 4
+    assert len({k for k in kinds if k[0] == "train"}) == 8
     assert {k[2:] for k in kinds if k[0] == "refine"} == {(2, False), (2, True), (3, False), (3, True)}
     assert [row["batch"] for row in made["rows"] if row["kind"] == "sample"] == [1, 2]
     assert "not a benchmark" in done.stdout
