@@ -184,6 +184,7 @@ def test_spec_makes_the_same_map_again():
         again = make(phi.spec)
         assert again.spec == phi.spec and again.forward(0.7) == phi.forward(0.7)
         assert again.form == phi.form == spec["form"]
+    assert make({"form": "rational", "c": 0.3}).label == "s/(s+0.3)" and make({"form": "log"}).label == "ln s"
     whole = {"form": "empirical", "sigmas": [1, 2, 4], "values": [0, 1, 5]}
     assert make(whole).forward(2.0) == pytest.approx(1) and make(whole).label == "1 - mean SSIM"
 

@@ -1,5 +1,7 @@
 """Samplers against the exact solution for Gaussian data, where the best denoiser is known."""
 
+from decimal import Decimal, getcontext
+
 import numpy as np
 import pytest
 import torch
@@ -397,3 +399,18 @@ def test_closed_forms_of_the_weight_agree_with_their_integral():
         ):
             closed = transforms.corrector_weight(phi, sigma, following)
             assert closed == pytest.approx(transforms.corrector_weight(general, sigma, following), rel=1e-6)
+
+
+@pytest.mark.parametrize("step", [1e-10, 1e-6, 3e-5, 9e-5, 2e-4])
+def test_the_weight_of_a_short_step_keeps_its_digits(step):
+    """Against the closed forms in fifty digits, where float64 has lost those of the difference."""
+    getcontext().prec = 50
+    following = 0.7
+    sigma = following * (1 + step)
+    s, t = Decimal(sigma), Decimal(following)
+    ratio = (s / (s + Decimal("0.3"))) / (t / (t + Decimal("0.3")))
+    exact = ratio * (ratio - 1 - ratio.ln()) / (ratio - 1) ** 2
+    assert transforms.corrector_weight(RATIONAL, sigma, following) == pytest.approx(float(exact), abs=2e-8)
+    height = (s / t).ln()
+    exact = 1 / (1 - (-height).exp()) - 1 / height
+    assert transforms.corrector_weight(PHIS["log"], sigma, following) == pytest.approx(float(exact), abs=2e-8)
