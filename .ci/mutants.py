@@ -101,6 +101,8 @@ def results(copy: Path) -> dict[str, str]:
 
 def report(room: str, became: dict[str, str], copy: Path) -> float:
     """A row per file, each survivor as the lines that it changes, and what share of the room was killed, in percent."""
+    if not became:
+        sys.exit(f"mutants.py: {room}: mutmut tried no mutant; see what it says above")
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for name, fate in became.items():
         module = re.sub(r"\.(x_|xǁ).*", "", name)

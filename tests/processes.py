@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import distributed, nn
 
+from ssimbad.errors import UserError
 from ssimbad.methods.contract import Losses, Player
 from ssimbad.runtime.distributed import ALONE, ProcessGroup
 from ssimbad.training import loop
@@ -83,6 +84,30 @@ def trained(folder: Path, ways: dict, group: ProcessGroup = ALONE, stop_after: i
     return {k: v.contiguous() for k, v in found.items()} | {"curve": curve}
 
 
+class Breaking(Opponents):
+    """In the third batch a loss is not finite."""
+
+    batches = 0
+
+    def walk(self, batch, rng):
+        self.batches += 1
+        for losses in super().walk(batch, rng):
+            yield replace(losses, loss=losses.loss * float("nan")) if self.batches == 3 else losses
+
+
+def broken(folder: Path, group: ProcessGroup) -> str:
+    """What a process says of it, where the clock of one is far ahead of the others'."""
+    torch.manual_seed(0)
+    party, common = Breaking(), COMMON.model_copy(update={"log_images": 1000, "state_images": 1000})
+    state = loop.TrainState(party.painter, party.players, BATCH, common, "pretrain-x")
+    loop.STATE_SECONDS = 0.0 if group.rank == 1 else 900.0
+    try:
+        loop.fit(state, feed(), None, 5, replace(job(folder), group=group), "key")
+    except UserError as error:
+        return f"{error} ({len(list(folder.glob('state-*')))} states)"
+    return "nothing"
+
+
 def run(rank: int, world_size: int, folder: Path) -> None:
     """Train in all ways, and once more with a kill in the middle."""
     torch.set_num_threads(1)
@@ -95,4 +120,6 @@ def run(rank: int, world_size: int, folder: Path) -> None:
     assert trained(folder / "killed", WAYS["overlapped"], group, stop_after=6) is None
     distributed.barrier()
     save_file(trained(folder / "killed", WAYS["overlapped"], group), folder / f"resumed-{rank}.safetensors")
+    distributed.barrier()
+    (folder / f"broken-{rank}.txt").write_text(broken(folder / "broken", group))
     distributed.destroy_process_group()

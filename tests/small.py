@@ -128,7 +128,7 @@ class HostReads(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function is torch.ops.aten._local_scalar_dense.default and args[0].dtype != torch.float64
+        self.count += "local_scalar_dense" in str(function) and args[0].dtype != torch.float64
         return function(*args, **(kwargs or {}))
 
 

@@ -22,7 +22,8 @@ def ends(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     multiprocessing.spawn(processes.run, args=(WORLD, folder), nprocs=WORLD)
     names = (*processes.WAYS, "resumed")
-    return {name: [load_file(folder / f"{name}-{rank}.safetensors") for rank in range(WORLD)] for name in names}
+    found = {name: [load_file(folder / f"{name}-{rank}.safetensors") for rank in range(WORLD)] for name in names}
+    return found | {"broken": [(folder / f"broken-{rank}.txt").read_text() for rank in range(WORLD)]}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,11 @@ def test_overlapping_changes_no_bit(ends):
 def test_a_resumed_training_ends_in_the_same_bits(ends):
     """So the buckets of a training's first step are those of any other."""
     assert equal(ends["overlapped"][0], ends["resumed"][0])
+
+
+def test_all_processes_tell_a_loss_that_is_not_finite_whatever_their_clocks_say(ends):
+    said = "pretrain-x: the loss is not finite after 24 images; lower the learning_rate of this stage (2 states)"
+    assert ends["broken"] == [said] * WORLD
 
 
 def test_bf16_rounds_what_is_exchanged(ends):

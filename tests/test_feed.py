@@ -126,9 +126,18 @@ def test_a_feed_that_runs_ahead_gives_the_same_batches_from_another_thread(monke
     with feeding.ahead(feed(), 32, True) as source:
         found = [source.batch(seen, 8, Shard(i, 2)).reference for seen in (8, 16, 24) for i in (0, 1)]
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
-    here = [seen for seen, thread in made if thread is threading.current_thread()]
-    assert here == [8, 8], "the rest was made ahead, and nothing beyond the last image"
-    assert sorted(seen for seen, _ in made) == [8, 8, 16, 16, 24, 24]
+    assert threading.current_thread() not in {thread for _, thread in made}
+    assert sorted(seen for seen, _ in made) == [8, 8, 16, 16, 24, 24], "each once, and nothing beyond the last image"
+
+
+def test_all_players_are_given_one_batch(monkeypatch):
+    made = []
+    batch = Feed.batch
+    monkeypatch.setattr(Feed, "batch", lambda self, seen, *rest: (made.append(seen), batch(self, seen, *rest))[1])
+    with feeding.ahead(feed(), 32, True) as source:
+        for seen in (0, 8, 16, 24):
+            assert source.batch(seen, 8, Shard()) is source.batch(seen, 8, Shard())
+    assert made == [0, 8, 16, 24]
 
 
 def test_what_goes_wrong_ahead_is_told_where_the_batch_is_asked_for(monkeypatch):

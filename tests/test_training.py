@@ -99,6 +99,20 @@ def test_the_curve_keeps_no_graph_alive():
     assert not any(v.requires_grad for v in (step.losses.loss, step.losses.per_image, step.losses.terms["part"]))
 
 
+def test_what_is_not_finite_is_told_before_a_validation_is_made_of_it(tmp_path):
+    def breaks(batch, rng):
+        losses = step(model, batch, rng)
+        return replace(losses, loss=losses.loss * float("nan"))
+
+    def validated_once(weights):
+        raise AssertionError("validated what has not been trained")
+
+    model, common = build(), COMMON.model_copy(update={"log_images": 1000, "state_images": 1000})
+    state = loop.TrainState(model, alone(model, breaks), validated(16), common, "pretrain-x")
+    with pytest.raises(UserError, match=r"^pretrain-x: the loss is not finite after 0 images; lower the"):
+        loop.fit(state, feed(), validated_once, 5, job(tmp_path), "key")
+
+
 class Overflowing(torch.autograd.Function):
     """A loss of zero whose gradient is what one likes."""
 

@@ -138,6 +138,13 @@ def _uniform(generator: torch.Generator | np.random.Generator, count: int) -> np
     return generator.random(count)
 
 
+def sent(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A tensor of the CPU on a device. Nobody waits for the copy to a GPU, which goes from pinned memory."""
+    if not str(device).startswith("cuda"):
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def displacement(
     warp: Warp,
     height: int,
@@ -151,8 +158,8 @@ def displacement(
     # product may sum in another order in another shape, and an image must not depend on how many others come.
     step = _CPU_CHUNK if on_cpu else max(1, count)
     filled = -count % step
-    weights = F.pad(torch.from_numpy(warp.weights).to(dtype).to(device), (0, 0, 0, filled))
-    displaced = torch.from_numpy(warp.points + warp.shifts).to(dtype).to(device)[..., None]
+    weights = F.pad(sent(torch.from_numpy(warp.weights).to(dtype), device), (0, 0, 0, filled))
+    displaced = sent(torch.from_numpy(warp.points + warp.shifts).to(dtype), device)[..., None]
     y, x = _axes(height, width, torch.device(device), dtype)
     dy2, dx2 = (y - displaced).square_()[..., None], (x - displaced).square_()[..., None, :]
     fixed = _fixed_basis(height, width, torch.device(device), dtype)

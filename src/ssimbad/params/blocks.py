@@ -212,7 +212,8 @@ class Training(Strict):
         description="on a GPU, torch.compile of each block of the network by itself; the last bits depend on it",
     )
     prefetch: bool = Field(
-        default=False, description="make each batch by a thread while the step before it computes: for a GPU"
+        default=False,
+        description="make each batch by a thread while the step before it computes, all its parts at once: for a GPU",
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(description="AdamW")
     clip: Above0 = Field(description="largest norm of the true gradient")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from torch import nn
 from ssimbad.errors import UserError, first_line
 from ssimbad.runtime import cores
 
+Backend = str | Callable[..., Callable[..., Any]]
 _KINDS = ("cpu", "cuda")  # others lack float64, or hold no values at all (`meta`)
 
 
@@ -77,14 +79,15 @@ def regions(model: nn.Module) -> list[nn.Module]:
     return list(blocks(model)) or [model]
 
 
-def compiled(model: nn.Module, backend: str = "inductor") -> nn.Module:
+def compiled(model: nn.Module, backend: Backend = "inductor") -> nn.Module:
     """The model, each of its regions compiled by itself when it is first called; weights and their names stay.
 
     Of a region's class there is one program for each set of shapes that its instances have, with gradients and without.
+    What the compiler cannot follow, such as a block that draws random numbers of its own, is computed as before.
     """
     found = regions(model)
     for region in found:
-        region.compile(backend=backend, fullgraph=True, dynamic=False, recompile_limit=4 * len(found))
+        region.compile(backend=backend, dynamic=False, recompile_limit=4 * len(found))
     return model
 
 

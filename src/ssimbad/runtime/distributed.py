@@ -64,13 +64,13 @@ class ProcessGroup:
             distributed.all_gather(parts, mine)
         return torch.cat(parts).to(values.device)
 
-    def any(self, wish: bool) -> bool:
-        """Whether one of the processes wishes it; the same answer on all."""
+    def any(self, *wishes: bool) -> tuple[bool, ...]:
+        """Of each wish, whether one of the processes has it; the same answer on all."""
         if self.world_size == 1:
-            return wish
+            return wishes
         import torch
 
-        return bool(self.all_gather(torch.tensor([wish], dtype=torch.uint8)).any())
+        return tuple(self.all_gather(torch.tensor([wishes], dtype=torch.uint8)).bool().any(dim=0).tolist())
 
     @contextmanager
     def exchange(self) -> Iterator[None]:

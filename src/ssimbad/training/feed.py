@@ -7,6 +7,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -153,16 +154,14 @@ class Feed:
         return resize.to_unit(self._on_device(images))
 
     def _on_device(self, images: np.ndarray) -> Tensor:
-        found = torch.from_numpy(np.ascontiguousarray(images))
-        if self._device.type != "cuda":
-            return found.to(self._device)
-        return found.pin_memory().to(self._device, non_blocking=True)  # else whoever calls waits for the copy
+        return tps.sent(torch.from_numpy(np.ascontiguousarray(images)), self._device)
 
 
 class Ahead:
     """A feed whose batches are made one step ahead, by one thread, while the step before them computes.
 
-    Each is the feed's own, since order and warps follow from the images seen.
+    Each is the feed's own, since order and warps follow from the images seen, and made once: all players of a training
+    are given the same. Memory: all parts of two batches.
 
     Args:
         images: of the whole training; nothing is made beyond them.
@@ -172,14 +171,22 @@ class Ahead:
     def __init__(self, feed: Feed, images: int, pool: Executor) -> None:
         self._feed, self._images, self._pool = feed, images, pool
         self._made: dict[tuple[int, Shard], Future[Batch]] = {}
+        self._lock = Lock()  # the threads of a CPU ask for their shards at the same time
 
     def batch(self, seen: int, size: int, shard: Shard) -> Batch:
         """As of the feed; the same shard of the following batch is begun."""
-        made = self._made.pop((seen, shard), None)
-        following = seen + size
-        if following < self._images:
-            self._made[following, shard] = self._pool.submit(self._feed.batch, following, size, shard)
-        return made.result() if made else self._feed.batch(seen, size, shard)
+        with self._lock:
+            for place in [place for place in self._made if place[0] < seen]:
+                del self._made[place]
+            found = self._begun(seen, size, shard)
+            if seen + size < self._images:
+                self._begun(seen + size, size, shard)
+        return found.result()
+
+    def _begun(self, seen: int, size: int, shard: Shard) -> Future[Batch]:
+        if (seen, shard) not in self._made:
+            self._made[seen, shard] = self._pool.submit(self._feed.batch, seen, size, shard)
+        return self._made[seen, shard]
 
 
 @contextmanager

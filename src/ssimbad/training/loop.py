@@ -464,6 +464,7 @@ def fit(
         while True:
             # A state that is due comes before a validation, which may outlast the time that SIGTERM leaves.
             if validate and state.validation_due:
+                state.settle()
                 state.record_validation(validate(state.ema))
             if picture and state.seen and _due(state.seen, pictured, train.batch):
                 job.picture(state.seen, "validation", picture(state.ema))
@@ -473,7 +474,8 @@ def fit(
                     values["images_per_second"] = (state.seen - first) / (time.perf_counter() - started)
                 job.metrics(state.seen, values)
                 logged = len(state.rows)
-                bar.set_postfix(_told(values), refresh=False)
+                if told := _told(values):  # not after a validation alone
+                    bar.set_postfix(told, refresh=False)
             if state.seen >= train.images:
                 break
             state.advance(lambda player: parallel.gradients(player.network, partial(shard_losses, player)))
@@ -481,14 +483,14 @@ def fit(
             if state.seen >= train.images and not validate:
                 continue
             reason = watch.due
-            stop = group.any(reason is not None)
-            due = _due(state.seen, common.state_images, train.batch) or time.monotonic() - saved > STATE_SECONDS
-            if stop or due:
+            # Clocks differ: the processes agree on whether a state is due, and all look at what it would hold.
+            stop, late = group.any(reason is not None, time.monotonic() - saved > STATE_SECONDS)
+            if stop or late or _due(state.seen, common.state_images, train.batch):
                 state.settle()
-            if group.is_leader and (stop or due):
-                job.confirm()
-                state.save(job.scratch, key)
                 saved = time.monotonic()
+                if group.is_leader:
+                    job.confirm()
+                    state.save(job.scratch, key)
             if stop:
                 why = reason or "another process of this training was asked to stop"
                 job.say(f"{job.name}: {why}; {state.seen} of {train.images} images are saved, the same command goes on")
