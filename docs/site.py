@@ -32,7 +32,16 @@ START = [
     {"How to": ["data.md", "engines.md", "cluster.md", "reliability.md", "scaling.md", "parameters.md"]},
     {"Methods and metrics": ["methods.md", "metrics.md", "findings.md", "benchmarks.md"]},
 ]
-END = {"Contributing": ["CONTRIBUTING.md", "extending.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "CHANGELOG.md"]}
+END = {
+    "Contributing": [
+        "CONTRIBUTING.md",
+        "extending.md",
+        "mutants.md",
+        "SECURITY.md",
+        "CODE_OF_CONDUCT.md",
+        "CHANGELOG.md",
+    ]
+}
 _LINK = re.compile(r"(?<=\]\()([^)\s:]+?)(#[^)\s]*)?(?=\))")
 _SECTION = re.compile(r"^(Args|Returns|Raises|Yields):$")
 

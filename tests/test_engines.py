@@ -108,8 +108,10 @@ class House:
 @pytest.fixture(scope="module")
 def house(request, tmp_path_factory):
     """A git and DVC repository with faces under a .dvc pointer, nothing computed yet."""
-    begun = any(item.name.startswith("test_01_") for item in request.session.items if item.module is request.module)
-    assert begun, "a chapter by its node tells no story: pytest tests/test_engines.py -k NAME"
+    chapters = [name for name in vars(request.module) if name.startswith("test_")]
+    here = [item for item in request.session.items if item.module is request.module]
+    asked = list(dict.fromkeys(item.originalname for item in here))
+    assert asked == chapters[: len(asked)], "a story has a beginning: pytest tests/test_engines.py -k NAME, no node"
     folder = own_source(make_folder_house(tmp_path_factory.mktemp("engines") / "house"))
     made = House(folder)
     made.foreign = plant(folder)
