@@ -12,7 +12,7 @@ from ssimbad.metrics.contract import Unmeasurable
 from ssimbad.metrics.mape import mape
 from ssimbad.metrics.ms_ssim import WEIGHTS, ms_ssim, scales
 from ssimbad.metrics.mse import mse
-from ssimbad.metrics.psnr import CAP, psnr
+from ssimbad.metrics.psnr import CAP, psnr, weighted
 
 
 def faces(n: int, size: int, seed: int = 0) -> np.ndarray:
@@ -32,6 +32,21 @@ def test_psnr_equals_scikit_image():
     b = worse(a, 20)
     expected = [peak_signal_noise_ratio(x, y) for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(psnr(b, a), expected, rtol=1e-12)
+
+
+def test_psnr_by_weights_counts_each_pixel_by_its_own():
+    target, image = np.full((1, 2, 1, 3), 100, np.uint8), np.full((1, 2, 1, 3), 100, np.uint8)
+    image[0, 0], image[0, 1] = 110, 140
+    for weights, squares in (((255, 0), 100), ((0, 255), 1600), ((3, 1), (3 * 100 + 1600) / 4)):
+        found = weighted(image, target, np.uint8(weights).reshape(1, 2, 1))
+        assert found[0] == pytest.approx(10 * np.log10(255**2 / squares), rel=1e-12)
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        weighted(image, np.concatenate([target, target]), np.ones((1, 2, 1), np.uint8))
+
+
+def test_mape_counts_the_darkest_level_that_is_not_black():
+    target, image = np.full((1, 8, 8, 3), 1, np.uint8), np.full((1, 8, 8, 3), 3, np.uint8)
+    assert mape(image, target)[0] == pytest.approx(200)
 
 
 def test_psnr_of_a_known_error():
