@@ -230,3 +230,10 @@ def test_correspondence_turns_with_the_image():
     inside = (tps.grid(warp, 64, 64, dtype=torch.float64)[0] - 32).abs().amax(-1) < 28
     shown = tps.warp(ramp, warp)[0, 0]
     assert torch.allclose(shown[inside], (read / 63 * 2 - 1)[inside], atol=0.02)
+
+
+def test_a_part_of_the_warps_turns_its_images_as_the_whole_does():
+    warps = tps.Warp.random(np.random.default_rng(0), 6, WARP.model_copy(update={"rotation": 20.0}))
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert np.ptp(warps.angles) > 0
+    assert torch.equal(tps.warp(images[2:4], warps[2:4]), tps.warp(images, warps)[2:4])
