@@ -30,6 +30,11 @@ for _name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
     os.environ.pop(_name, None)
 
 
+def unwatched() -> dict[str, str]:
+    """The environment of a process in which no measuring of coverage writes files of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Of a story (`pytest.mark.story`) no chapter is left out before one that was asked for."""

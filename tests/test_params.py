@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from ssimbad.params.base import MADE
 from ssimbad.params.view import View, lookup
 from ssimbad.pipeline.table import instances
 
-from .conftest import ROOT, miniature, preset_tree
+from .conftest import ROOT, miniature, preset_tree, unwatched
 
 
 def parse(tree):
@@ -301,7 +300,7 @@ def test_a_file_system_that_fails_is_one_line_too(house):
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
     run = subprocess.run(
         [sys.executable, "-c", f"{limited}; from ssimbad.cli import main; main()", "preset", "paper"],
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env=unwatched() | {"PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
     )

@@ -17,7 +17,7 @@ from ssimbad.params import overlay
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline import dvcfile, lock, preset, snakefile, table
 
-from .conftest import ROOT, preset_tree
+from .conftest import ROOT, preset_tree, unwatched
 
 FILE = Path("params.yaml")
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.invalid")
@@ -179,7 +179,7 @@ def test_what_cannot_be_kept_is_not_replaced(demo):
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
     done = subprocess.run(
         [sys.executable, "-c", f"{limited}; from ssimbad.cli import main; main()", "preset", "demo-ladder"],
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,
+        env=unwatched() | {"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == "ssimbad: params.yaml.1.bak: File too large\n"
