@@ -88,7 +88,9 @@ def copied(place: Path, room: str) -> Path:
 def mutmut(copy: Path, *words: str, quiet: bool = False) -> str:
     variables = {**os.environ, "PYTHONPATH": "src", "SSIMBAD_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     command = [str(Path(sys.executable).parent / "mutmut"), *words]
-    done = subprocess.run(command, cwd=copy, env=variables, stdout=subprocess.PIPE if quiet else None, check=True)
+    done = subprocess.run(command, cwd=copy, env=variables, stdout=subprocess.PIPE if quiet else None, check=False)
+    if done.returncode:
+        sys.exit(f"mutants.py: mutmut {' '.join(words)} ended with code {done.returncode}; see what it says above")
     return done.stdout.decode() if quiet else ""
 
 

@@ -26,6 +26,7 @@ from ssimbad.runtime.distributed import ALONE, ProcessGroup
 from ssimbad.training import loop
 from ssimbad.training.exchange import Exchange
 from ssimbad.training.feed import BatchRng, Feed, Shard
+from ssimbad.training.parallel import DataParallel, data_parallel
 
 CPU = torch.device("cpu")
 BATCH = 16
@@ -48,7 +49,7 @@ def made() -> tuple[loop.TrainState, Feed]:
     return loop.TrainState(model, edm.METHOD.parties(model, plan, None), method.pretrain, p.training), feed
 
 
-def speed(state: loop.TrainState, feed: Feed, parallel: loop.DataParallel, steps: int) -> float:
+def speed(state: loop.TrainState, feed: Feed, parallel: DataParallel, steps: int) -> float:
     """Images per second over so many steps."""
     plan = Plan("denoising", edm.Denoising())
 
@@ -77,7 +78,7 @@ def measured(rank: int, world_size: int, folder: Path, rounds: int, steps: int) 
                 continue
             state, feed = trainings[name]
             more = (group, 1, {state.model: exchanges[name]}, name == "after") if name in WAYS else (ALONE,)
-            with loop.data_parallel(1, *more) as parallel:
+            with data_parallel(1, *more) as parallel:
                 rate = speed(state, feed, parallel, steps)
             if number:  # after a first round to warm up
                 lines.append(f"{name},{rate}\n")

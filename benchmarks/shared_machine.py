@@ -43,6 +43,7 @@ from ssimbad.params.tree import Params
 from ssimbad.runtime import cores
 from ssimbad.training import loop
 from ssimbad.training.feed import BatchRng, Feed, Shard
+from ssimbad.training.parallel import data_parallel
 
 CPU = torch.device("cpu")
 CORES = 2
@@ -77,7 +78,7 @@ class Bench:
         model, batch = self.model(), self.method.pretrain.batch
         run = loop.TrainState(model, edm.METHOD.parties(model, plan, None), self.method.pretrain, self.p.training)
         feed = Feed(self.faces, self.faces[..., 0], self.size, self.p.references, 0, CPU, True)
-        parallel = stack.enter_context(loop.data_parallel(CORES))
+        parallel = stack.enter_context(data_parallel(CORES))
 
         def share(shard: Shard) -> Iterator[Losses]:
             draws = BatchRng(run.seen, batch, shard, CPU)

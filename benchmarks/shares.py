@@ -20,6 +20,7 @@ from ssimbad.params import tree as params
 from ssimbad.params.base import Sampler
 from ssimbad.training import loop
 from ssimbad.training.feed import BatchRng, Feed, Shard
+from ssimbad.training.parallel import data_parallel
 
 CPU = torch.device("cpu")
 PHI = {"form": "rational", "c": 0.2}
@@ -32,7 +33,7 @@ def speed(run: loop.TrainState, feed: Feed, plan: Plan, batch: int, shares: int,
         yield edm.training_step(run.model, feed.batch(0, batch, shard), plan, BatchRng(0, batch, shard, CPU))
 
     best = float("inf")
-    with loop.data_parallel(shares) as parallel:
+    with data_parallel(shares) as parallel:
         torch.set_num_threads(threads)
         for _ in range(steps):
             started = time.perf_counter()

@@ -19,8 +19,8 @@ from ssimbad.methods.contract import Part, Plan, Setup
 from ssimbad.networks.clip import ImageTower
 from ssimbad.networks.vgg import VGG19
 from ssimbad.params.tree import Params
-from ssimbad.training import loop
 from ssimbad.training.feed import BatchRng, Feed, Shard
+from ssimbad.training.parallel import data_parallel
 
 from .conftest import miniature
 from .small import CPU, WARP, HostReads
@@ -128,7 +128,7 @@ def gradients(player, shares):
     def work(shard):
         return player.losses(data.batch(0, BATCH, shard), BatchRng(1, BATCH, shard, CPU))
 
-    with loop.data_parallel(shares) as parallel:
+    with data_parallel(shares) as parallel:
         list(parallel.gradients(player.network, work))
     return torch.cat([p.grad.double().flatten() for p in player.network.parameters() if p.requires_grad])
 

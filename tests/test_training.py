@@ -14,6 +14,7 @@ from ssimbad.methods.contract import Losses
 from ssimbad.networks.patch_gan import PatchGAN
 from ssimbad.training import checkpoints, loop
 from ssimbad.training.feed import BatchRng, Shard
+from ssimbad.training.parallel import DataParallel, data_parallel
 
 from .small import COMMON, CPU, TRAIN, HostReads, alone, build, feed, job, step, trained, validated
 
@@ -21,7 +22,7 @@ from .small import COMMON, CPU, TRAIN, HostReads, alone, build, feed, job, step,
 def optimise(state, loss):
     """One step on a given loss."""
     given = Losses(loss, torch.zeros(8), None)
-    state.advance(lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: iter([given])))
+    state.advance(lambda player: DataParallel(1, None).gradients(player.network, lambda shard: iter([given])))
 
 
 def test_learning_rate_rises_then_falls_once():
@@ -94,7 +95,7 @@ def test_the_curve_keeps_no_graph_alive():
     state = loop.TrainState(model, alone(model), TRAIN, COMMON)
     value = model.weight.sum()
     given = Losses(value, value[None], None, {"part": value})
-    state.advance(lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: iter([given])))
+    state.advance(lambda player: DataParallel(1, None).gradients(player.network, lambda shard: iter([given])))
     (step,) = state.window.steps
     assert not any(v.requires_grad for v in (step.losses.loss, step.losses.per_image, step.losses.terms["part"]))
 
@@ -196,7 +197,7 @@ def test_a_discriminator_trains_alike_whatever_the_layout_of_its_pictures():
         state = loop.TrainState(critic, alone(critic, critic_step), TRAIN, COMMON)
         for _ in range(3):
             state.advance(
-                lambda player: loop.DataParallel(1, None).gradients(player.network, lambda shard: player.losses(0, 0))
+                lambda player: DataParallel(1, None).gradients(player.network, lambda shard: player.losses(0, 0))
             )
         ends.append(critic.state_dict())
     for name in first:
@@ -210,9 +211,9 @@ def test_shares_of_a_batch_make_the_gradient_of_the_whole(tmp_path):
     def work(shard):
         yield step(model, data.batch(8, 8, shard), BatchRng(1, 8, shard, CPU))
 
-    (whole,) = loop.DataParallel(1, None).gradients(model, work)
+    (whole,) = DataParallel(1, None).gradients(model, work)
     plain = [p.grad.clone() for p in model.parameters()]
-    with loop.data_parallel(2) as parallel:
+    with data_parallel(2) as parallel:
         (halves,) = parallel.gradients(model, work)
     assert halves.loss.item() == pytest.approx(whole.loss.item(), rel=1e-6)
     assert torch.equal(halves.sigma, whole.sigma)

@@ -9,6 +9,7 @@ from torch import nn
 from ssimbad.methods.contract import Losses, Player
 from ssimbad.training import loop
 from ssimbad.training.feed import BatchRng, Shard
+from ssimbad.training.parallel import data_parallel, micro_batches
 
 from .small import COMMON, CPU, TRAIN, alone, build, feed, job, step
 
@@ -131,7 +132,7 @@ def test_a_finite_loss_is_asked_of_every_step(tmp_path):
     [(8, None, 1), (8, 8, 1), (8, 100, 1), (8, 4, 2), (8, 3, 4), (8, 1, 8), (6, 4, 2), (7, 3, 7)],
 )
 def test_a_share_is_cut_into_as_few_equal_parts_as_fit(share, most, parts):
-    assert loop.micro_batches(share, most) == parts
+    assert micro_batches(share, most) == parts
 
 
 def test_parts_of_a_shard_are_its_rows_in_order():
@@ -146,7 +147,7 @@ def gradients(micro, threads=1):
         assert shard.rows(8).stop - shard.rows(8).start == 8 // (micro * threads)
         yield step(model, data.batch(8, 8, shard), BatchRng(1, 8, shard, CPU))
 
-    with loop.data_parallel(threads, micro=micro) as parallel:
+    with data_parallel(threads, micro=micro) as parallel:
         (losses,) = parallel.gradients(model, work)
         return losses, torch.cat([p.grad.flatten() for p in model.parameters()])
 
@@ -187,7 +188,7 @@ def test_accumulation_on_a_gpu_takes_less_memory_and_gives_the_same_gradient():
             yield step(model, data.batch(0, 64, shard), BatchRng(1, 64, shard, device))
 
         torch.cuda.reset_peak_memory_stats()
-        with loop.data_parallel(1, micro=micro) as parallel:
+        with data_parallel(1, micro=micro) as parallel:
             list(parallel.gradients(model, work))
         found[micro] = torch.cuda.max_memory_allocated(), torch.cat([p.grad.flatten() for p in model.parameters()])
     assert found[8][0] < found[1][0]

@@ -26,7 +26,7 @@ from ssimbad.pairing import tps
 from ssimbad.params.base import Colour, Sampler
 from ssimbad.params.methods import lender, needs
 from ssimbad.params.tree import Params
-from ssimbad.training.loop import trainable
+from ssimbad.training.exchange import trainable
 
 _META = torch.device("meta")
 _ANY_PHI = {"form": "rational", "c": 0.3}  # which one is selected does not change the work
