@@ -16,7 +16,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance scenes weights seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz soak coverage mutants lint format lock audit sbom dist site pictures plots report results ui page status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance frontier scenes weights seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz soak coverage mutants lint format lock audit sbom dist site pictures plots report results ui page status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,11 @@ chain-steps: install ## refinement through chains of 1 to 16 steps at equal trai
 	$(call active,demo-chain-steps)
 	snakemake --cores $(CORES) all
 	cat reports/tables/compute.md
+
+frontier: install ## what each lever of the demo's refined row gives for its minutes (meant for an hour on two cores)
+	$(call active,demo-frontier)
+	snakemake --cores $(CORES) all
+	python benchmarks/frontier.py
 
 guidance: install ## guidance by the sketch and without classifiers, against none
 	$(call active,demo-guidance)

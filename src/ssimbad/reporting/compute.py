@@ -57,7 +57,7 @@ def effort(params: Params, method: str, stage: str) -> Line:
     """pflop, images, chain and nfe of a row (see `run`): of the training of its weights and of all that it was made
     from."""
     lent = lender(params.methods, method)
-    own, *before = _trainings(params.methods, lent, stage)
+    own, *before = trainings(params.methods, lent, stage)
     work = {training: flops.training(params, *training) for training in (own, *before)}
     images = {(name, slot): params.methods[name].trainings[slot].images for name, slot in work}
     total = sum(work[training].train * images[training] for training in work)
@@ -69,12 +69,12 @@ def effort(params: Params, method: str, stage: str) -> Line:
     }
 
 
-def _trainings(methods: Mapping[str, Method], name: str, slot: str) -> list[tuple[str, str]]:
+def trainings(methods: Mapping[str, Method], name: str, slot: str) -> list[tuple[str, str]]:
     """(method, slot) of a training and of those that it needs, each once."""
     found = {(name, slot): None}
     for what in needs(methods, name, slot).values():
         if what != PHI:
-            found |= dict.fromkeys(_trainings(methods, *what.split("/")))
+            found |= dict.fromkeys(trainings(methods, *what.split("/")))
     return list(found)
 
 
