@@ -64,8 +64,8 @@ def read(p: Params) -> Iterator[Point]:
 
 def chain(p: Params, name: str, stage: str) -> int:
     """Network calls per image of a training."""
-    sampler = p.methods[name].trainings[stage].options.get("sampler")
-    return sampler["steps"] if sampler else 1
+    sampler = getattr(p.methods[name].trainings[stage].options, "sampler", None)
+    return sampler.steps if sampler else 1
 
 
 def seconds(p: Params, name: str, stage: str) -> float:
