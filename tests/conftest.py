@@ -82,6 +82,7 @@ def miniature(preset: str = "demo") -> dict:
         "heads": 2,
         "embedding": 8,
         "groups": 4,
+        "attention": [1] if tree["network"]["attention"] else [],
     }
     tree["training"] |= {"threads": 1, "log_images": 8, "state_images": 8}
     for method in tree["methods"].values():

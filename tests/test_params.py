@@ -76,8 +76,8 @@ def test_unknown_option_of_an_objective(tree):
 
 
 def test_number_that_yaml_reads_as_text(tree):
-    text = yaml.safe_dump(tree).replace("learning_rate: 0.001", "learning_rate: 1e-3", 1)
-    assert "1e-3" in text
+    text = yaml.safe_dump(tree).replace("learning_rate: 0.002", "learning_rate: 2e-3", 1)
+    assert "2e-3" in text
     with pytest.raises(ParameterError, match=r"write it with a point, like 1\.0e-4"):
         params.parse(text)
 

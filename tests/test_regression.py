@@ -83,19 +83,19 @@ def work(p: params.Params) -> dict[tuple[str, str], float]:
     return {row: compute.effort(p, *row)["pflop"] for row in rows}
 
 
-@pytest.mark.parametrize("preset", ["demo", "demo-all"])
-def test_the_regression_of_equal_work_has_the_work_of_the_refined_row(preset):
+@pytest.mark.parametrize(("preset", "equal"), [("demo", "ssimbad-control/finetune"), ("demo-all", "ssimbad/pretrain")])
+def test_regressions_have_the_work_of_the_refined_row_and_of_one_trained_without_its_chain(preset, equal):
     p = params.load(ROOT / f"presets/{preset}.yaml")
-    rows = [
-        ("ssimbad", "pretrain"),
-        ("ssimbad", "finetune"),
-        ("regression", "pretrain"),
-        ("regression-compute", "pretrain"),
+    method, _, stage = equal.partition("/")
+    pairs = [
+        {("ssimbad", "finetune"), ("regression-compute", "pretrain")},
+        {(method, stage), ("regression", "pretrain")},
     ]
-    found = {row: compute.effort(p, *row)["pflop"] for row in rows}
+    found = {row: compute.effort(p, *row)["pflop"] for pair in pairs for row in pair}
     together = [set(group) for group in compute.groups(found)]
-    assert {("ssimbad", "finetune"), ("regression-compute", "pretrain")} in together
-    assert {("ssimbad", "pretrain"), ("regression", "pretrain")} in together
+    assert all(pair in together for pair in pairs)
+    images = {row: compute.effort(p, *row)["images"] for row in pairs[1]}
+    assert len(set(images.values())) == 1
 
 
 def test_chains_of_all_lengths_take_equal_work():
