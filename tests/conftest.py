@@ -68,10 +68,10 @@ def preset_tree(name: str) -> dict:
     return yaml.safe_load(overlay.whole(ROOT / f"presets/{name}.yaml"))
 
 
-def miniature(preset: str = "demo") -> dict:
-    """Parameters of a demo preset's miniature, as a plain tree."""
+def miniature(preset: str = "demo-seeds") -> dict:
+    """Parameters of a demo preset's miniature, as a plain tree; one seed."""
     tree = preset_tree(preset)
-    tree["preset"] = "miniature"
+    tree["preset"], tree["seeds"] = "miniature", [0]
     tree["data"] |= {"native_size": 32, "size": 16, "train": 16, "val": 4, "test": 4}
     tree["embedded"]["size"] = 32
     tree["schedule"] |= {"images": 4, "size": 16, "sigmas": 16, "points": 10, "bootstrap": 100}

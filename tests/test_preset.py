@@ -210,7 +210,7 @@ def test_what_was_generated_before_needs_no_copy(house, tree):
 def test_a_preset_may_say_only_what_differs(house):
     """Blocks are mixed key by key, but the rows of a preset are all the rows that it has."""
     own = "# mine\nextends: demo\npreset: mine\nnoise:\n  sigma_max: 40.0 # lower\nmethods:\n  regression:\n"
-    block = (house / "presets/demo.yaml").read_text().split("  regression:\n")[1].split("  regression-compute:")[0]
+    block = (house / "presets/demo-seeds.yaml").read_text().split("  regression:\n")[1].split("  regression-comp")[0]
     Path("presets/mine.yaml").write_text(own + block)
     preset.activate("mine")
     p, demo = parameters.load(), parameters.load(house / "presets/demo.yaml")

@@ -298,8 +298,10 @@ def test_demo_presets_differ_in_their_rows_only():
         for name in ("demo", "demo-all", "demo-ladder", "demo-seeds", "demo-chain-steps", "demo-coloring-assistant")
     )
     for other in others:
-        for key in demo.keys() - {"preset", "seeds", "methods", "weights", "report"}:
+        for key in demo.keys() - {"preset", "seeds", "methods", "weights", "report", "network"}:
             assert other[key] == demo[key], key
+        attending = demo["network"]["attention"] if other["preset"] == "demo-seeds" else []
+        assert other["network"] == demo["network"] | {"attention": attending}
         for name in ("enabled", "inception", "alexnet"):
             assert other["weights"][name] == demo["weights"][name]
     rows, calls = (preset_tree(name) for name in ("demo-all", "demo-nfe"))
@@ -310,6 +312,12 @@ def test_demo_presets_differ_in_their_rows_only():
     modes = {(f"split-attention{mode}", "finetune") for mode in ("", "-bg2fig", "-fig2fig")}
     assert set(table_rows("paper")) == ROWS - OWN - DDPM | latent | modes | {("ssimbad-control", "finetune")}
     assert set(table_rows("sources")) >= DDPM
+
+
+def test_the_demos_rows_with_seeds_are_the_demos():
+    demo, seeds = (preset_tree(name)["methods"] for name in ("demo", "demo-seeds"))
+    assert {name: seeds[name] for name in demo} == demo, "presets/demo-seeds.yaml is the demo and two regressions"
+    assert set(seeds) - set(demo) == {"regression", "regression-compute"}
 
 
 def table_rows(preset: str) -> list[tuple[str, str]]:
