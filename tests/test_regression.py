@@ -83,7 +83,9 @@ def work(p: params.Params) -> dict[tuple[str, str], float]:
     return {row: compute.effort(p, *row)["pflop"] for row in rows}
 
 
-@pytest.mark.parametrize(("preset", "equal"), [("demo-seeds", "ssimbad-control/finetune"), ("demo-all", "ssimbad/pretrain")])
+@pytest.mark.parametrize(
+    ("preset", "equal"), [("demo-seeds", "ssimbad-control/finetune"), ("demo-all", "ssimbad/pretrain")]
+)
 def test_regressions_have_the_work_of_the_refined_row_and_of_one_trained_without_its_chain(preset, equal):
     p = params.load(ROOT / f"presets/{preset}.yaml")
     method, _, stage = equal.partition("/")

@@ -19,7 +19,7 @@ from ssimbad.metrics import test_set
 from ssimbad.params import tree as params
 from ssimbad.params.view import View
 from ssimbad.pipeline import export, rows, table
-from ssimbad.reporting import compare
+from ssimbad.reporting import compare, compute
 from ssimbad.runtime.job import Job
 
 from .conftest import ROOT, lived_in, miniature, preset_tree, write_params
@@ -318,6 +318,23 @@ def test_the_demos_rows_with_seeds_are_the_demos():
     demo, seeds = (preset_tree(name)["methods"] for name in ("demo", "demo-seeds"))
     assert {name: seeds[name] for name in demo} == demo, "presets/demo-seeds.yaml is the demo and two regressions"
     assert set(seeds) - set(demo) == {"regression", "regression-compute"}
+
+
+def test_the_frontier_departs_from_the_demos_refined_row():
+    demo, frontier = (preset_tree(name)["methods"] for name in ("demo", "demo-frontier"))
+    assert frontier["pretrained-1024"]["pretrain"] == demo["ssimbad"]["pretrain"]
+    row, refined = frontier["two-steps"]["finetune"], demo["ssimbad"]["finetune"]
+    assert {k: v for k, v in row.items() if k != "start"} == {
+        k: v for k, v in refined.items() if k not in ("start", "validation")
+    }
+
+
+def test_the_frontiers_rows_take_equal_work_unless_their_label_says_otherwise():
+    p = params.load(ROOT / "presets/demo-frontier.yaml")
+    work = {row: compute.effort(p, *row)["pflop"] for row in table_rows("demo-frontier")}
+    equal = work["two-steps", "finetune"]
+    unequal = {("pretrained-1024", "pretrain"), ("half-long", "finetune"), ("twice-long", "finetune")}
+    assert {row for row, pflop in work.items() if abs(pflop / equal - 1) > compute.EQUAL} == unequal
 
 
 def table_rows(preset: str) -> list[tuple[str, str]]:
