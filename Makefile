@@ -30,7 +30,7 @@ $(VENV)/.installed: requirements.hashes.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: install ## the whole chain on embedded faces, to tables and figures (18 minutes on two cores)
+demo: install ## the whole chain on embedded faces, to tables and figures (7 minutes on two cores)
 	$(call active,demo)
 	snakemake --cores $(CORES) all
 	ssimbad results
