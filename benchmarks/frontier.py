@@ -7,10 +7,10 @@ pretraining that it started from, as their machine took them.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,6 +19,7 @@ from tabulate import tabulate
 from ssimbad.errors import UserError, in_one_line
 from ssimbad.params import tree as params
 from ssimbad.params.tree import Params
+from ssimbad.reporting import cost
 from ssimbad.reporting.compute import trainings
 from ssimbad.reporting.style import PALETTE, save, styled
 
@@ -50,9 +51,14 @@ def main() -> None:
 def read(p: Params) -> Iterator[Point]:
     """The rows whose last training the run has made, mean of its seeds."""
     table = Path("reports/tables/compute.csv")
-    if not table.is_file():
-        raise UserError(f"{table} is missing; run make frontier first")
-    frame = pd.read_csv(table)
+    if p.preset != "demo-frontier" or not table.is_file():
+        raise UserError(f"{table}: not of the preset demo-frontier, or missing; run make frontier first")
+    try:
+        frame = pd.read_csv(table, usecols=["method", "stage", "setting", "metric", "value"])
+    except ValueError as error:
+        raise UserError(f"{table}: {error}; run make frontier again") from None
+    if lost := set(frame["method"]) ^ set(p.methods):
+        raise UserError(f"{table}: its rows are not those of params.yaml ({min(lost)}); run make frontier again")
     frame = frame[frame["metric"] == "psnr"].set_index(["method", "stage", "setting"])["value"]
     for name, stage in dict.fromkeys(key[:2] for key in frame.index):
         spent = trainings(p.methods, name, stage)
@@ -69,9 +75,12 @@ def chain(p: Params, name: str, stage: str) -> int:
 
 
 def seconds(p: Params, name: str, stage: str) -> float:
-    """Wall time of a training, mean of its seeds."""
+    """Wall time of a training, mean of its seeds. UserError: it has not been measured."""
     files = [Path(f"work/cost/{stage}-{name}-seed-{seed}.json") for seed in p.seeds]
-    return sum(json.loads(file.read_text())["seconds"] for file in files) / len(files)
+    measured = [cost.read(file).seconds for file in files]
+    if None in measured:
+        raise UserError(f"{files[measured.index(None)]}: says no seconds")
+    return fmean(s for s in measured if s is not None)
 
 
 def draw(points: list[Point], png: Path) -> None:
@@ -83,7 +92,7 @@ def draw(points: list[Point], png: Path) -> None:
                 marker = "os^Dv"[k // len(PALETTE)]
                 axis.plot(p.minutes, p.psnr[setting], marker, color=PALETTE[k % len(PALETTE)], label=p.label)
             axis.set(title=words, xlabel="minutes of training, two cores", ylabel="PSNR (dB)")
-            axis.set_xlim(left=0)
+            axis.set_xlim(0, 1.05 * max(p.minutes for p in points))
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
         fig.suptitle(
             "What a lever of the refined row gives for its minutes (demo scale, 64×64, 64 test faces)", fontsize=10

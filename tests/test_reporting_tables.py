@@ -436,11 +436,12 @@ def test_equal_and_unequal_budgets_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("value", "metric", "seeds", "marked"),
     [
-        (0.49, "psnr", 1, True),
-        (-0.49, "psnr", 1, True),
+        (0.99, "psnr", 1, True),
+        (-0.99, "psnr", 1, True),
+        (0.5, "psnr", 1, True),
         (0.0, "psnr", 1, True),
-        (0.5, "psnr", 1, False),
-        (0.4951, "psnr", 1, False),  # shown as 0.50
+        (1.0, "psnr", 1, False),
+        (0.9951, "psnr", 1, False),  # shown as 1.00
         (-3.5, "psnr", 1, False),
         (0.29, "psnr", 3, False),  # the interval over seeds says whether
         (0.29, "ms_ssim", 1, False),  # no such limit has been measured
@@ -457,7 +458,7 @@ def test_every_table_of_rows_with_one_seed_says_what_its_intervals_leave_out(tmp
     one, three = run(tmp_path / "one"), run(tmp_path / "three", seeds=(0, 1, 2))
     for name in ("main_md", "reference_use_md", "differences_md"):
         tables_ = one[name].read_text().count("## ")
-        assert one[name].read_text().count("by its rounding; below 0.5 dB of PSNR nothing is claimed") == tables_ > 0
+        assert one[name].read_text().count("by its rounding; below 1.0 dB of PSNR nothing is claimed") == tables_ > 0
         assert "One seed" not in three[name].read_text()
     rows = one["differences_md"].read_text().splitlines()
     close = [x for x in rows if x.startswith("| Control_50% | SSIMBaD, pretrained | PSNR")]
