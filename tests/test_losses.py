@@ -26,6 +26,48 @@ def test_pixels_out_of_range_keep_their_gradient():
     assert (image.grad > 0).all()
 
 
+def spotted(pixels: int, spot=(1.0, -0.6, -0.6), size: int = 32) -> torch.Tensor:
+    """(1, 3, S, S): blue, with a spot of so many pixels."""
+    image = torch.tensor([-0.6, -0.4, 0.9]).view(1, 3, 1, 1).repeat(1, 1, size, size)
+    image.view(1, 3, -1)[..., :pixels] = torch.tensor(spot)[:, None]
+    return image
+
+
+@pytest.mark.parametrize("pixels", [16, 64, 512])
+def test_a_hue_weighs_the_same_however_small_it_is(pixels):
+    """In the mean over pixels the spot would weigh its share of the area: less than a hundredth, here."""
+    weights = losses.by_hue(spotted(pixels)).flatten()
+    assert weights.sum() == pytest.approx(1, rel=1e-5)
+    assert weights[:pixels].sum() == pytest.approx(0.5, abs=0.08)
+    assert weights[:pixels].std() < 1e-6
+
+
+def test_a_stray_pixel_has_less_say_and_what_has_no_colour_has_none():
+    assert losses.by_hue(spotted(1, size=128)).flatten()[0] < 0.1
+    grey = torch.linspace(-1, 1, 32).view(1, 1, 1, 32).repeat(1, 3, 32, 1)
+    assert losses.by_hue(grey).sum() < 1e-3
+    image = grey + 0.2
+    assert torch.allclose(losses.mse_hues(image, grey), losses.mse(image, grey), rtol=1e-2)
+    line = spotted(64, (-1.0, -1.0, -1.0))  # ink: no colour of its own
+    assert losses.by_hue(line).flatten()[:64].sum() == 0
+
+
+def test_a_hue_is_shared_by_the_bins_around_it_wherever_the_circle_is_cut():
+    turned = [torch.tensor([c, 0.9, -0.9]).view(1, 3, 1, 1) for c in (-0.9, -0.3, 0.3, 0.9)]
+    for colour in turned:
+        image = torch.cat([colour.expand(1, 3, 8, 8), colour.roll(1, dims=1).expand(1, 3, 8, 8)], dim=3)
+        assert losses.by_hue(image)[..., :8].sum() == pytest.approx(0.5, abs=0.02)
+
+
+def test_an_iris_costs_more_than_the_same_error_elsewhere():
+    target = spotted(12)
+    missed, elsewhere = target.clone(), target.clone()
+    missed.view(1, 3, -1)[..., :12] += 0.3
+    elsewhere.view(1, 3, -1)[..., 12:24] += 0.3
+    assert losses.mse(missed, target) == pytest.approx(losses.mse(elsewhere, target).item(), rel=1e-4)
+    assert losses.mse_hues(missed, target) > 10 * losses.mse_hues(elsewhere, target)
+
+
 @pytest.mark.parametrize("size", [(11, 11), (16, 24), (64, 64)])
 def test_ssim_and_its_gradient_are_those_of_piq_to_the_bit(size):
     rng = torch.Generator().manual_seed(0)
@@ -57,5 +99,5 @@ def test_every_loss_is_an_option_and_names_a_network_that_there_is():
     for name, loss in losses.LOSSES.items():
         assert ImageLoss(loss=name).features == loss.network
         assert loss.network is None or loss.network in features.names()
-    with pytest.raises(ValueError, match=r"mse.*lpips.*ssim\+l1.*lpips-vgg.*clip"):
+    with pytest.raises(ValueError, match=r"mse.*lpips.*hues.*ssim\+l1.*lpips-vgg.*clip"):
         ImageLoss(loss="ssim")
