@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,96 @@ def test_fresh_stages_are_committed_once():
     before = Path("dvc.lock").stat()
     synced()
     assert Path("dvc.lock").stat() == before
+
+
+def test_outputs_stay_the_very_files_that_the_stages_synced():
+    """DVC alone would put copies in their place, which no disk has yet."""
+    files = [Path(file) for file in (*lock_files(), "records/dear.json", "records/cheap.json")]
+    before = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
+    synced()
+    assert [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files] == before
+    assert lock().keys() == {"cheap", "dear"} and run_cache() and clean()
+
+
+def lock_files() -> list[str]:
+    return [file for stage in table.instances(parameters.load()) for file in stage.outputs.values()]
+
+
+@pytest.mark.parametrize("kind", ["hardlink", "symlink"])
+def test_a_cache_that_shares_bytes_by_links_is_linked(kind):
+    with Repo() as repo, repo.config.edit("local") as config:
+        config["cache"]["type"] = kind
+    synced()
+    weights = Path("weights.txt")
+    assert weights.is_symlink() if kind == "symlink" else weights.stat().st_nlink == 2
+    assert clean()
+
+
+@pytest.mark.parametrize("damage", [b"", b"not what it was", b"\0" * 5])
+@pytest.mark.parametrize("mode", [0o444, 0o644])
+def test_a_damaged_object_of_the_cache_is_no_result(damage, mode):
+    """A power cut leaves it; DVC looks at names only, and would push it, and check it out."""
+    objects = [records.read(stage)["outputs"].values() for stage in table.instances(parameters.load())]
+    for digest in {digest for digests in objects for digest in digests}:
+        place = Path(".dvc/cache/files/md5", digest[:2], digest[2:])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(damage)
+        place.chmod(mode)
+    synced()
+    for place in Path(".dvc/cache/files/md5").glob("??/*"):
+        assert records.md5(place) == place.parent.name + place.name
+    assert clean()
+
+
+def cut_off(share: float) -> Callable[[bytes], bytes]:
+    return lambda right: right[: int(share * len(right))]
+
+
+DAMAGES = {
+    "empty": lambda right: b"",
+    "zeros": lambda right: bytes(len(right)),
+    "no mapping": lambda right: b"- 1\n",
+    "no YAML": lambda right: b"stages: [",
+    "other schema": lambda right: right.replace(b"2.0", b"9.0"),
+} | {f"cut off at {share:.0%}": cut_off(share) for share in (0.01, 0.03, 0.1, 0.21, 0.33, 0.46, 0.58, 0.7, 0.83, 0.97)}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_lock_of_dvc_is_written_anew(damage):
+    synced()
+    right = Path("dvc.lock").read_bytes()
+    Path("dvc.lock").write_bytes(DAMAGES[damage](right))
+    synced()
+    assert yaml.safe_load(Path("dvc.lock").read_bytes()) == yaml.safe_load(right) and clean()
+    assert not list(Path().glob(".dvc.lock.*"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\0\0"])
+def test_a_damaged_list_of_running_stages_is_forgotten(text):
+    place = Path(".dvc/tmp/rwlock")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+    synced()
+    assert lock().keys() == {"cheap", "dear"} and clean()
+
+
+def test_dvc_lock_is_whole_at_every_moment(monkeypatch):
+    """Nobody, killed while it is written, leaves it in part."""
+    synced()
+    known = yaml.safe_load(Path("dvc.lock").read_bytes())
+    del known["stages"]["dear"]
+    Path("dvc.lock").write_text(yaml.safe_dump(known))
+    edited, told = Path("dvc.lock").read_bytes(), os.replace
+
+    def failing(source, target, **named):
+        if Path(target).name == "dvc.lock":
+            raise OSError(5, "Input/output error")
+        return told(source, target, **named)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(UserError, match="dvc commit failed"):
+        synced()
+    assert Path("dvc.lock").read_bytes() == edited and not list(Path().glob(".dvc.lock.*"))
 
 
 def other_params(tree):

@@ -4,6 +4,7 @@ Every writer goes to a temporary name in the same folder and renames; no file ho
 """
 
 import csv
+import ctypes
 import hashlib
 import io
 import json
@@ -59,6 +60,22 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def settle(folder: Path) -> None:
+    """Have the disk hold all that was written so far to the file system of this folder, names included.
+
+    For what others wrote (DVC, MLflow), who do not ask for it themselves.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(library, "syncfs"):  # a Linux call; the general one waits for other disks, too
+            os.sync()
+        elif library.syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

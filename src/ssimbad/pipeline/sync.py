@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
+import shutil
 import sys
+from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssimbad import artifacts
 from ssimbad.errors import UserError, masked, there
 from ssimbad.params import tree as parameters
 from ssimbad.params.tree import Params
@@ -79,6 +84,7 @@ def _commit(fresh: dict[str, Instance]) -> int:
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # no bars, no hints; errors come as exceptions
     try:
         with Repo() as repo, lock_repo(repo):
+            _put_aside_damaged(repo)
             stages = {s.addressing: s for s in repo.index.stages if s.addressing in fresh}
             values = _values()
             new = {n: s for n, s in stages.items() if not _committed(repo, s, fresh[n], values)}
@@ -86,12 +92,13 @@ def _commit(fresh: dict[str, Instance]) -> int:
                 stage.save(run_cache=False)
             still, values = (_fresh(parameters.load()), _values()) if new else ({}, {})
             odd = {n: what for n, s in new.items() if n in still and (what := _disagreement(s, still[n], values))}
-            good = [s for n, s in new.items() if n in still and n not in odd]
-            for stage in good:
-                repo.stage_cache.save(stage)
-                stage.commit()
+            good = {n: s for n, s in new.items() if n in still and n not in odd}
             if good:
-                good[0].dvcfile.dump_stages(good, update_pipeline=False)
+                for name, stage in good.items():
+                    _forget_damaged(repo, fresh[name])
+                    _cache(repo, stage)
+                artifacts.settle(Path(repo.cache.local.path))
+                _lock(repo, list(good.values()))
     except (DvcException, OSError) as error:
         raise UserError(f"dvc commit failed ({error}); mend that and run `ssimbad sync`") from None
     if left := sorted(new.keys() - still.keys()):
@@ -100,6 +107,85 @@ def _commit(fresh: dict[str, Instance]) -> int:
         name, what = next(iter(odd.items()))
         raise UserError(f"{name}: DVC read {what} otherwise than its record; `touch {what}`, then `ssimbad sync` again")
     return len(good)
+
+
+def _put_aside_damaged(repo: Repo) -> None:
+    """Put aside what DVC overwrites in place and a kill or a power cut may leave in part: it would refuse all work.
+
+    `dvc.lock` is written anew from the records. The other file lists the running stages; one that cannot be read keeps
+    nobody off.
+    """
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, SCHEMA
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from dvc.utils.serialize import load_yaml
+
+    lock, running = Path("dvc.lock"), Path(there(repo.tmp_dir)) / RWLOCK_FILE
+    if _damaged(lock, lambda: COMPILED_LOCKFILE_SCHEMA(load_yaml(str(lock)))):
+        print(f"sync: dvc.lock is damaged; put aside as {lock.rename('dvc.lock.damaged')}", flush=True)
+    by_link = repo.config["core"].get("hardlink_lock", False)
+    with make_lock(running.with_name(RWLOCK_LOCK), tmp_dir=repo.tmp_dir, hardlink_lock=by_link):
+        if _damaged(running, lambda: SCHEMA(json.loads(running.read_bytes()))):
+            running.unlink()
+
+
+def _damaged(path: Path, read: Callable[[], object]) -> bool:
+    """Whether a file that is there cannot be read as what it should be."""
+    from dvc.utils.serialize import ParseError
+    from voluptuous import Invalid
+
+    try:
+        if path.is_file():
+            read()
+    except (ParseError, Invalid, ValueError, TypeError):
+        return True
+    return False
+
+
+def _forget_damaged(repo: Repo, instance: Instance) -> None:
+    """Delete from DVC's cache what has the name of these outputs and not their bytes.
+
+    A power cut or a kill leaves such; DVC asks for names alone, and would keep it.
+    """
+    for digest in records.read(instance)["outputs"].values():
+        path = Path(repo.cache.local.oid_to_path(digest))
+        if path.is_file() and records.md5(path) != digest:
+            path.unlink()
+
+
+def _cache(repo: Repo, stage: PipelineStage) -> None:
+    """Copy the outputs of a stage into DVC's cache, and note the run there.
+
+    DVC then puts a copy of its own, which no disk has yet, in the place of each output: a power cut would take both. So
+    outputs stay what they are, unless DVC's cache is told to share bytes with them by links.
+    """
+    from dvc.output import Output
+
+    told = Output.commit
+    if repo.cache.local.cache_types[0] in ("reflink", "copy"):
+        Output.commit = partialmethod(told, relink=False)
+    try:
+        repo.stage_cache.save(stage)
+        stage.commit()
+    finally:
+        Output.commit = told
+
+
+def _lock(repo: Repo, stages: list[PipelineStage]) -> None:
+    """Write the stages into dvc.lock as DVC does it, but to a new file that takes its place when it is whole."""
+    from dvc.stage.serialize import to_lockfile
+    from dvc.utils.serialize import modify_yaml
+
+    path = Path("dvc.lock")
+    with artifacts.replacing(path) as temporary:
+        if path.exists():
+            shutil.copyfile(path, temporary)
+        with modify_yaml(str(temporary)) as lock:
+            lock.setdefault("schema", "2.0")
+            entries = lock.setdefault("stages", {})
+            for stage in stages:
+                entries.update(to_lockfile(stage))
+    repo.scm_context.track_file(str(path))
 
 
 def _values() -> dict[str, object]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ssimbad import artifacts
 from ssimbad.errors import UserError, masked
 from ssimbad.tracking import spool
 from ssimbad.tracking.spool import Event
@@ -90,6 +91,7 @@ class Store:
         with _in_one_line(where), FileLock(_folder() / "mlflow.lock"):
             import mlflow
 
+            _begin(where)
             mlflow.set_tracking_uri(where)
             self.client = mlflow.MlflowClient(where)
             found = self.client.get_experiment_by_name(EXPERIMENT)
@@ -197,6 +199,8 @@ class Store:
             run_id = self.child(events[0], spool_id)
             done = self.client.get_run(run_id).data.tags.get("events", "1")
             self.add(run_id, events[int(done) if done.isdigit() else 1 :])
+            if Path("mlruns").is_dir():  # MLflow's copies are on the disk before they count as taken
+                artifacts.settle(Path("mlruns"))
             self.client.set_tag(run_id, "events", str(len(events)))
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
@@ -324,6 +328,8 @@ def _remedy(where: str, error: Exception, at: str) -> str:
     reason = str(error)
     if where.startswith(_SQLITE) and ("file is not a database" in reason or "malformed" in reason):
         return f"the logbook {where} is damaged; {_put_aside(where)}"
+    if where.startswith(_SQLITE) and re.search(r"duplicate column name|table \w+ already exists", reason):
+        return f"the logbook {where} was left half made; {_put_aside(where)}"
     if found := re.search(r"out-of-date database schema \(found version (\w+)", reason):
         if _known(found[1]):
             upgrade = f"`mlflow db upgrade {_named(where)}` and `ssimbad sync`"
@@ -354,6 +360,22 @@ def _folder() -> Path:
     folder = Path("work").resolve()
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def _begin(where: str) -> None:
+    """Create an SQLite logbook that is not there yet: under another name, until it has all its tables.
+
+    MLflow makes them in hundreds of steps, and cannot go on where a killed process or a power cut has left it.
+    """
+    database = _database(where)
+    if not where.startswith(_SQLITE) or str(database) in (".", ":memory:") or "?" in where:
+        return
+    if database.exists() and database.stat().st_size:
+        return
+    import mlflow
+
+    with artifacts.replacing(database) as temporary:
+        mlflow.MlflowClient(f"{_SQLITE}{temporary}").search_experiments(max_results=1)
 
 
 def _write_ahead(database: Path) -> None:
