@@ -1,8 +1,8 @@
 """The campaign of faults: what its rooms share. Nothing that was finished is lost, nothing counts as fresh that is not,
 and in the end every byte is that of a run without faults.
 
-`make test-faults`; one fault by `-k`, such as `-k "killed and dvc-017"`. FAULTS=20 makes twenty kills instead of a
-hundred, FAULTS_SLEEP=300 a sleep of five minutes.
+`make test-faults`; one fault by `-k`, such as `-k "killed and dvc-017"`. FAULTS=20 makes twenty of each kind instead of
+a hundred, FAULTS_SLEEP=300 a sleep of five minutes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 import pytest
@@ -27,6 +29,7 @@ from ..test_kills import house as training_house
 
 MARKS = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 
+FAULTS = int(os.environ.get("FAULTS", "100"))
 SLEEP = float(os.environ.get("FAULTS_SLEEP", "150"))
 """Seconds; the heart of a lock is believed to be dead after 60."""
 START = 900.0
@@ -131,3 +134,58 @@ def begun() -> Iterator[Begin]:
 
 def says(folder: Path, name: str, words: str) -> bool:
     return words in (folder / name).read_text()
+
+
+Harm = Callable[[tuple[str, ...], Path, TextIO], None]
+
+
+@dataclass
+class Campaign:
+    """A house, what a run without faults makes of it, and what has been finished in it so far."""
+
+    engine: str
+    folder: Path
+    wanted: dict[str, str]
+    kept: set[str] = field(default_factory=set)
+    """Instances that were fresh after the last fault."""
+
+    def attack(self, name: str, harm: Harm) -> None:
+        """Start the engine, let it be harmed, and see what is there afterwards.
+
+        Args:
+            harm: given the command and where its words go, runs it until it has ended, one way or another.
+        """
+        if self.kept == names_of(self.folder):
+            for what in ("results", "work"):
+                command(self.folder, "ssimbad", "clean", what)
+            self.kept = set()
+        self._unlock()
+        with (self.folder.parent / f"{self.engine}-{name}.log").open("w") as log:
+            harm(ENGINES[self.engine], self.folder, log)
+        end_all(self.folder)
+        names = require_true(self.folder, self.wanted)
+        assert self.kept <= names, f"lost: {sorted(self.kept - names)}"
+        self.kept = names
+
+    def finish(self) -> None:
+        self._unlock()
+        command(self.folder, *ENGINES[self.engine])
+        assert digests(self.folder) == self.wanted
+        assert require_true(self.folder, self.wanted) == names_of(self.folder)
+
+    def _unlock(self) -> None:
+        if self.engine == "snakemake":
+            command(self.folder, "snakemake", "--unlock", "all")
+
+
+@pytest.fixture(scope="module")
+def campaigns(tmp_path_factory, wanted) -> Callable[[str], Campaign]:
+    """The campaign of an engine, one for all faults of a file."""
+    made: dict[str, Campaign] = {}
+
+    def of(engine: str) -> Campaign:
+        if engine not in made:
+            made[engine] = Campaign(engine, repository(tmp_path_factory.mktemp(engine) / "house"), wanted)
+        return made[engine]
+
+    return of

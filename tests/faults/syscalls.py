@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -44,11 +44,6 @@ class Call:
     """Of `rename` and `link`: the new name; of `copy`: where the bytes come from."""
     count: int = 0
     """Of `copy`: bytes."""
-
-    def moved(self, known: Path, folder: Path) -> Call:
-        """The same call in a copy of the folder."""
-        other = self.other and folder / self.other.relative_to(known)
-        return replace(self, path=folder / self.path.relative_to(known), other=other)
 
 
 def recorded(folder: Path, environment: dict[str, str], *words: str) -> list[Call]:

@@ -7,80 +7,30 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 import pytest
 
 from ..cluster import ENVIRONMENT
-from .conftest import ENGINES, LONGEST, MARKS, command, digests, end_all, names_of, repository, require_true
+from .conftest import ENGINES, FAULTS, LONGEST, MARKS, digests, repository
 
 pytestmark = MARKS
 
-KILLS = int(os.environ.get("FAULTS", "100"))
 
+@pytest.mark.parametrize("number", range(FAULTS), ids=lambda n: f"{n:03d}")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_killed(campaigns, engine, number):
+    moment = random.Random(f"{engine} {number}").uniform(0.5, LONGEST)
 
-@dataclass
-class Campaign:
-    """One house in which an engine is started and killed again and again."""
-
-    engine: str
-    folder: Path
-    wanted: dict[str, str]
-    kept: set[str] = field(default_factory=set)
-    """Instances that were fresh after the last kill."""
-    rounds: int = 0
-
-    def kill(self, number: int) -> None:
-        if self.kept == names_of(self.folder):
-            for what in ("results", "work"):
-                command(self.folder, "ssimbad", "clean", what)
-            self.kept, self.rounds = set(), self.rounds + 1
-        self._unlock()
-        moment = random.Random(f"{self.engine} {number}").uniform(0.5, LONGEST)
-        with (self.folder.parent / f"{self.engine}.log").open("w") as log:
-            run = subprocess.Popen(
-                ENGINES[self.engine], cwd=self.folder, env=ENVIRONMENT, start_new_session=True, stdout=log, stderr=log
-            )
+    def kill(words, folder, log):
+        run = subprocess.Popen(words, cwd=folder, env=ENVIRONMENT, start_new_session=True, stdout=log, stderr=log)
         try:
             run.wait(timeout=moment)
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
-        end_all(self.folder)
-        names = require_true(self.folder, self.wanted)
-        assert self.kept <= names, f"lost: {sorted(self.kept - names)}"
-        self.kept = names
 
-    def finish(self) -> None:
-        self._unlock()
-        command(self.folder, *ENGINES[self.engine])
-        assert digests(self.folder) == self.wanted
-        assert require_true(self.folder, self.wanted) == names_of(self.folder)
-
-    def _unlock(self) -> None:
-        if self.engine == "snakemake":
-            command(self.folder, "snakemake", "--unlock", "all")
-
-
-@pytest.fixture(scope="module")
-def campaigns(tmp_path_factory, wanted) -> Callable[[str], Campaign]:
-    made: dict[str, Campaign] = {}
-
-    def of(engine: str) -> Campaign:
-        if engine not in made:
-            made[engine] = Campaign(engine, repository(tmp_path_factory.mktemp(engine) / "house"), wanted)
-        return made[engine]
-
-    return of
-
-
-@pytest.mark.parametrize("number", range(KILLS), ids=lambda n: f"{n:03d}")
-@pytest.mark.parametrize("engine", ENGINES)
-def test_killed(campaigns, engine, number):
-    campaigns(engine).kill(number)
+    campaigns(engine).attack("kill", kill)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

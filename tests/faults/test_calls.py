@@ -1,0 +1,43 @@
+"""The disk refuses a call at a random moment of the whole pipeline, under each engine: whatever process makes it, and
+whatever library, SQLite, safetensors and DVC among them."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+
+import pytest
+
+from . import syscalls
+from .conftest import ENGINES, ENVIRONMENT, FAULTS, MARKS
+
+pytestmark = MARKS
+
+REFUSALS = [
+    ("write", "EIO"), ("write", "ENOSPC"), ("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("sendfile", "ENOSPC"),
+    ("fsync,fdatasync,syncfs", "EIO"), ("rename,renameat,renameat2", "EIO"), ("unlink,unlinkat", "EIO"),
+    ("ftruncate", "EIO"), ("mkdir,mkdirat", "ENOSPC"), ("link,linkat,symlink", "EIO"), ("chmod,fchmod,fchmodat", "EPERM"),
+]  # fmt: skip
+LATEST = 3000
+"""Of the calls of one kind in one thread, about as many as the busiest makes."""
+
+
+@pytest.mark.parametrize("number", range(FAULTS), ids=lambda n: f"{n:03d}")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_refused(campaigns, engine, number):
+    """The k-th call of every thread fails, once."""
+    chance = random.Random(f"{engine} {number}")
+    calls, error = REFUSALS[number % len(REFUSALS)]
+    k = int(LATEST ** chance.random())
+    traced = (syscalls.strace(), "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={calls}")
+
+    def refuse(words, folder, log):
+        told = (*traced, "-e", f"inject={calls}:error={error}:when={k}", *words)
+        subprocess.run(told, cwd=folder, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True, timeout=900)
+
+    campaigns(engine).attack("refused", refuse)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_refused_to_the_end(campaigns, engine):
+    campaigns(engine).finish()
