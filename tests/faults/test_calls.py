@@ -16,7 +16,8 @@ pytestmark = MARKS
 REFUSALS = [
     ("write", "EIO"), ("write", "ENOSPC"), ("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("sendfile", "ENOSPC"),
     ("fsync,fdatasync,syncfs", "EIO"), ("rename,renameat,renameat2", "EIO"), ("unlink,unlinkat", "EIO"),
-    ("ftruncate", "EIO"), ("mkdir,mkdirat", "ENOSPC"), ("link,linkat,symlink", "EIO"), ("chmod,fchmod,fchmodat", "EPERM"),
+    ("ftruncate", "EIO"), ("mkdir,mkdirat", "ENOSPC"), ("link,linkat,symlink", "EIO"),
+    ("chmod,fchmod,fchmodat", "EPERM"),
 ]  # fmt: skip
 LATEST = 3000
 """Of the calls of one kind in one thread, about as many as the busiest makes."""
