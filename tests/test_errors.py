@@ -50,7 +50,9 @@ def test_a_mistake_in_the_program_keeps_its_traceback():
         raise ZeroDivisionError
 
 
-WANTING = {name: () for name in ("free_rows", "frontier", "jobs", "learning", "mean_colour", "shares", "steps")}
+WANTING = {
+    name: () for name in ("free_rows", "frontier", "irises", "jobs", "learning", "mean_colour", "shares", "steps")
+}
 WANTING |= {
     "samplers": ("gone.safetensors",),
     **{name: ("--weights", "gone.safetensors") for name in ("own_size", "styles")},
