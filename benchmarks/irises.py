@@ -2,9 +2,9 @@
 
     python benchmarks/irises.py
 
-Needs a finished run of embedded faces in the current directory. Of each row's answers to another face's reference: how far
-the irises' mean colour is from the true answer's, grey taken away from both, as a share of the latter's distance from
-grey. 0 is right, 1 is grey.
+Needs a finished run of embedded faces in the current directory. Of each row's answers to another face's reference: how
+far the irises' mean colour is from the true answer's, grey taken away from both, as a share of the latter's distance
+from grey. 0 is right, 1 is grey.
 """
 
 import csv
