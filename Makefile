@@ -74,11 +74,11 @@ guidance: install ## guidance by the sketch and without classifiers, against non
 	snakemake --cores $(CORES) all
 	cat reports/tables/differences.md
 
-weights: install ## the weights that come with the package, into src/ssimbad/starter (an hour on two cores)
+weights: install ## the weights that come with the package, into src/ssimbad/starter (an hour and a half on two cores)
 	$(call active,starter)
 	snakemake --cores $(CORES) all
 	rm -rf work/starter
-	ssimbad export starter/pretrain --half --out work/starter
+	ssimbad export starter/finetune --half --out work/starter
 	rm -rf src/ssimbad/starter
 	mv work/starter src/ssimbad/starter
 	cat src/ssimbad/starter/README.md

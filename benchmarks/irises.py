@@ -59,6 +59,8 @@ def judged(images: np.ndarray, true: np.ndarray, irises: list[np.ndarray]) -> tu
         if where.sum() >= 2:
             one, other = coloured(image[where]), coloured(right[where])
             errors.append(np.linalg.norm(one - other) / np.linalg.norm(other))
+    if not errors:
+        raise UserError("no test face shows irises of two pixels; take more with data.test")
     return len(errors), float(np.mean(errors)), float(np.median(errors)), float(np.mean(np.array(errors) < RIGHT))
 
 

@@ -34,7 +34,7 @@ def spotted(pixels: int, spot=(1.0, -0.6, -0.6), size: int = 32) -> torch.Tensor
 
 
 @pytest.mark.parametrize("pixels", [16, 64, 512])
-def test_a_hue_weighs_the_same_however_small_it_is(pixels):
+def test_a_hue_weighs_about_the_same_however_small_it_is(pixels):
     """In the mean over pixels the spot would weigh its share of the area: less than a hundredth, here."""
     weights = losses.by_hue(spotted(pixels)).flatten()
     assert weights.sum() == pytest.approx(1, rel=1e-5)
@@ -50,6 +50,19 @@ def test_a_stray_pixel_has_less_say_and_what_has_no_colour_has_none():
     assert torch.allclose(losses.mse_hues(image, grey), losses.mse(image, grey), rtol=1e-2)
     line = spotted(64, (-1.0, -1.0, -1.0))  # ink: no colour of its own
     assert losses.by_hue(line).flatten()[:64].sum() == 0
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.25, 0.5, 0.75])
+def test_where_a_hue_lies_between_bins_counts_for_a_factor_of_two_at_most(turn):
+    def colour(bins: float) -> torch.Tensor:
+        angle = torch.tensor(bins * 2 * torch.pi / losses.HUES)
+        cb, cr = 0.3 * angle.cos(), 0.3 * angle.sin()
+        red, blue = 0.5 + cr / 0.713, 0.5 + cb / 0.564
+        green = (0.5 - 0.299 * red - 0.114 * blue) / 0.587
+        return (2 * torch.stack([red, green, blue]) - 1).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+
+    share = losses.by_hue(torch.cat([colour(turn), colour(8)], dim=3))[..., :8].sum().item()
+    assert 0.49 < share < 0.68
 
 
 def test_a_hue_is_shared_by_the_bins_around_it_wherever_the_circle_is_cut():

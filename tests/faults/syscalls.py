@@ -175,8 +175,8 @@ def _changed(content: bytearray, place: int, data: bytes | None) -> None:
 class Disk:
     """A folder whose changes are not on the disk before they are synced: bytes by their file, names by their folder.
 
-    Stricter than the file systems in use, most of which sync a new file's name with its bytes, and keep the order of
-    names; what survives here survives there.
+    Most file systems in use sync a new file's name with its bytes, and keep the order of names; this one does neither.
+    Permissions, seeks and appending to what was there are not modelled.
     """
 
     def __init__(self, folder: Path) -> None:

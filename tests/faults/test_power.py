@@ -106,6 +106,8 @@ def cut(story: Story, chance: random.Random) -> Path:
         if not path.is_file() or path.read_bytes() != data:
             path.unlink(missing_ok=True)  # it may be read-only
             path.write_bytes(data)
+            if "cache" in path.parts and chance.random() < 0.5:
+                path.chmod(0o444)  # what DVC takes for whole
     return folder
 
 

@@ -66,7 +66,7 @@ def ssim_l1(image: Tensor, target: Tensor, features: Features | None = None) -> 
 
 
 def mse_hues(image: Tensor, target: Tensor, features: Features | None = None) -> Tensor:
-    """(B,) `mse` plus half of the squared error in which every hue of the target weighs the same (`by_hue`).
+    """(B,) `mse` plus half of the squared error in which the target's hues weigh alike, not their areas (`by_hue`).
 
     In the mean over pixels an iris of ten pixels weighs nothing, and the network answers the mean of all eyes, grey.
     Rebalancing by the rarity of colours is that of Zhang et al. (2016, section 2.2), here within each image.
@@ -77,10 +77,12 @@ def mse_hues(image: Tensor, target: Tensor, features: Features | None = None) ->
 
 
 def by_hue(target: Tensor) -> Tensor:
-    """(B, H, W) weights of the pixels, of sum 1 per image (towards 0 where the image has no colour).
+    """(B, H, W) weights of the pixels, of sum 1 per image.
 
     A pixel's weight is its chroma over that of all pixels of its hue, in `HUES` overlapping bins of the plane of Cb and
-    Cr (ITU-R BT.601); below `SMALLEST` of the image's area a hue weighs less, so that a stray pixel has no say.
+    Cr (ITU-R BT.601). A hue in the middle between two bins weighs twice one in the middle of a bin, shades that spread
+    over several bins as many times more. A hue whose chroma, averaged over the image, is below `SMALLEST` weighs less,
+    so that a stray pixel has no say. Of a picture that is grey but for its last bits, these are its colours.
     """
     import torch
 
@@ -94,7 +96,7 @@ def by_hue(target: Tensor) -> Tensor:
     share = (1 - away.abs()).clamp(min=0)  # (B, HUES, H, W): a pixel between two bins belongs to both in part
     mass = (share * chroma[:, None]).mean(dim=(2, 3), keepdim=True) + SMALLEST
     weights = chroma * (share / mass).sum(dim=1)
-    # The mean is about the number of hues; far below 1 there is no colour, only rounding.
+    # The mean is about the number of hues; far below 1 there is no colour, only the rounding of floats.
     return weights / (weights.mean(dim=(1, 2), keepdim=True).clamp(min=0.1) * weights[0].numel())
 
 

@@ -7,9 +7,11 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partialmethod
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +86,7 @@ def _commit(fresh: dict[str, Instance]) -> int:
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # no bars, no hints; errors come as exceptions
     try:
         with Repo() as repo, lock_repo(repo):
-            _put_aside_damaged(repo)
+            _mend(repo)
             stages = {s.addressing: s for s in repo.index.stages if s.addressing in fresh}
             values = _values()
             new = {n: s for n, s in stages.items() if not _committed(repo, s, fresh[n], values)}
@@ -98,7 +100,7 @@ def _commit(fresh: dict[str, Instance]) -> int:
                     _forget_damaged(repo, fresh[name])
                     _cache(repo, stage)
                 artifacts.settle(Path(repo.cache.local.path))
-                _lock(repo, list(good.values()))
+                _write_lock(list(good.values()))
     except (DvcException, OSError) as error:
         raise UserError(f"dvc commit failed ({error}); mend that and run `ssimbad sync`") from None
     if left := sorted(new.keys() - still.keys()):
@@ -109,45 +111,76 @@ def _commit(fresh: dict[str, Instance]) -> int:
     return len(good)
 
 
-def _put_aside_damaged(repo: Repo) -> None:
-    """Put aside what DVC overwrites in place and a kill or a power cut may leave in part: it would refuse all work.
+def _mend(repo: Repo) -> None:
+    """Mend what DVC overwrites in place, and a kill or a power cut may leave in part: it would refuse all work.
 
-    `dvc.lock` is written anew from the records. The other file lists the running stages; one that cannot be read keeps
-    nobody off.
+    A damaged `dvc.lock` is copied aside, and the last committed one takes its place. The list of the running stages,
+    when it cannot be read, keeps nobody off.
+
+    Raises:
+        UserError: `dvc.lock` has conflicts of a merge; they are the user's.
     """
     from dvc.lock import make_lock
     from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, SCHEMA
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-    from dvc.utils.serialize import load_yaml
 
     lock, running = Path("dvc.lock"), Path(there(repo.tmp_dir)) / RWLOCK_FILE
-    if _damaged(lock, lambda: COMPILED_LOCKFILE_SCHEMA(load_yaml(str(lock)))):
-        print(f"sync: dvc.lock is damaged; put aside as {lock.rename('dvc.lock.damaged')}", flush=True)
+    if lock.is_file() and b"\n<<<<<<< " in b"\n" + lock.read_bytes():
+        raise UserError("dvc.lock: conflicts of a merge are left in it; settle them, then `ssimbad sync`")
+    if _damaged(lock, _whole_lock):
+        aside = unlike(Path("dvc.lock.damaged"))
+        shutil.copyfile(lock, aside)
+        _committed_lock(lock)
+        print(f"sync: dvc.lock was damaged; a copy is {aside}", flush=True)
     by_link = repo.config["core"].get("hardlink_lock", False)
-    with make_lock(running.with_name(RWLOCK_LOCK), tmp_dir=repo.tmp_dir, hardlink_lock=by_link):
-        if _damaged(running, lambda: SCHEMA(json.loads(running.read_bytes()))):
+    with make_lock(str(running.with_name(RWLOCK_LOCK)), tmp_dir=str(repo.tmp_dir), hardlink_lock=by_link):
+        if _damaged(running, lambda path: SCHEMA(json.loads(path.read_bytes()))):
             running.unlink()
 
 
-def _damaged(path: Path, read: Callable[[], object]) -> bool:
+def _whole_lock(path: Path) -> None:
+    """Raises what tells damage; a lock of another version is DVC's to judge."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from dvc.utils.serialize import load_yaml
+
+    found = load_yaml(str(path))
+    if not isinstance(found, dict) or found.get("schema", "2.0") == "2.0":
+        COMPILED_LOCKFILE_SCHEMA(found)
+
+
+def _damaged(path: Path, read: Callable[[Path], object]) -> bool:
     """Whether a file that is there cannot be read as what it should be."""
     from dvc.utils.serialize import ParseError
     from voluptuous import Invalid
 
     try:
         if path.is_file():
-            read()
+            read(path)
     except (ParseError, Invalid, ValueError, TypeError):
         return True
     return False
 
 
+def _committed_lock(lock: Path) -> None:
+    """Put back `dvc.lock` as git has it, where it does and that one is whole; else there is none."""
+    last = subprocess.run(("git", "show", "HEAD:./dvc.lock"), capture_output=True)
+    if last.returncode == 0:
+        artifacts.write_bytes(lock, last.stdout)
+    if last.returncode or _damaged(lock, _whole_lock):
+        lock.unlink()
+
+
+def unlike(path: Path) -> Path:
+    """The path, or where something is there the first of `path.1`, `path.2` … where nothing is."""
+    others = (path.with_name(f"{path.name}.{number}") for number in count(1))
+    return next(place for place in chain([path], others) if not os.path.lexists(place))
+
+
 def _forget_damaged(repo: Repo, instance: Instance) -> None:
-    """Delete from DVC's cache what has the name of these outputs and not their bytes.
+    """Delete from DVC's cache what has the name of these outputs, or of their record, and not the bytes.
 
     A power cut or a kill leaves such; DVC asks for names alone, and would keep it.
     """
-    for digest in records.read(instance)["outputs"].values():
+    for digest in {*records.read(instance)["outputs"].values(), records.md5(Path(instance.record))}:
         path = Path(repo.cache.local.oid_to_path(digest))
         if path.is_file() and records.md5(path) != digest:
             path.unlink()
@@ -162,30 +195,31 @@ def _cache(repo: Repo, stage: PipelineStage) -> None:
     from dvc.output import Output
 
     told = Output.commit
-    if repo.cache.local.cache_types[0] in ("reflink", "copy"):
+    if not {"hardlink", "symlink"} & set(repo.cache.local.cache_types):
         Output.commit = partialmethod(told, relink=False)
     try:
         repo.stage_cache.save(stage)
         stage.commit()
     finally:
         Output.commit = told
+    for out in stage.outs:  # so that `dvc checkout` may remove them where a commit has none
+        repo.state.save_link(out.fs_path, out.fs)
 
 
-def _lock(repo: Repo, stages: list[PipelineStage]) -> None:
+def _write_lock(stages: list[PipelineStage]) -> None:
     """Write the stages into dvc.lock as DVC does it, but to a new file that takes its place when it is whole."""
     from dvc.stage.serialize import to_lockfile
     from dvc.utils.serialize import modify_yaml
 
-    path = Path("dvc.lock")
+    path = Path("dvc.lock").resolve()  # of a link, what it leads to
     with artifacts.replacing(path) as temporary:
         if path.exists():
-            shutil.copyfile(path, temporary)
+            shutil.copy(path, temporary)  # with its permissions
         with modify_yaml(str(temporary)) as lock:
             lock.setdefault("schema", "2.0")
             entries = lock.setdefault("stages", {})
             for stage in stages:
                 entries.update(to_lockfile(stage))
-    repo.scm_context.track_file(str(path))
 
 
 def _values() -> dict[str, object]:

@@ -198,9 +198,10 @@ class Store:
         try:
             run_id = self.child(events[0], spool_id)
             done = self.client.get_run(run_id).data.tags.get("events", "1")
-            self.add(run_id, events[int(done) if done.isdigit() else 1 :])
-            if Path("mlruns").is_dir():  # MLflow's copies are on the disk before they count as taken
-                artifacts.settle(Path("mlruns"))
+            new = events[int(done) if done.isdigit() else 1 :]
+            self.add(run_id, new)
+            if Path("mlruns").is_dir() and any(event["event"] == "artifact" for event in new):
+                artifacts.settle(Path("mlruns"))  # MLflow's copies are on the disk before they count as taken
             self.client.set_tag(run_id, "events", str(len(events)))
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
@@ -367,15 +368,18 @@ def _begin(where: str) -> None:
 
     MLflow makes them in hundreds of steps, and cannot go on where a killed process or a power cut has left it.
     """
-    database = _database(where)
-    if not where.startswith(_SQLITE) or str(database) in (".", ":memory:") or "?" in where:
+    if not where.startswith(_SQLITE) or str(_database(where)) in (".", ":memory:") or "?" in where:
         return
+    database = _database(where).resolve()
     if database.exists() and database.stat().st_size:
         return
     import mlflow
 
     with artifacts.replacing(database) as temporary:
         mlflow.MlflowClient(f"{_SQLITE}{temporary}").search_experiments(max_results=1)
+        # Of a database that is gone. SQLite drops them beside an empty one, and would replay them into this.
+        for ending in ("wal", "shm", "journal"):
+            database.with_name(f"{database.name}-{ending}").unlink(missing_ok=True)
 
 
 def _write_ahead(database: Path) -> None:
