@@ -168,6 +168,80 @@ def test_a_deleted_database_beside_its_artifacts_is_made_anew(logbook):
     assert runs()[0]["evaluate-x"].info.status == "FINISHED"
 
 
+KILLED_WHILE_WRITING = """
+import os, sqlite3, sys
+book = sqlite3.connect("mlflow.db")
+book.execute("PRAGMA journal_mode=" + sys.argv[1])
+book.execute("PRAGMA cache_size=1")
+book.execute("CREATE TABLE old (x)")
+book.commit()
+book.execute("INSERT INTO old VALUES (zeroblob(200000))")
+if sys.argv[1] == "WAL":
+    book.commit()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("journal", ["WAL", "DELETE"])
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+def test_journals_of_a_logbook_that_is_gone_do_not_come_back_in_the_new_one(logbook, journal, left):
+    database = logbook / "mlflow.db"
+    database.unlink()
+    subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, journal], check=True)
+    assert len(list(logbook.glob("mlflow.db-*"))) >= 1
+    database.unlink()
+    if left != "nothing":
+        database.touch()
+    write()
+    assert store.import_all() == 1
+    with sqlite3.connect(database) as book:
+        assert not book.execute("SELECT name FROM sqlite_master WHERE name = 'old'").fetchall()
+        assert book.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert not list(logbook.glob(".mlflow.db.*"))
+
+
+KILLED_WHILE_CREATING = """
+import os, sys
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from ssimbad.tracking import store
+left = int(sys.argv[1])
+
+@event.listens_for(Engine, "before_cursor_execute")
+def counted(*_):
+    global left
+    left -= 1
+    if not left:
+        os._exit(9)
+
+store.Store()
+"""
+
+
+@pytest.mark.parametrize("statements", [20, 120, 300])
+def test_a_process_killed_while_it_creates_the_logbook_leaves_none(logbook, statements):
+    (logbook / "mlflow.db").unlink()
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_CREATING, str(statements)], capture_output=True)
+    assert done.returncode == 9 and not (logbook / "mlflow.db").exists()
+    write()
+    assert store.import_all() == 1
+    assert runs()[0]["evaluate-x"].info.status == "FINISHED"
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("words", ["duplicate column name: creation_time", "table experiment_tags already exists"])
+def test_a_logbook_that_was_left_half_made_is_replaced(logbook, monkeypatch, words):
+    """By a power cut, say: MLflow goes on from where it believes to have stopped, and finds its work done."""
+
+    def fails(client, name):
+        raise RuntimeError(f"(sqlite3.OperationalError) {words}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.get_experiment_by_name", fails)
+        said = refused(logbook)
+    assert "half made" in said and after(said, logbook) == 1
+
+
 def test_a_logbook_in_a_folder_with_an_odd_name(tmp_path, monkeypatch):
     folder = tmp_path / 'it\'s a "täst" 100% #1 & {x} a:b $HOME'
     folder.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def lock() -> dict:
     found = {}
     for name, entry in stages.items():
         files = {part: {f["path"]: f["md5"] for f in entry.get(part, [])} for part in ("deps", "outs")}
-        found[name] = {"params": entry["params"], **files}
+        found[name] = {"params": entry.get("params"), **files}
     return found
 
 
@@ -104,8 +105,9 @@ def test_a_cache_that_shares_bytes_by_links_is_linked(kind):
 @pytest.mark.parametrize("mode", [0o444, 0o644])
 def test_a_damaged_object_of_the_cache_is_no_result(damage, mode):
     """A power cut leaves it; DVC looks at names only, and would push it, and check it out."""
-    objects = [records.read(stage)["outputs"].values() for stage in table.instances(parameters.load())]
-    for digest in {digest for digests in objects for digest in digests}:
+    found = table.instances(parameters.load())
+    objects = {digest for stage in found for digest in records.read(stage)["outputs"].values()}
+    for digest in objects | {records.md5(Path(stage.record)) for stage in found}:
         place = Path(".dvc/cache/files/md5", digest[:2], digest[2:])
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(damage)
@@ -125,7 +127,6 @@ DAMAGES = {
     "zeros": lambda right: bytes(len(right)),
     "no mapping": lambda right: b"- 1\n",
     "no YAML": lambda right: b"stages: [",
-    "other schema": lambda right: right.replace(b"2.0", b"9.0"),
 } | {f"cut off at {share:.0%}": cut_off(share) for share in (0.01, 0.03, 0.1, 0.21, 0.33, 0.46, 0.58, 0.7, 0.83, 0.97)}
 
 
@@ -137,6 +138,57 @@ def test_a_damaged_lock_of_dvc_is_written_anew(damage):
     synced()
     assert yaml.safe_load(Path("dvc.lock").read_bytes()) == yaml.safe_load(right) and clean()
     assert not list(Path().glob(".dvc.lock.*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda right: right.replace(b"2.0", b"9.0"), "dvc commit failed"),
+        (lambda right: b"<<<<<<< mine\n" + right + b"=======\n>>>>>>> theirs\n", "dvc.lock: conflicts"),
+    ],
+    ids=["of a later DVC", "with conflicts"],
+)
+def test_a_lock_of_dvc_that_is_not_damaged_is_nobodys_to_mend(change, told):
+    synced()
+    Path("dvc.lock").write_bytes(change(Path("dvc.lock").read_bytes()))
+    before = Path("dvc.lock").read_bytes()
+    with pytest.raises(UserError, match=told):
+        synced()
+    assert Path("dvc.lock").read_bytes() == before and not list(Path().glob("dvc.lock.*"))
+
+
+def test_of_a_damaged_lock_the_committed_one_takes_the_place(tree, capsys):
+    """It may name what other machines have made."""
+    synced()
+    known = yaml.safe_load(Path("dvc.lock").read_text())
+    known["stages"]["of another machine"] = {"cmd": "true"}
+    Path("dvc.lock").write_text(yaml.safe_dump(known))
+    for words in (("init", "-q"), ("add", "dvc.lock"), ("commit", "-q", "-m", "lock")):
+        subprocess.run(("git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", *words), check=True)
+    for number in range(2):
+        damaged = f"stages: [{number}"
+        Path("dvc.lock").write_text(damaged)
+        synced()
+        assert lock().keys() == {"cheap", "dear", "of another machine"}
+        aside = Path("dvc.lock.damaged.1" if number else "dvc.lock.damaged")
+        assert aside.read_text() == damaged and f"a copy is {aside}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_the_lock_of_dvc_keeps_its_permissions_and_a_link_stays_one(mode):
+    Path("elsewhere.lock").write_text("schema: '2.0'\n")
+    Path("elsewhere.lock").chmod(mode)
+    Path("dvc.lock").symlink_to("elsewhere.lock")
+    synced()
+    assert Path("dvc.lock").is_symlink() and Path("elsewhere.lock").stat().st_mode & 0o777 == mode
+    assert lock().keys() == {"cheap", "dear"}
+
+
+def test_where_dvc_locks_by_links():
+    with Repo() as repo, repo.config.edit("local") as config:
+        config["core"]["hardlink_lock"] = True
+    synced()
+    assert lock().keys() == {"cheap", "dear"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\0\0"])
