@@ -354,7 +354,8 @@ def _put_aside(where: str) -> str:
     aside = shlex.quote(str(database.with_name(f"old-{database.name}")))
     # With its journals: SQLite would take them for the new one's.
     move = f"mkdir {aside} && mv {shlex.quote(str(database))}* {aside}"
-    return f"put it aside (`{move}`), for a new one with all runs also `{_AGAIN}`, then `ssimbad sync`"
+    again = f"for a new one with all runs also `{_AGAIN}`, " if any(_IMPORTED.glob("*.jsonl")) else ""
+    return f"put it aside (`{move}`), {again}then `ssimbad sync`"
 
 
 def _folder() -> Path:
