@@ -131,6 +131,19 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_note_of_a_run_is_written_anew(damage):
+    """DVC would end with a traceback, or bring back a part of the outputs."""
+    synced()
+    right = {path: path.read_bytes() for path in run_cache()}
+    for path, data in right.items():
+        path.chmod(0o644)
+        path.write_bytes(DAMAGES[damage](data))
+    Path("dvc.lock").unlink()
+    synced()
+    assert right and {path: path.read_bytes() for path in run_cache()} == right and clean()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_lock_of_dvc_is_written_anew(damage):
     synced()
     right = Path("dvc.lock").read_bytes()

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partialmethod
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +96,7 @@ def _commit(fresh: dict[str, Instance]) -> int:
             good = {n: s for n, s in new.items() if n in still and n not in odd}
             if good:
                 for name, stage in good.items():
-                    _forget_damaged(repo, fresh[name])
+                    _forget_damaged(repo, stage, fresh[name])
                     _cache(repo, stage)
                 artifacts.settle(Path(repo.cache.local.path))
                 _write_lock(list(good.values()))
@@ -175,8 +174,8 @@ def unlike(path: Path) -> Path:
     return next(place for place in chain([path], others) if not os.path.lexists(place))
 
 
-def _forget_damaged(repo: Repo, instance: Instance) -> None:
-    """Delete from DVC's cache what has the name of these outputs, or of their record, and not the bytes.
+def _forget_damaged(repo: Repo, stage: PipelineStage, instance: Instance) -> None:
+    """Delete from DVC's cache what has the name of these outputs, their record or their run, and not the bytes.
 
     A power cut or a kill leaves such; DVC asks for names alone, and would keep it.
     """
@@ -184,6 +183,27 @@ def _forget_damaged(repo: Repo, instance: Instance) -> None:
         path = Path(repo.cache.local.oid_to_path(digest))
         if path.is_file() and records.md5(path) != digest:
             path.unlink()
+    path, entry = _run(repo, stage)
+    if _damaged(path, lambda path: _same(path, entry)):
+        path.unlink()
+
+
+def _run(repo: Repo, stage: PipelineStage) -> tuple[Path, dict]:
+    """Where DVC notes a run, and what."""
+    from dvc.stage.serialize import to_single_stage_lockfile
+    from dvc.utils import dict_sha256
+
+    entry, uncounted = to_single_stage_lockfile(stage), ["size", "nfiles"]
+    asked = {**entry, "outs": [out["path"] for out in entry.get("outs", [])]}
+    key, value = dict_sha256(asked, exclude=uncounted), dict_sha256(entry, exclude=uncounted)
+    return Path(repo.stage_cache.cache_dir, key[:2], key, value), entry
+
+
+def _same(path: Path, entry: dict) -> None:
+    from dvc.utils.serialize import load_yaml
+
+    if load_yaml(str(path)) != entry:
+        raise ValueError(f"{path}: another run than its name says")
 
 
 def _cache(repo: Repo, stage: PipelineStage) -> None:
@@ -195,8 +215,12 @@ def _cache(repo: Repo, stage: PipelineStage) -> None:
     from dvc.output import Output
 
     told = Output.commit
+
+    def in_place(self: Output, filter_info: str | None = None, relink: bool = True) -> None:
+        told(self, filter_info=filter_info, relink=False)
+
     if not {"hardlink", "symlink"} & set(repo.cache.local.cache_types):
-        Output.commit = partialmethod(told, relink=False)
+        Output.commit = in_place
     try:
         repo.stage_cache.save(stage)
         stage.commit()
