@@ -144,9 +144,9 @@ def page(browser: webdriver.Chrome, scratch: Path) -> Image.Image:
     ) as address:
         browser.get(address)
         wait(browser, "//button[@id='go' and not(@disabled)]")
-        wait(browser, "//*[@id='examples']//button[2]").click()
+        wait(browser, "//*[@id='examples']//button[3]").click()
         for place in ("sketch", "references"):
-            wait(browser, f"//*[@id='{place}']//small[contains(., 'example-1')]")
+            wait(browser, f"//*[@id='{place}']//small[contains(., 'example-2')]")
         browser.find_element(By.ID, "go").click()
         wait(browser, "//*[@id='status' and .='done'] | //*[@id='error' and .!='']")
         if error := browser.find_element(By.ID, "error").text:
