@@ -213,6 +213,17 @@ def test_a_damaged_list_of_running_stages_is_forgotten(text):
     assert lock().keys() == {"cheap", "dear"} and clean()
 
 
+def test_what_keeps_dvc_from_all_work_is_mended_where_nothing_is_fresh_too(tree):
+    with_params(tree, "data.seed", 5)
+    dvcfile.write(parameters.load())
+    Path(".dvc/tmp").mkdir(parents=True, exist_ok=True)
+    Path(".dvc/tmp/rwlock").touch()
+    for record in Path("records").glob("*.json"):
+        record.unlink()
+    synced()
+    assert not Path(".dvc/tmp/rwlock").exists() and not Path("dvc.lock").exists()
+
+
 def test_dvc_lock_is_whole_at_every_moment(monkeypatch):
     """Nobody, killed while it is written, leaves it in part."""
     synced()

@@ -41,6 +41,9 @@ ENGINES = {
     "dvc": ("dvc", "repro", "-q"),
 }
 
+UNLOCKING = {"snakemake": ("snakemake", "--unlock", "all"), "dvc": ("ssimbad", "sync")}
+"""What the documentation names where an engine refuses to work after a kill."""
+
 
 def command(folder: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess:
     done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200)
@@ -174,8 +177,7 @@ class Campaign:
         assert require_true(self.folder, self.wanted) == names_of(self.folder)
 
     def _unlock(self) -> None:
-        if self.engine == "snakemake":
-            command(self.folder, "snakemake", "--unlock", "all")
+        command(self.folder, *UNLOCKING[self.engine])
 
 
 @pytest.fixture(scope="module")

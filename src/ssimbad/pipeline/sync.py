@@ -46,8 +46,8 @@ def run(params: Params, status: str | None = None) -> None:
         print(f"ssimbad: nothing told to DVC, which lacks {left} fresh stages ({reason}); {remedy}", file=sys.stderr)
         return
     fresh = _fresh(params)
+    count = _commit(fresh)
     if fresh:
-        count = _commit(fresh)
         print(f"sync: {len(fresh)} fresh stages, {count} of them new -> dvc.lock", flush=True)
 
 
