@@ -127,6 +127,9 @@ DAMAGES = {
     "zeros": lambda right: bytes(len(right)),
     "no mapping": lambda right: b"- 1\n",
     "no YAML": lambda right: b"stages: [",
+    "a byte that is no text": lambda right: right.replace(b"md5", b"\xff\xfe", 1),
+    "a half of it twice": lambda right: right[: len(right) // 2] * 2,
+    "zeros at the end": lambda right: right[: len(right) // 2] + bytes(len(right) - len(right) // 2),
 } | {f"cut off at {share:.0%}": cut_off(share) for share in (0.01, 0.03, 0.1, 0.21, 0.33, 0.46, 0.58, 0.7, 0.83, 0.97)}
 
 

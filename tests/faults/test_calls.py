@@ -9,8 +9,9 @@ from collections import Counter
 
 import pytest
 
+from ..cluster import ENVIRONMENT
 from . import syscalls
-from .conftest import ENGINES, ENVIRONMENT, FAULTS, MARKS
+from .conftest import ENGINES, FAULTS, MARKS
 
 pytestmark = MARKS
 

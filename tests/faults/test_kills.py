@@ -25,7 +25,7 @@ def test_killed(campaigns, engine, number):
     def kill(words, folder, log):
         run = subprocess.Popen(words, cwd=folder, env=ENVIRONMENT, start_new_session=True, stdout=log, stderr=log)
         try:
-            run.wait(timeout=moment)
+            assert run.wait(timeout=moment) == 0, "nothing was killed: the engine refused to work"
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()

@@ -68,8 +68,7 @@ def story(tmp_path_factory) -> Story:
     before = folder.parent / "before"
     shutil.copytree(folder, before, symlinks=True)
     calls = syscalls.recorded(folder, ENVIRONMENT, "ssimbad", "sync")
-    made = Story(before, calls, digests(folder), (folder / "dvc.lock").read_bytes(), runs(folder), kept(folder))
-    return made
+    return Story(before, calls, digests(folder), (folder / "dvc.lock").read_bytes(), runs(folder), kept(folder))
 
 
 def forgotten(folder: Path) -> None:
