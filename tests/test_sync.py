@@ -186,7 +186,7 @@ def test_of_a_damaged_lock_the_committed_one_takes_the_place(tree, capsys):
         Path("dvc.lock").write_text(damaged)
         synced()
         assert lock().keys() == {"cheap", "dear", "of another machine"}
-        aside = Path("dvc.lock.damaged.1" if number else "dvc.lock.damaged")
+        aside = Path("dvc.lock.damaged (2)" if number else "dvc.lock.damaged")
         assert aside.read_text() == damaged and f"a copy is {aside}" in capsys.readouterr().out
 
 

@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssimbad import artifacts
 from ssimbad.errors import UserError, masked, there
+from ssimbad.files import unlike
 from ssimbad.params import tree as parameters
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import code, dvcfile, records
@@ -122,11 +122,11 @@ def _mend(repo: Repo) -> None:
     from dvc.lock import make_lock
     from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, SCHEMA
 
-    lock, running = Path("dvc.lock"), Path(there(repo.tmp_dir)) / RWLOCK_FILE
+    lock, running = Path("dvc.lock").resolve(), Path(there(repo.tmp_dir)) / RWLOCK_FILE
     if lock.is_file() and b"\n<<<<<<< " in b"\n" + lock.read_bytes():
         raise UserError("dvc.lock: conflicts of a merge are left in it; settle them, then `ssimbad sync`")
     if _damaged(lock, _whole_lock):
-        aside = unlike(Path("dvc.lock.damaged"))
+        aside = unlike("dvc.lock.damaged", [path.name for path in Path().iterdir()])
         shutil.copyfile(lock, aside)
         _committed_lock(lock)
         print(f"sync: dvc.lock was damaged; a copy is {aside}", flush=True)
@@ -166,12 +166,6 @@ def _committed_lock(lock: Path) -> None:
         artifacts.write_bytes(lock, last.stdout)
     if last.returncode or _damaged(lock, _whole_lock):
         lock.unlink()
-
-
-def unlike(path: Path) -> Path:
-    """The path, or where something is there the first of `path.1`, `path.2` … where nothing is."""
-    others = (path.with_name(f"{path.name}.{number}") for number in count(1))
-    return next(place for place in chain([path], others) if not os.path.lexists(place))
 
 
 def _forget_damaged(repo: Repo, stage: PipelineStage, instance: Instance) -> None:
