@@ -121,6 +121,7 @@ def _mend(repo: Repo) -> None:
     """
     from dvc.lock import make_lock
     from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, SCHEMA
+    from dvc.utils.strictyaml import validate
 
     lock, running = Path("dvc.lock").resolve(), Path(there(repo.tmp_dir)) / RWLOCK_FILE
     if lock.is_file() and b"\n<<<<<<< " in b"\n" + lock.read_bytes():
@@ -132,7 +133,7 @@ def _mend(repo: Repo) -> None:
         print(f"sync: dvc.lock was damaged; a copy is {aside}", flush=True)
     by_link = repo.config["core"].get("hardlink_lock", False)
     with make_lock(str(running.with_name(RWLOCK_LOCK)), tmp_dir=str(repo.tmp_dir), hardlink_lock=by_link):
-        if _damaged(running, lambda path: SCHEMA(json.loads(path.read_bytes()))):
+        if _damaged(running, lambda path: validate(json.loads(path.read_bytes()), SCHEMA)):
             running.unlink()
 
 
@@ -140,21 +141,22 @@ def _whole_lock(path: Path) -> None:
     """Raises what tells damage; a lock of another version is DVC's to judge."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.serialize import load_yaml
+    from dvc.utils.strictyaml import validate
 
     found = load_yaml(str(path))
     if not isinstance(found, dict) or found.get("schema", "2.0") == "2.0":
-        COMPILED_LOCKFILE_SCHEMA(found)
+        validate(found, COMPILED_LOCKFILE_SCHEMA)
 
 
 def _damaged(path: Path, read: Callable[[Path], object]) -> bool:
     """Whether a file that is there cannot be read as what it should be."""
     from dvc.utils.serialize import ParseError
-    from voluptuous import Invalid
+    from dvc.utils.strictyaml import YAMLValidationError
 
     try:
         if path.is_file():
             read(path)
-    except (ParseError, Invalid, ValueError, TypeError):
+    except (ParseError, YAMLValidationError, ValueError, TypeError):
         return True
     return False
 
