@@ -8,8 +8,10 @@ from importlib.resources import files
 
 import pytest
 
+from ssimbad.errors import UserError
 from ssimbad.params.tree import Params
-from ssimbad.reporting import page
+from ssimbad.pipeline import records
+from ssimbad.reporting import page, summary
 
 from .conftest import miniature
 
@@ -38,6 +40,20 @@ def test_no_two_rows_have_one_name(house):
     names = [row["label"] for row in embedded(html)["rows"]]
     assert len(names) == len(set(names)) > 20
     assert {"SSIMBaD, pretrained", "SSIMBaD, finetuned"} <= set(names)
+
+
+def test_a_table_that_a_run_takes_away_meanwhile_is_named(house, monkeypatch):
+    p = Params.model_validate(miniature("demo"))
+    summary.MAIN.parent.mkdir(parents=True)
+    summary.MAIN.write_text("| PSNR |\n")
+
+    def survey(params):
+        summary.MAIN.unlink()
+        return {i.name: "not made yet" for i in summary.instances(params)}
+
+    monkeypatch.setattr(records, "survey", survey)
+    with pytest.raises(UserError, match=r"^reports/tables/main\.md: went away while it was read"):
+        summary.show(p)
 
 
 def test_the_page_loads_nothing_from_anywhere():

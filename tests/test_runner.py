@@ -37,6 +37,38 @@ def test_reasons_are_told(toy, tree):
     assert records.survey(p)["dear"] == "output weights.txt is missing"
 
 
+FILES = ["raw.txt", "code.py", "copy.txt", "weights.txt", "records/cheap.json", "records/dear.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_goes_away_while_it_is_looked_at_is_missing(toy, tree, monkeypatch, name):
+    """An engine that begins a stage anew takes its files away, at any moment of another command's survey."""
+    p, look = bring(tree), Path.stat
+    content = Path(name).read_bytes()
+    for moment in range(1, 99):
+        left = moment
+
+        def stat(path, **how):
+            nonlocal left
+            found = look(path, **how)
+            if path == Path(name):
+                left -= 1
+                if left == 0:
+                    path.unlink()
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "stat", stat)
+            found = records.survey(p)
+        if left > 0:
+            break
+        assert not Path(name).exists()
+        assert any(reason and name in reason for reason in found.values()), (moment, found)
+        Path(name).write_bytes(content)
+    assert moment > 1
+    assert not any(records.survey(p).values())
+
+
 def test_a_changed_parameter_is_named(toy, tree):
     bring(tree)
     tree["colorize"]["seed"] = 7

@@ -73,6 +73,13 @@ class Hashes:
         self._changed = True
         return digest
 
+    def md5_of_what_is_there(self, path: str) -> str | None:
+        """The same; None where nothing is, or nothing that can be read."""
+        try:
+            return self.md5(path)
+        except OSError:
+            return None
+
     def save(self) -> None:
         if self._changed:
             artifacts.write_text(MEMO, json.dumps(self._known))
@@ -218,9 +225,12 @@ def read(instance: Instance) -> Record:
 
 
 def other_libraries(instance: Instance) -> str | None:
-    """`made with torch 2.13.0, now 2.14.1`; None where the record names no other versions than today's."""
+    """`made with torch 2.13.0, now 2.14.1`; None where no record names other versions than today's."""
     now = libraries(instance)
-    made_with = read(instance).get("libraries", {})
+    try:
+        made_with = read(instance).get("libraries", {})
+    except (OSError, ValueError):
+        return None
     changed = [f"{name} {old}, now {now[name]}" for name, old in made_with.items() if now.get(name, old) != old]
     return f"made with {'; '.join(changed)}" if changed else None
 
@@ -249,11 +259,13 @@ def stale(instance: Instance, params: Params, hashed: Hashes) -> str | None:
     try:
         record = read(instance)
         basis = made_from(instance, params, hashed)
+        outputs = {f: hashed.md5(f) for f in instance.outputs.values()}
     except ValueError:
         return f"record {instance.record} is unreadable"
     except UserError as error:
         return str(error)
-    outputs = {f: hashed.md5(f) for f in instance.outputs.values()}
+    except FileNotFoundError as error:  # an engine that begins a stage anew takes its files away, whoever looks at them
+        return f"{error.filename} is missing"
     return changes(record, basis) or _differences(record.get("outputs", {}), outputs, "output")
 
 

@@ -44,11 +44,7 @@ class Written:
     def require_unchanged(self) -> None:
         """Raises UserError naming an output that is not, or no more, what was written there."""
         for output in self.md5s:
-            try:
-                there = self._hashed.md5(output)
-            except OSError:
-                there = None
-            self.require(output, there)
+            self.require(output, self._hashed.md5_of_what_is_there(output))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ssimbad.methods import registry
 from ssimbad.params.tree import Params
@@ -106,7 +105,8 @@ def _outdated(instance: Instance, params: Params, hashed: records.Hashes) -> lis
 
 
 def _digests(paths: Iterable[str], hashed: records.Hashes) -> dict[str, str]:
-    return {path: hashed.md5(path) for path in paths if Path(path).exists()}
+    digests = {path: hashed.md5_of_what_is_there(path) for path in paths}
+    return {path: digest for path, digest in digests.items() if digest is not None}
 
 
 def _different(one: Mapping[str, object], other: Mapping[str, object]) -> set[str]:

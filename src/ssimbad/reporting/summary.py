@@ -20,7 +20,7 @@ def show(params: Params) -> None:
     """Write the cost table and the page, print the main table below what of it is stale, and name what there is.
 
     Raises:
-        UserError: nothing has been made yet, or what lies there was made with another preset.
+        UserError: nothing has been made yet, what lies there was made with another preset, or a run takes it away.
     """
     if not MAIN.exists():
         raise UserError(f"{MAIN}: not there yet; run `snakemake --cores all all`")
@@ -33,7 +33,11 @@ def show(params: Params) -> None:
         )
     found = records.survey(params)
     with records.hashes() as hashed, written.noted("results", written.SUMMARY, hashed):
-        _show(params, table, found)
+        try:
+            _show(params, table, found)
+        except FileNotFoundError as error:
+            gone = f"{error.filename}: went away while it was read, as a run makes it anew"
+            raise UserError(f"{gone}; `ssimbad results` again once that has ended") from None
 
 
 def _show(params: Params, table: list[Instance], found: dict[str, str | None]) -> None:
