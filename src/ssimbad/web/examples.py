@@ -18,7 +18,9 @@ COUNT = 4
 KINDS = ("sketch", "reference")
 STYLE = "adventurer"
 _SIDE = 256
-SEED = 7
+SEED = 9
+"""Another than any training's. Chosen by eye among eight, of whose 32 examples the weights that come along colour two
+with clouds at the eyes or under a fringe."""
 _ONE = threading.Lock()
 _LINES = SimpleNamespace(sigmas=[0.8], k=3.5, p=10.0, epsilon=0.01, phi=1.0e9)
 
