@@ -238,6 +238,26 @@ def test_a_folder_is_read_by_content_and_its_bad_files_are_named_at_the_end(weig
     assert "no lines found" in bad[0]
 
 
+def test_a_folder_of_sketches_and_answers_is_coloured_again_without_them(weights, tmp_path, capsys):
+    """Earlier answers beside their sketches are no sketches, but a picture of somebody's own is one."""
+    folder, reference = tmp_path / "all", line_art(tmp_path / "reference.png")
+    for name in ("b.jfif", "c.jpg"):
+        line_art(folder / name, format="JPEG")
+    user.run(folder, reference, weights, folder, layers=folder / "layers")
+    with pytest.raises(ParameterError, match=r"b\.png is there; name another place, or let --overwrite"):
+        user.run(folder, reference, weights, folder)
+    first = (folder / "b.png").read_bytes()
+    line_art(folder / "b.jfif", row=25, format="JPEG")
+    capsys.readouterr()
+    user.run(folder, reference, weights, folder, overwrite=True)
+    assert "passed over, earlier answers: b.png, c.png" in capsys.readouterr().err
+    assert {path.name for path in folder.iterdir()} == {"b.jfif", "b.png", "c.jpg", "c.png", "layers"}
+    assert (folder / "b.png").read_bytes() != first
+    own = line_art(folder / "c.png").read_bytes()
+    user.run(folder, reference, weights, folder, overwrite=True)
+    assert (folder / "c.png").read_bytes() == own and (folder / "c.png.png").exists()
+
+
 def test_what_all_sketches_share_is_told_once_and_nothing_is_written(weights, pictures, tmp_path):
     folder, _ = pictures
     bad, out = tmp_path / "bad.png", tmp_path / "out"

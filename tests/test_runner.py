@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 from pathlib import Path
 
@@ -67,6 +69,19 @@ def test_what_goes_away_while_it_is_looked_at_is_missing(toy, tree, monkeypatch,
         Path(name).write_bytes(content)
     assert moment > 1
     assert not any(records.survey(p).values())
+
+
+def test_a_file_servers_word_for_what_has_gone_is_as_good(toy, tree, monkeypatch):
+    """While a file is open, another machine may delete it."""
+    p, digest = bring(tree), hashlib.file_digest
+
+    def read(file, name):
+        if file.name == "weights.txt":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", read)
+    assert records.survey(p) == {"cheap": None, "dear": "weights.txt is missing"}
 
 
 def test_a_changed_parameter_is_named(toy, tree):

@@ -342,6 +342,26 @@ def test_what_is_odd_but_no_damage_is_imported(logbook, capsys):
     assert [f.path for f in client.list_artifacts(found["model"].info.run_id, "figures")] == ["figures/here.txt"]
 
 
+def test_a_figure_that_a_run_takes_away_meanwhile_keeps_nothing_else_out(logbook, monkeypatch, capsys):
+    from mlflow import MlflowClient
+
+    start, *_, end = good_lines()
+    figure = Path("reports/figure.png")
+    figure.parent.mkdir()
+    figure.write_text("to be made anew")
+    lay("model", start, {"event": "artifact", "time": 1, "path": str(figure), "folder": "figures"}, end)
+    log = MlflowClient.log_artifact
+
+    def late(client, run_id, path, folder):
+        Path(path).unlink()
+        log(client, run_id, path, folder)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", late)
+    assert store.import_all() == 1
+    assert capsys.readouterr().err == ""
+    assert runs()[0]["model"].info.status == "FINISHED"
+
+
 def test_a_spool_whose_writer_is_at_its_first_line_is_left_alone_for_an_hour(logbook, capsys):
     first, *_ = good_lines()
     paths = [lay("empty"), lay("half", json.dumps(first).encode()[:20])]

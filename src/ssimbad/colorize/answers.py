@@ -39,7 +39,7 @@ def check(inputs: Iterable[Path], outputs: Iterable[Path], overwrite: bool) -> N
         if one_name(str(answer)) in taken:
             raise ParameterError(f"{answer} would be written twice; name different places")
         if answer.exists() or answer.is_symlink():
-            if not _ours(answer):
+            if not ours(answer):
                 raise ParameterError(
                     f"{answer} is there, and not as `ssimbad colorize` writes it; name another place or move it away"
                 )
@@ -81,7 +81,8 @@ def _flat(members: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
         yield from (name.encode(), data)
 
 
-def _ours(path: Path) -> bool:
+def ours(path: Path) -> bool:
+    """Whether a file is an answer of this command, as it was written."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

@@ -227,10 +227,14 @@ def _jobs(
         written = {name: _place(name, path, sketch) for name, path in places.items()}
         return [Job(sketch, references, mask, [reference_mask] if reference_mask else None, written)]
     sketches, others = folders.pictures(sketch)
-    if not sketches:
-        raise UserError(f"{sketch}: no picture in this folder; name one that has some")
     if others:
         print(f"ssimbad: passed over, no pictures: {', '.join(path.name for path in others)}", file=sys.stderr)
+    if any(path.is_dir() and path.samefile(sketch) for path in places.values()):
+        if earlier := [path for path in sketches if answers.ours(path)]:
+            print(f"ssimbad: passed over, earlier answers: {', '.join(path.name for path in earlier)}", file=sys.stderr)
+        sketches = [path for path in sketches if path not in earlier]
+    if not sketches:
+        raise UserError(f"{sketch}: no picture to colour in this folder; name one that has some")
     for name, path in places.items():
         if path.is_file() or path.suffix.lower() == _ending(name):
             raise ParameterError(f"--{_flag(name)} {path}: the sketches are a folder, so name a folder for the answers")

@@ -8,6 +8,7 @@ beside it: other ones are told (`ssimbad status`), and make nothing stale.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -38,8 +39,17 @@ _GRAIN = 2_000_000_000  # ns; within it a file system may give two writes one ti
 
 def md5(path: Path) -> str:
     """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    except OSError as error:
+        error.filename = error.filename or str(path)  # which is not said of what was open already
+        raise
+
+
+def gone(error: OSError) -> bool:
+    """Whether it says that a file has gone, as all do that an engine makes anew, whoever looks at them."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)  # the last by file servers, of open files
 
 
 class Hashes:
@@ -264,7 +274,9 @@ def stale(instance: Instance, params: Params, hashed: Hashes) -> str | None:
         return f"record {instance.record} is unreadable"
     except UserError as error:
         return str(error)
-    except FileNotFoundError as error:  # an engine that begins a stage anew takes its files away, whoever looks at them
+    except OSError as error:
+        if not gone(error):
+            raise
         return f"{error.filename} is missing"
     return changes(record, basis) or _differences(record.get("outputs", {}), outputs, "output")
 

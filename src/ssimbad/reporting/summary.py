@@ -35,7 +35,9 @@ def show(params: Params) -> None:
     with records.hashes() as hashed, written.noted("results", written.SUMMARY, hashed):
         try:
             _show(params, table, found)
-        except FileNotFoundError as error:
+        except OSError as error:
+            if not records.gone(error):
+                raise
             gone = f"{error.filename}: went away while it was read, as a run makes it anew"
             raise UserError(f"{gone}; `ssimbad results` again once that has ended") from None
 

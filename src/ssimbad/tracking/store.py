@@ -176,7 +176,11 @@ class Store:
                 for key, value in event["values"].items():
                     self.client.set_tag(run_id, key, value)
             elif kind == "artifact" and Path(event["path"]).is_file():
-                self.client.log_artifact(run_id, event["path"], event["folder"])
+                try:
+                    self.client.log_artifact(run_id, event["path"], event["folder"])
+                except FileNotFoundError:
+                    if Path(event["path"]).is_file():
+                        raise  # else a run has taken it away, to make it anew
             elif kind == "end":
                 self._flush(run_id, metrics)
                 self.client.set_terminated(run_id, event["status"], end_time=event["time"])
