@@ -2,13 +2,15 @@
 
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ssimbad.errors import UserError
+from ssimbad.faces import fetch
 from ssimbad.faces.reading import Unreadable
-from ssimbad.faces.sources import registry, store
+from ssimbad.faces.sources import huggingface, registry, store
 from ssimbad.faces.sources.contract import Listing, Picture
 from ssimbad.faces.sources.names import make_ids
 
@@ -106,6 +108,30 @@ def test_damaged_member(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"0123456789", b"0123456780", 1))
     with store.opened(path, LIMIT) as source, pytest.raises(Unreadable):
         source.read("a.png")
+
+
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_any_byte_of_an_archive_may_be_wrong(tmp_path, compression):
+    """Also that which says how a name is spelled, of names that old packers wrote, or how a member is packed."""
+    path = pack(tmp_path / "a.zip", {"cafX.png": bytes(range(99))}, compression)
+    whole = path.read_bytes().replace(b"cafX", b"caf\x82")
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    for place in range(len(whole)):
+        for bit in (0x80, 0x08, 0x01):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            with suppress(UserError), store.opened(path, LIMIT) as source:
+                for name in source.sizes:
+                    with suppress(Unreadable):
+                        source.read(name)
+            with suppress(UserError):
+                list(huggingface.fetch(config, 8 * LIMIT, print))
+
+
+def test_what_is_fetched_has_names_that_an_archive_can_have():
+    assert fetch.inside("/../c:\\a\udc89/b\ud800.png") == "c_/a\\udc89/b\\ud800.png"
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.write_bytes(b"no zip")])

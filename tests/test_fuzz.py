@@ -13,6 +13,7 @@ import os
 import resource
 import tarfile
 import time
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -20,18 +21,21 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet
 
 from ssimbad import artifacts
 from ssimbad.colorize import load
 from ssimbad.colorize import pictures as users
 from ssimbad.errors import UserError
-from ssimbad.faces import reading
+from ssimbad.faces import fetch, reading
+from ssimbad.faces.sources import huggingface
 from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.params import tree as parameters
@@ -108,8 +112,36 @@ def _tar() -> bytes:
     return buffer.getvalue()
 
 
-def _zip() -> bytes:
-    return zipped({f"train/color/{n}.png": png(face(n)[0]) for n in range(3)} | {"a/b.jpg": b"no picture"})
+def _zips() -> list[bytes]:
+    """One for each compression, names of old packers in the last."""
+    members = {f"train/color/{n}.png": png(face(n)[0]) for n in range(3)} | {"a/b.jpg": b"no picture"}
+    packed = [zipped(members, compression) for compression in COMPRESSIONS]
+    return [*packed, zipped({"a/cafX.png": png(face(0)[0])}).replace(b"cafX", b"caf\x82")]
+
+
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
+
+@cache
+def _table() -> bytes:
+    rows = [{"image": {"bytes": png(face(n)[0]), "path": f"{n}.png"}, "who": "é"} for n in range(3)]
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def _hub(name: str) -> Callable[[bytes, Path], None]:
+    """A copy of a hub's data set whose file of that name is damaged; all of it is read."""
+
+    def read(data: bytes, folder: Path) -> None:
+        place = folder / "hub" / name
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(data)
+        config = huggingface.Config(kind="huggingface", path=str(place.parent))
+        for called, _ in huggingface.fetch(config, 8 * PIXELS, lambda line: None):
+            fetch.inside(called).encode()
+
+    return read
 
 
 def _picture(data: bytes, _: Path) -> None:
@@ -215,9 +247,12 @@ def _tree() -> bytes:
 
 TARGETS: dict[str, tuple[Callable[[], list[bytes]], Callable[[bytes, Path], None]]] = {
     "picture": (_images, _picture),
-    "zip": (lambda: [_zip()], _source("folder", "faces.zip")),
+    "zip": (_zips, _source("folder", "faces.zip")),
     "tar": (lambda: [_tar()], _source("webdataset", "shards/000.tar")),
-    "parallel zip": (lambda: [_zip()], _source("parallel", "zips/color.zip")),
+    "parallel zip": (_zips, _source("parallel", "zips/color.zip")),
+    "hub's zip": (_zips, _hub("data.zip")),
+    "hub's table": (lambda: [_table()], _hub("train.parquet")),
+    "hub's list": (lambda: [b'{"file_name": "a.png"}\n{"file_name": "b.png"}\n'], _hub("metadata.jsonl")),
     "params": (lambda: [_tree()], _params),
     "spool": (lambda: [_spooled()], _spool),
     "record": (lambda: [json.dumps({"outputs": {"a": "b"}}).encode()], _record),

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ssimbad.errors import UserError
+from ssimbad.files import BROKEN
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _witnesses: list[Callable[[Path, Path], None]] = []
@@ -229,7 +230,7 @@ def read_png_zip(path: Path) -> dict[str, np.ndarray]:
             }
     except FileNotFoundError:
         raise UserError(f"{path}: not there; run the stage that makes it (`ssimbad status` names it)") from None
-    except (zipfile.BadZipFile, OSError) as error:
+    except (*BROKEN, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path}: not a readable archive of PNGs ({error}); delete it and run its stage again"
         ) from None

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import struct
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -10,6 +15,12 @@ from typing import NoReturn
 from ssimbad.errors import UserError
 
 State = tuple[int, ...]
+BROKEN = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+    *(OSError, EOFError, ValueError, RuntimeError, OverflowError),
+)
+"""What `zipfile` and `tarfile` raise of damaged archives: of names that are no UTF-8, of unknown compression, encrypted
+members and places before the file's beginning, too."""
 
 
 def below(root: Path) -> dict[str, Path]:

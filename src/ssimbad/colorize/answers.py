@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from ssimbad import artifacts
 from ssimbad.colorize.folders import one_name
 from ssimbad.errors import ParameterError
+from ssimbad.files import BROKEN
 
 _KEY = "Software"  # of a PNG's text, whose value, as a zip's comment, tells that it is an answer as it was written
 
@@ -91,5 +92,5 @@ def ours(path: Path) -> bool:
                 )
         with Image.open(path, formats=["PNG"]) as image:
             return image.info.get(_KEY) == _mark([np.asarray(image).tobytes()])
-    except (OSError, ValueError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError):
+    except (*BROKEN, SyntaxError, Image.DecompressionBombError):
         return False

@@ -10,6 +10,7 @@ from pathlib import Path
 from ssimbad import artifacts
 from ssimbad.colorize import chunks, load
 from ssimbad.faces import manifest
+from ssimbad.files import BROKEN
 from ssimbad.methods import registry
 from ssimbad.methods.contract import MASKS
 from ssimbad.pairing import resize
@@ -122,5 +123,5 @@ class _Parts:
         try:
             with zipfile.ZipFile(self._path(start)) as archive:
                 return [(name, archive.read(name)) for name in names] if archive.namelist() == names else None
-        except (OSError, zipfile.BadZipFile):
+        except BROKEN:
             return None

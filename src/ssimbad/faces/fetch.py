@@ -28,7 +28,7 @@ def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path],
         nonlocal count
         taken: set[str] = set()
         for name, data in files:
-            taken.add(name := unlike(_inside(name), taken))
+            taken.add(name := unlike(inside(name), taken))
             count += 1
             yield name, data
         if not count:
@@ -38,8 +38,7 @@ def run(params: Params, inputs: Mapping[str, Path], outputs: Mapping[str, Path],
     job.say(f"fetch: {count} files -> {outputs['zip']}")
 
 
-def _inside(name: str) -> str:
-    """A name that cannot lead out of the archive."""
-    return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")).replace(
-        ":", "_"
-    )
+def inside(name: str) -> str:
+    """A name that cannot lead out of the archive; what is no UTF-8 in it is spelled with backslashes."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return "/".join(parts).replace(":", "_").encode("utf-8", "backslashreplace").decode()

@@ -11,6 +11,7 @@ from ssimbad import artifacts
 from ssimbad.errors import UserError
 from ssimbad.faces import embedded, manifest
 from ssimbad.faces.reading import Unreadable, normalise
+from ssimbad.files import BROKEN
 from ssimbad.pairing import protocol, references, resize, tps
 from ssimbad.params.tree import Params
 from ssimbad.runtime import pool
@@ -95,5 +96,5 @@ def _members(path: Path, names: list[str], params: Params) -> np.ndarray:
             )
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}; run stage raw again") from None
-    except (OSError, zipfile.BadZipFile, Unreadable) as error:
+    except (*BROKEN, Unreadable) as error:
         raise UserError(f"{path}: not a readable archive of PNGs ({error}); run stage raw again") from None

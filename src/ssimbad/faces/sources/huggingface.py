@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from ssimbad.errors import UserError, first_line
 from ssimbad.faces.sources import folder, layout, names, store
 from ssimbad.faces.sources.contract import Kind, Source
-from ssimbad.files import below
+from ssimbad.files import BROKEN, below
 from ssimbad.params.base import OwnPath, Strict
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def opened(config: Config, root: Path, max_pixels: int) -> Iterator[Source]:
 
 def fetch(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterator[tuple[str, bytes]]:
     """Every picture of the data set, by the layout above."""
-    with _files(config, say) as there:
+    with _files(config, max_bytes, say) as there:
         tables = [name for name in there if name.endswith(".parquet") and _is_table(name)]
         metadata = [name for name in there if PurePosixPath(name).name in _METADATA]
         if tables:
@@ -104,7 +104,7 @@ _Read = Callable[[], bytes]
 
 
 @contextmanager
-def _files(config: Config, say: Callable[[str], None]) -> Iterator[dict[str, _Read]]:
+def _files(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterator[dict[str, _Read]]:
     """{name: what reads it} of the data set's files, those in zips among them."""
     found = _local(Path(config.path)) if config.path else _remote(config, say)
     if config.folder:
@@ -112,7 +112,7 @@ def _files(config: Config, say: Callable[[str], None]) -> Iterator[dict[str, _Re
     files: dict[str, _Read] = {}
     for name, read in sorted(found.items()):
         if name.lower().endswith(".zip"):
-            files |= _zipped(name[: -len(".zip")], read())
+            files |= _zipped(name[: -len(".zip")], read(), max_bytes)
         else:
             files[name] = read
     if not files:
@@ -130,15 +130,23 @@ def _local(root: Path) -> dict[str, _Read]:
     return {name: file.read_bytes for name, file in below(root).items() if not name.startswith(".")}
 
 
-def _zipped(folder: str, data: bytes) -> dict[str, _Read]:
+def _zipped(folder: str, data: bytes, max_bytes: int) -> dict[str, _Read]:
     """Members of an archive, which is kept in memory meanwhile."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
-    except zipfile.BadZipFile as error:
+    except BROKEN as error:
         raise UserError(f"{folder}.zip: no readable .zip ({error}); fetch it again") from None
 
     def reader(member: zipfile.ZipInfo) -> _Read:
-        return lambda: archive.read(member)
+        def read() -> bytes:
+            if member.file_size > max_bytes:
+                return b""  # too large to be a picture: its name alone is kept, which ends in quarantine
+            try:
+                return archive.read(member)
+            except BROKEN as error:
+                raise UserError(f"{folder}.zip: {member.filename} cannot be read ({error}); fetch it again") from None
+
+        return read
 
     return {f"{folder}/{m.filename}": reader(m) for m in archive.infolist() if not m.is_dir()}
 
@@ -176,24 +184,34 @@ def _of_table(config: Config, name: str, read: _Read) -> Iterator[tuple[str, byt
     table = _opened(name, read())
     columns = _columns(config, name, _picture_columns(table.schema_arrow), table.schema_arrow.names)
     asked = [column for column in (columns.face, columns.sketch, columns.character) if column]
-    number = 0
-    for batch in table.iter_batches(batch_size=_BATCH, columns=asked):
-        for row in batch.to_pylist():
-            face, sketch = _cell(row[columns.face]), _cell(row.get(columns.sketch))
-            who = _plain(row.get(columns.character)) if columns.character else ""
-            yield from _sample(
-                _split(name), who, f"{_stem(name)}-{number:08d}", face, sketch if columns.sketch else None
-            )
-            number += 1
+    for number, row in enumerate(_cells(name, table, asked)):
+        face, sketch = _cell(row[columns.face]), _cell(row.get(columns.sketch))
+        who = _plain(row.get(columns.character)) if columns.character else ""
+        yield from _sample(_split(name), who, f"{_stem(name)}-{number:08d}", face, sketch if columns.sketch else None)
+
+
+def _cells(name: str, table: parquet.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
+    with _readable(name):
+        for batch in table.iter_batches(batch_size=_BATCH, columns=columns):
+            yield from batch.to_pylist()
 
 
 def _opened(name: str, data: bytes) -> parquet.ParquetFile:
     import pyarrow as pa
     from pyarrow import parquet
 
-    try:
+    with _readable(name):
         return parquet.ParquetFile(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """What is damaged shows when a table is opened, or when its rows are read."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{name}: no readable parquet ({error}); fetch it again") from None
 
 
@@ -298,7 +316,8 @@ def _rows(name: str, data: bytes) -> list[dict[str, Any]]:
             return [dict(json.loads(line)) for line in data.decode("utf-8").splitlines() if line.strip()]
     except (ValueError, TypeError, csv.Error, RecursionError) as error:
         raise UserError(f"{name}: cannot be read ({error}); mend it") from None
-    return _opened(name, data).read().to_pylist()
+    with _readable(name):
+        return _opened(name, data).read().to_pylist()
 
 
 KIND = Kind(Config=Config, opened=opened, fetch=fetch, fetched=lambda config: True)

@@ -9,7 +9,6 @@ import re
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ssimbad.errors import UserError
-from ssimbad.files import below, unlike
+from ssimbad.files import BROKEN, below, unlike
 
 TEXT = {
     *(".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html", ".log", ".ini", ".db"),
@@ -52,7 +51,7 @@ class Store:
             raise Unreadable(f"too large ({size} bytes unpacked, the limit is {self.max_bytes})")
         try:
             return self._read(name)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, tarfile.TarError) as error:
+        except BROKEN as error:
             raise Unreadable(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -78,7 +77,7 @@ def opened(path: Path, max_pixels: int) -> Iterator[Store]:
     elif path.is_file():
         try:
             archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except BROKEN as error:
             raise UserError(f"{path}: no folder and no readable .zip ({error}); check data.path") from None
         with archive:
             members = _members(path, archive)
@@ -145,7 +144,7 @@ def _tar_members(file: Path) -> Iterator[tuple[str, int, int]]:
                 name = os.fsencode(member.name).decode("utf-8", "backslashreplace")
                 if member.isfile() and not member.issparse() and wanted(name):
                     yield name, member.offset_data, member.size
-    except (OSError, tarfile.TarError) as error:
+    except BROKEN as error:
         raise UserError(f"{file}: no readable .tar without compression ({error}); fetch or pack it again") from None
 
 

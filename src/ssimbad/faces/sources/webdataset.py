@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from ssimbad.errors import UserError, there
 from ssimbad.faces.sources import layout, names, store
 from ssimbad.faces.sources.contract import Kind, Listing, Picture, Source
+from ssimbad.files import BROKEN
 from ssimbad.params.base import OwnPath, Strict
 
 _TIMEOUT = 60
@@ -95,7 +96,7 @@ def fetch(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterato
                     # Too large to be a picture: its name alone is kept, which ends in quarantine.
                     small = member.size <= max_bytes
                     yield f"{shard}/{member.name}", there(tar.extractfile(member)).read() if small else b""
-        except (OSError, tarfile.TarError, urllib.error.URLError, EOFError) as error:
+        except BROKEN as error:
             reason = getattr(error, "reason", None) or error
             raise UserError(
                 f"data.source.urls: {url} cannot be had ({reason}); mend the address or run again"
