@@ -1,11 +1,14 @@
 """A folder and a .zip with the same files are the same source; neither can lead outside itself."""
 
+import io
 import os
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from ssimbad.errors import UserError
 from ssimbad.faces import fetch
@@ -128,6 +131,23 @@ def test_any_byte_of_an_archive_may_be_wrong(tmp_path, compression):
                         source.read(name)
             with suppress(UserError):
                 list(huggingface.fetch(config, 8 * LIMIT, print))
+
+
+def test_any_byte_of_a_table_may_be_wrong(tmp_path):
+    buffer, path = io.BytesIO(), tmp_path / "train.parquet"
+    parquet.write_table(pa.Table.from_pylist([{"image": {"bytes": bytes(99), "path": "a.png"}, "who": 1}] * 2), buffer)
+    whole = buffer.getvalue()
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path), face="image")
+    for place in range(len(whole)):
+        bit = (0x80, 0x08, 0x01)[place % 3]
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+        with suppress(UserError):
+            for name, data in huggingface.fetch(config, 8 * LIMIT, print):
+                assert isinstance(name, str) and isinstance(data, bytes)
+    path.write_bytes(whole)
+    wrong = huggingface.Config(kind="huggingface", path=str(tmp_path), face="who")
+    with pytest.raises(UserError, match=r"^train\.parquet: column 'who' holds no pictures; those that do: image$"):
+        list(huggingface.fetch(wrong, 8 * LIMIT, print))
 
 
 def test_what_is_fetched_has_names_that_an_archive_can_have():

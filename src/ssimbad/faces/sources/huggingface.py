@@ -182,7 +182,13 @@ def _remote(config: Config, say: Callable[[str], None]) -> dict[str, _Read]:
 def _of_table(config: Config, name: str, read: _Read) -> Iterator[tuple[str, bytes]]:
     """The rows of a parquet file, a batch at a time."""
     table = _opened(name, read())
-    columns = _columns(config, name, _picture_columns(table.schema_arrow), table.schema_arrow.names)
+    pictures = _picture_columns(table.schema_arrow)
+    columns = _columns(config, name, pictures, table.schema_arrow.names)
+    for column in filter(None, (columns.face, columns.sketch)):
+        if column not in pictures:
+            raise UserError(
+                f"{name}: column {column!r} holds no pictures; those that do: {', '.join(pictures) or 'none'}"
+            )
     asked = [column for column in (columns.face, columns.sketch, columns.character) if column]
     for number, row in enumerate(_cells(name, table, asked)):
         face, sketch = _cell(row[columns.face]), _cell(row.get(columns.sketch))
@@ -253,7 +259,8 @@ def _single(found: list[str]) -> str:
 def _cell(value: bytes | Mapping[str, Any] | None) -> tuple[bytes, str]:
     """(bytes, what it was called) of a picture; one of which there is only the name has no bytes."""
     if isinstance(value, Mapping):
-        return value.get("bytes") or b"", value.get("path") or ""
+        called = value.get("path")
+        return value.get("bytes") or b"", called if isinstance(called, str) else ""
     return value or b"", ""
 
 
