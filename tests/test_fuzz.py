@@ -101,15 +101,19 @@ def _images() -> list[bytes]:
 
 
 @cache
-def _tar() -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for number in range(3):
-            for ending, data in (("png", png(face(number)[0])), ("json", b'{"tags": "1girl"}')):
-                member = tarfile.TarInfo(f"{number:05d}.{ending}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
+def _tars() -> list[bytes]:
+    """One for each format, with a name that is too long for the oldest."""
+    found = []
+    for format_, long in ((tarfile.USTAR_FORMAT, 0), (tarfile.GNU_FORMAT, 150), (tarfile.PAX_FORMAT, 150)):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=format_) as archive:
+            for number in range(3):
+                for ending, data in (("png", png(face(number)[0])), ("json", b'{"tags": "1girl"}')):
+                    member = tarfile.TarInfo(f"{'x' * long}{number:05d}.{ending}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+        found.append(buffer.getvalue())
+    return found
 
 
 def _zips() -> list[bytes]:
@@ -248,7 +252,7 @@ def _tree() -> bytes:
 TARGETS: dict[str, tuple[Callable[[], list[bytes]], Callable[[bytes, Path], None]]] = {
     "picture": (_images, _picture),
     "zip": (_zips, _source("folder", "faces.zip")),
-    "tar": (lambda: [_tar()], _source("webdataset", "shards/000.tar")),
+    "tar": (_tars, _source("webdataset", "shards/000.tar")),
     "parallel zip": (_zips, _source("parallel", "zips/color.zip")),
     "hub's zip": (_zips, _hub("data.zip")),
     "hub's table": (lambda: [_table()], _hub("train.parquet")),
