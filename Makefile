@@ -40,7 +40,7 @@ demo-all: install ## all rows of the main table at demo scale
 	snakemake --cores $(CORES) all
 	ssimbad results
 
-ladder: install ## from EDM to SSIMBaD, one change at a time, three seeds (meant for an hour on two cores)
+ladder: install ## from EDM to SSIMBaD, one change at a time, three seeds (46 minutes on two cores)
 	$(call active,demo-ladder)
 	snakemake --cores $(CORES) all
 	cat reports/tables/ladder.md
@@ -64,7 +64,7 @@ chain-steps: install ## refinement through chains of 1 to 16 steps at equal trai
 	snakemake --cores $(CORES) all
 	cat reports/tables/compute.md
 
-frontier: install ## what each lever of the demo's refined row gives for its minutes (meant for an hour on two cores)
+frontier: install ## what each lever of the demo's refined row gives for its minutes (46 minutes on two cores)
 	$(call active,demo-frontier)
 	snakemake --cores $(CORES) all
 	python benchmarks/frontier.py
