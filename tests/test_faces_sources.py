@@ -133,6 +133,15 @@ def test_any_byte_of_an_archive_may_be_wrong(tmp_path, compression):
                 list(huggingface.fetch(config, 8 * LIMIT, print))
 
 
+def test_a_member_without_a_name_harms_no_other(tmp_path):
+    path = pack(tmp_path / "a.zip", {"Qx": b"1", "b.png": b"2"}, zipfile.ZIP_STORED)
+    path.write_bytes(path.read_bytes().replace(b"Qx", b"\0x"))
+    with store.opened(path, LIMIT) as source:
+        assert source.read("b.png") == b"2"
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    assert ("a/b.png", b"2") in list(huggingface.fetch(config, 8 * LIMIT, print))
+
+
 def test_any_byte_of_a_table_may_be_wrong(tmp_path):
     buffer, path = io.BytesIO(), tmp_path / "train.parquet"
     parquet.write_table(pa.Table.from_pylist([{"image": {"bytes": bytes(99), "path": "a.png"}, "who": 1}] * 2), buffer)

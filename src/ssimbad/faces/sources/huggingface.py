@@ -148,7 +148,7 @@ def _zipped(folder: str, data: bytes, max_bytes: int) -> dict[str, _Read]:
 
         return read
 
-    return {f"{folder}/{m.filename}": reader(m) for m in archive.infolist() if not m.is_dir()}
+    return {f"{folder}/{m.filename}": reader(m) for m in archive.infolist() if m.filename[-1:] not in ("", "/")}
 
 
 def _remote(config: Config, say: Callable[[str], None]) -> dict[str, _Read]:
