@@ -17,6 +17,8 @@ from ssimbad.faces.sources import huggingface, registry, store
 from ssimbad.faces.sources.contract import Listing, Picture
 from ssimbad.faces.sources.names import make_ids
 
+from .pictures import COMPRESSIONS
+
 LIMIT = 10**4
 
 
@@ -113,9 +115,6 @@ def test_damaged_member(tmp_path):
         source.read("a.png")
 
 
-COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-
-
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_any_byte_of_an_archive_may_be_wrong(tmp_path, compression):
     """Also that which says how a name is spelled, of names that old packers wrote, or how a member is packed."""
@@ -157,6 +156,31 @@ def test_any_byte_of_a_table_may_be_wrong(tmp_path):
     wrong = huggingface.Config(kind="huggingface", path=str(tmp_path), face="who")
     with pytest.raises(UserError, match=r"^train\.parquet: column 'who' holds no pictures; those that do: image$"):
         list(huggingface.fetch(wrong, 8 * LIMIT, print))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("metadata.csv", "file_name\na.png,b\n", "more fields than there are columns"),
+        ("metadata.jsonl", "[[1, 2]]\n", "a line is no object"),
+        ("metadata.jsonl", '{"file_name": "a.png"}\n"b"\n', "a line is no object"),
+        ("metadata.jsonl", "null\n", "a line is no object"),
+    ],
+)
+def test_a_list_of_another_form_is_told(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    with pytest.raises(UserError, match=rf"^{name}: cannot be read \(.*{said}\); mend it"):
+        list(huggingface.fetch(config, 8 * LIMIT, print))
+
+
+def test_a_table_in_an_archive_that_is_larger_than_any_picture_is_told(tmp_path):
+    pack(tmp_path / "a.zip", {"metadata.csv": b"file_name\n" * 100, "huge.png": bytes(2000), "b.png": b"2"})
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    with pytest.raises(UserError, match=r"^a\.zip: metadata\.csv is larger than any picture"):
+        list(huggingface.fetch(config, 900, print))
+    pack(tmp_path / "a.zip", {"huge.png": bytes(2000), "b.png": b"2"})
+    assert dict(huggingface.fetch(config, 900, print)) == {"a/huge.png": b"", "a/b.png": b"2"}
 
 
 def test_what_is_fetched_has_names_that_an_archive_can_have():

@@ -13,7 +13,6 @@ import os
 import resource
 import tarfile
 import time
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -45,7 +44,7 @@ from ssimbad.training import checkpoints
 
 from . import small
 from .conftest import preset_tree
-from .pictures import face, png, zipped
+from .pictures import COMPRESSIONS, face, png, zipped
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))
 PIXELS = 100_000
@@ -121,9 +120,6 @@ def _zips() -> list[bytes]:
     members = {f"train/color/{n}.png": png(face(n)[0]) for n in range(3)} | {"a/b.jpg": b"no picture"}
     packed = [zipped(members, compression) for compression in COMPRESSIONS]
     return [*packed, zipped({"a/cafX.png": png(face(0)[0])}).replace(b"cafX", b"caf\x82")]
-
-
-COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 @cache
@@ -256,6 +252,7 @@ TARGETS: dict[str, tuple[Callable[[], list[bytes]], Callable[[bytes, Path], None
     "parallel zip": (_zips, _source("parallel", "zips/color.zip")),
     "hub's zip": (_zips, _hub("data.zip")),
     "hub's table": (lambda: [_table()], _hub("train.parquet")),
+    "hub's table of names": (lambda: [b"file_name,who\na.png,1\nb.png,2\n"], _hub("metadata.csv")),
     "hub's list": (lambda: [b'{"file_name": "a.png"}\n{"file_name": "b.png"}\n'], _hub("metadata.jsonl")),
     "params": (lambda: [_tree()], _params),
     "spool": (lambda: [_spooled()], _spool),

@@ -230,9 +230,11 @@ def _jobs(
     if others:
         print(f"ssimbad: passed over, no pictures: {', '.join(path.name for path in others)}", file=sys.stderr)
     if any(path.is_dir() and path.samefile(sketch) for path in places.values()):
-        if earlier := [path for path in sketches if answers.ours(path)]:
-            print(f"ssimbad: passed over, earlier answers: {', '.join(path.name for path in earlier)}", file=sys.stderr)
-        sketches = [path for path in sketches if path not in earlier]
+        earlier = {path: answers.ours(path) for path in sketches}
+        if any(earlier.values()):
+            named = ", ".join(path.name for path, is_ours in earlier.items() if is_ours)
+            print(f"ssimbad: passed over, earlier answers: {named}", file=sys.stderr)
+        sketches = [path for path in sketches if not earlier[path]]
     if not sketches:
         raise UserError(f"{sketch}: no picture to colour in this folder; name one that has some")
     for name, path in places.items():

@@ -140,6 +140,8 @@ def _zipped(folder: str, data: bytes, max_bytes: int) -> dict[str, _Read]:
     def reader(member: zipfile.ZipInfo) -> _Read:
         def read() -> bytes:
             if member.file_size > max_bytes:
+                if member.filename.endswith((".parquet", *_METADATA)):
+                    raise UserError(f"{folder}.zip: {member.filename} is larger than any picture; unpack it beside")
                 return b""  # too large to be a picture: its name alone is kept, which ends in quarantine
             try:
                 return archive.read(member)
@@ -318,9 +320,15 @@ def _of_metadata(config: Config, name: str, there: Mapping[str, _Read]) -> Itera
 def _rows(name: str, data: bytes) -> list[dict[str, Any]]:
     try:
         if name.endswith(".csv"):
-            return list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+            if any(None in row for row in rows):
+                raise ValueError("a line has more fields than there are columns")
+            return rows
         if name.endswith(".jsonl"):
-            return [dict(json.loads(line)) for line in data.decode("utf-8").splitlines() if line.strip()]
+            found = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
+            if not all(isinstance(row, dict) for row in found):
+                raise ValueError("a line is no object")
+            return found
     except (ValueError, TypeError, csv.Error, RecursionError) as error:
         raise UserError(f"{name}: cannot be read ({error}); mend it") from None
     with _readable(name):
