@@ -1,5 +1,5 @@
-"""Whatever is read from outside, damaged at random: an answer or one line, never a traceback, a file elsewhere, or
-memory without bound.
+"""Whatever is read from outside, damaged at random or with odd values in its fields: an answer or one line, never a
+traceback, a file elsewhere, a process, or memory without bound.
 
 Each target for some seconds; `make fuzz` for ten minutes each (FUZZ_SECONDS). What fails is kept in .hypothesis and
 tried first the next time; mended, it becomes a test beside what it was a fault of.
@@ -10,11 +10,14 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
+import random
+import subprocess
+import sys
 import tarfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -24,7 +27,7 @@ import pyarrow as pa
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
@@ -32,18 +35,19 @@ from pyarrow import parquet
 from ssimbad import artifacts
 from ssimbad.colorize import load
 from ssimbad.colorize import pictures as users
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, there
 from ssimbad.faces import fetch, reading
 from ssimbad.faces.sources import huggingface
 from ssimbad.faces.sources import registry as sources
 from ssimbad.methods import registry
 from ssimbad.params import tree as parameters
-from ssimbad.pipeline import records, written
+from ssimbad.pipeline import cleaning, records, written
+from ssimbad.pipeline.table import Instance, instances
 from ssimbad.tracking import spool
 from ssimbad.training import checkpoints
 
-from . import small
-from .conftest import preset_tree
+from . import odd, small
+from .conftest import ROOT, preset_tree
 from .pictures import COMPRESSIONS, face, png, zipped
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))
@@ -68,6 +72,13 @@ def _damage(data: bytes, blows: list[tuple[str, float, bytes]]) -> bytes:
             case "in":
                 data = data[:at] + bytes_ + data[at:]
     return data
+
+
+Harm = Callable[[bytes], bytes]
+
+
+def _blown(blows: list[tuple[str, float, bytes]]) -> Harm:
+    return lambda data: _damage(data, blows)
 
 
 BLOWS = st.lists(
@@ -186,10 +197,24 @@ def _spool(data: bytes, folder: Path) -> None:
 
 
 def _record(data: bytes, folder: Path) -> None:
-    (folder / "x.json").write_bytes(data)
-    written.read(folder / "x.json")
+    """Read as notes and as a record, compared, and believed as to what may be removed."""
+    instance, given = _first()
+    for place in (Path(instance.record).parent, written.NOTES):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        (folder / place / f"{instance.name}.json").write_bytes(data)
+    written.read(written.NOTES / f"{instance.name}.json")
+    records.other_libraries(instance)
     with suppress(ValueError):
-        artifacts.parsed_json(folder / "x.json")
+        records.changes(records.read(instance), {"inputs": {"a": "b"}})
+    cleaning.run("results", given)
+    cleaning.run("work", given)
+
+
+@cache
+def _first() -> tuple[Instance, parameters.Params]:
+    """A stage that comes before all others, of the demo."""
+    given = parameters.load(ROOT / "presets/demo.yaml")
+    return instances(given)[0], given
 
 
 def _hashes(data: bytes, folder: Path) -> None:
@@ -211,6 +236,15 @@ def _weights(ending: str) -> Callable[[bytes, Path], None]:
         load.trained(path, torch.device("cpu"), False)
 
     return read
+
+
+@cache
+def _recorded() -> bytes:
+    """The record of that stage, as it is written."""
+    instance, given = _first()
+    params, outputs = records.resolved(instance, given), dict.fromkeys(instance.outputs.values(), "0" * 32)
+    record = {"command": instance.command, "version": 1, "params": params, "inputs": {}, "libraries": {"numpy": "1"}}
+    return json.dumps({**record, "outputs": outputs}).encode()
 
 
 @cache
@@ -245,48 +279,141 @@ def _tree() -> bytes:
     return yaml.safe_dump(preset_tree("demo"), sort_keys=False).encode()
 
 
-TARGETS: dict[str, tuple[Callable[[], list[bytes]], Callable[[bytes, Path], None]]] = {
-    "picture": (_images, _picture),
-    "zip": (_zips, _source("folder", "faces.zip")),
-    "tar": (_tars, _source("webdataset", "shards/000.tar")),
-    "parallel zip": (_zips, _source("parallel", "zips/color.zip")),
-    "hub's zip": (_zips, _hub("data.zip")),
-    "hub's table": (lambda: [_table()], _hub("train.parquet")),
-    "hub's table of names": (lambda: [b"file_name,who\na.png,1\nb.png,2\n"], _hub("metadata.csv")),
-    "hub's list": (lambda: [b'{"file_name": "a.png"}\n{"file_name": "b.png"}\n'], _hub("metadata.jsonl")),
-    "params": (lambda: [_tree()], _params),
-    "spool": (lambda: [_spooled()], _spool),
-    "record": (lambda: [json.dumps({"outputs": {"a": "b"}}).encode()], _record),
-    "memory of digests": (lambda: [b'{"file": [1, 2, 3, 4, 5, "x"]}'], _hashes),
-    "weights": (lambda: [_trained()[".safetensors"]], _weights(".safetensors")),
-    "weights' description": (lambda: [_trained()[".json"]], _weights(".json")),
+@dataclass(frozen=True)
+class Target:
+    """Whole files; what is done with one that is not; and how one gets odd values in its fields."""
+
+    corpus: Callable[[], list[bytes]]
+    read: Callable[[bytes, Path], None]
+    odd: odd.Change
+
+
+TARGETS = {
+    "picture": Target(_images, _picture, odd.picture),
+    "zip": Target(_zips, _source("folder", "faces.zip"), odd.zip_),
+    "tar": Target(_tars, _source("webdataset", "shards/000.tar"), odd.tar),
+    "parallel zip": Target(_zips, _source("parallel", "zips/color.zip"), odd.zip_),
+    "hub's zip": Target(_zips, _hub("data.zip"), odd.zip_),
+    "hub's table": Target(lambda: [_table()], _hub("train.parquet"), odd.table),
+    "hub's table of names": Target(
+        lambda: [b"file_name,who\na.png,1\nb.png,2\n"], _hub("metadata.csv"), odd.table_of_text
+    ),
+    "hub's list": Target(
+        lambda: [b'{"file_name": "a.png"}\n{"file_name": "b.png"}\n'], _hub("metadata.jsonl"), odd.json_lines
+    ),
+    "params": Target(lambda: [_tree()], _params, odd.yaml_text),
+    "spool": Target(lambda: [_spooled()], _spool, odd.json_lines),
+    "record": Target(lambda: [_recorded()], _record, odd.json_text),
+    "memory of digests": Target(lambda: [b'{"file": [1, 2, 3, 4, 5, "x"]}'], _hashes, odd.json_text),
+    "weights": Target(lambda: [_trained()[".safetensors"]], _weights(".safetensors"), odd.safetensors),
+    "weights' description": Target(lambda: [_trained()[".json"]], _weights(".json"), odd.json_text),
 }
 
 
-def _tried(read: Callable[[bytes, Path], None], data: bytes, folder: Path) -> None:
-    before = {path for path in folder.parent.rglob("*") if folder not in path.parents}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+class Watch:
+    """What Python does in this process while something is read, whoever asks for it: an audit hook."""
+
+    DEEDS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class")
+    CONNECTIONS = ("socket.connect", "socket.bind")
+    CHANGES = ("mkdir", "rename", "remove", "rmdir", "link", "symlink", "truncate", "chmod", "chown", "utime")
+    WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.seen: list[str] = []
+
+    def __call__(self, event: str, given: tuple[object, ...]) -> None:
+        if self.folder is None:
+            return
+        written = event == "open" and isinstance(given[2], int) and given[2] & self.WRITING
+        changed = event.removeprefix("os.") in self.CHANGES
+        if event in (*self.DEEDS, *self.CONNECTIONS) or (
+            (written or changed) and not all(self._inside(path) for path in given[: 1 if written else 2])
+        ):
+            self.seen.append(f"{event}{given}"[:300])
+
+    def _inside(self, path: object) -> bool:
+        if not isinstance(path, str | bytes | os.PathLike):
+            return True  # an open file, or no path at all
+        return Path(os.path.realpath(os.fsdecode(path))).is_relative_to(there(self.folder))
+
+
+WATCH = Watch()
+sys.addaudithook(WATCH)
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[None]:
+    """Assert of what is done in this block: no file is changed outside of the folder, nothing is run and no one asked,
+    and it never needs much more memory than there was (Linux)."""
+    before = _memory("VmRSS", anew=True)
+    WATCH.seen, WATCH.folder = [], folder.resolve()
     try:
-        read(data, folder)
-    except UserError as error:
-        assert str(error) and "\n" not in str(error).strip(), str(error)
-    assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) < MEMORY
-    assert {path for path in folder.parent.rglob("*") if folder not in path.parents} == before
+        yield
+    finally:
+        WATCH.folder = None
+    assert not WATCH.seen, WATCH.seen
+    assert _memory("VmHWM") - before < MEMORY
+
+
+def _memory(what: str, anew: bool = False) -> int:
+    """Bytes of this process: those it has (VmRSS), or the most it had (VmHWM) since that was begun anew."""
+    if not Path("/proc/self/clear_refs").exists():
+        return 0
+    if anew:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(what))
+
+
+def _tried(read: Callable[[bytes, Path], None], data: bytes, folder: Path) -> None:
+    with watched(folder):
+        try:
+            read(data, folder)
+        except UserError as error:
+            assert str(error) and "\n" not in str(error).strip(), str(error)
+
+
+DEEDS: dict[str, Callable[[], object]] = {
+    "a file elsewhere": lambda: Path("../../elsewhere").write_text("x"),
+    "a folder elsewhere": lambda: Path("../elsewhere").mkdir(),
+    "a name taken elsewhere": lambda: Path("../there").rename("here"),
+    "a process": lambda: subprocess.run("true"),
+    "a shell": lambda: os.system("true"),
+    "memory": lambda: bytearray(600 * 2**20).count(1),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_what_must_not_happen_is_seen(tmp_path, monkeypatch, deed):
+    folder = tmp_path / "a/inside"
+    folder.mkdir(parents=True)
+    (tmp_path / "a/there").touch()
+    monkeypatch.chdir(folder)
+    bytearray(650 * 2**20).count(1)  # what was needed before does not hide what is needed now
+    with pytest.raises(AssertionError), watched(folder):
+        DEEDS[deed]()
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_input_ends_in_an_answer_or_in_one_line(tmp_path, name, capsys, monkeypatch):
-    corpus, read = TARGETS[name]
+    target = TARGETS[name]
     folder = tmp_path / "inside"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    for data in corpus():
-        _tried(read, data, folder)
+    Path("src").symlink_to(ROOT / "src")  # there it is read which libraries a stage uses
+    for data in target.corpus():
+        _tried(target.read, data, folder)
+
+    def oddly(seed: int) -> Harm:
+        return lambda data: target.odd(data, random.Random(seed))
 
     @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.sampled_from(corpus()), BLOWS)
-    def attempt(data: bytes, blows: list[tuple[str, float, bytes]]) -> None:
-        _tried(read, _damage(data, blows), folder)
+    @given(st.sampled_from(target.corpus()), BLOWS.map(_blown) | st.integers(0, 2**32).map(oddly))
+    def attempt(data: bytes, harm: Harm) -> None:
+        harmed = harm(data)
+        note(f"{len(harmed)} bytes: {harmed[:3000]!r}")
+        _tried(target.read, harmed, folder)
 
     end, examples = time.monotonic() + SECONDS, count()
     while time.monotonic() < end:
@@ -294,4 +421,5 @@ def test_damaged_input_ends_in_an_answer_or_in_one_line(tmp_path, name, capsys, 
         next(examples)
     with capsys.disabled():
         if SECONDS > 60:
-            print(f"\n{name}: about {100 * next(examples):,} inputs in {SECONDS:g} s, {len(corpus())} in the corpus")
+            size = len(target.corpus())
+            print(f"\n{name}: about {100 * next(examples):,} inputs in {SECONDS:g} s, {size} in the corpus")

@@ -5,6 +5,7 @@ Every writer goes to a temporary name in the same folder and renames; no file ho
 
 import csv
 import ctypes
+import errno
 import hashlib
 import io
 import json
@@ -56,11 +57,27 @@ def replacing(path: Path) -> Iterator[Path]:
         for note in _witnesses:
             note(temporary, path)
         os.replace(temporary, path)
+        _sync_names(path.parent)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say which file was too much
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_names(folder: Path) -> None:
+    """Have the disk hold the names of a folder: what was there before a file may be removed once that is written."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that one may write to and not list
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # what file systems say that have no such thing
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def settle(folder: Path) -> None:

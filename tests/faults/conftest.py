@@ -135,11 +135,19 @@ def begun() -> Iterator[Begin]:
             os.killpg(run.pid, signal.SIGKILL)
 
 
+def family(pid: int) -> list[psutil.Process]:
+    """A process, and all that it has started."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
 def says(folder: Path, name: str, words: str) -> bool:
     return words in (folder / name).read_text()
 
 
-Harm = Callable[[tuple[str, ...], Path, TextIO], None]
+Harm = Callable[[tuple[str, ...], Path, TextIO], bool]
+TRIES = 20
+"""Of a harm that comes too late, when the engine has done all that there was to do."""
 
 
 @dataclass
@@ -153,22 +161,27 @@ class Campaign:
     """Instances that were fresh after the last fault."""
 
     def attack(self, name: str, harm: Harm) -> None:
-        """Start the engine, let it be harmed, and see what is there afterwards.
+        """Start the engine, let it be harmed, and see what is there afterwards; until it was harmed in truth.
 
         Args:
-            harm: given the command and where its words go, runs it until it has ended, one way or another.
+            harm: given the command and where its words go, runs it until it has ended, one way or another; returns
+                whether anything befell it.
         """
-        if self.kept == names_of(self.folder):
-            for what in ("results", "work"):
-                command(self.folder, "ssimbad", "clean", what)
-            self.kept = set()
-        self._unlock()
-        with (self.folder.parent / f"{self.engine}-{name}.log").open("w") as log:
-            harm(ENGINES[self.engine], self.folder, log)
-        end_all(self.folder)
-        names = require_true(self.folder, self.wanted)
-        assert self.kept <= names, f"lost: {sorted(self.kept - names)}"
-        self.kept = names
+        for _ in range(TRIES):
+            if self.kept == names_of(self.folder):
+                for what in ("results", "work"):
+                    command(self.folder, "ssimbad", "clean", what)
+                self.kept = set()
+            self._unlock()
+            with (self.folder.parent / f"{self.engine}-{name}.log").open("w") as log:
+                harmed = harm(ENGINES[self.engine], self.folder, log)
+            end_all(self.folder)
+            names = require_true(self.folder, self.wanted)
+            assert self.kept <= names, f"lost: {sorted(self.kept - names)}"
+            self.kept = names
+            if harmed:
+                return
+        raise AssertionError(f"{name}: nothing befell {self.engine} in {TRIES} runs")
 
     def finish(self) -> None:
         self._unlock()

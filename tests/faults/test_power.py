@@ -1,12 +1,14 @@
-"""The power is cut while a finished run is told to DVC and the logbook: nothing that was finished is lost, no damaged
-byte counts for a right one, and the next `ssimbad sync` brings all up to date."""
+"""The power is cut while a finished run is told to DVC and the logbook, or while a training writes its states: nothing
+that was finished is lost, no damaged byte counts for a right one, and the same command brings all to its end."""
 
 from __future__ import annotations
 
 import hashlib
 import random
+import re
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ import pytest
 from ssimbad.pipeline import records
 
 from ..cluster import ENVIRONMENT
+from ..test_kills import COMMAND as TRAINING
+from ..test_kills import STATE, weights
 from . import syscalls
 from .conftest import ENGINES, MARKS, command, digests, names_of, repository, require_true
 
@@ -26,10 +30,16 @@ CUTS = 24
 
 @dataclass(frozen=True)
 class Story:
-    """A house before `ssimbad sync`, what that does to it, and what is there afterwards."""
+    """A house before a command, and what that does to it."""
 
     before: Path
     calls: list[syscalls.Call]
+
+
+@dataclass(frozen=True)
+class Telling(Story):
+    """Of `ssimbad sync`; and what is there afterwards."""
+
     digests: dict[str, str]
     lock: bytes
     runs: dict[str, str]
@@ -60,7 +70,7 @@ def damaged(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory) -> Story:
+def telling(tmp_path_factory) -> Telling:
     syscalls.strace()
     folder = repository(tmp_path_factory.mktemp("power") / "house")
     command(folder, *ENGINES["snakemake"])
@@ -68,7 +78,7 @@ def story(tmp_path_factory) -> Story:
     before = folder.parent / "before"
     shutil.copytree(folder, before, symlinks=True)
     calls = syscalls.recorded(folder, ENVIRONMENT, "ssimbad", "sync")
-    return Story(before, calls, digests(folder), (folder / "dvc.lock").read_bytes(), runs(folder), kept(folder))
+    return Telling(before, calls, digests(folder), (folder / "dvc.lock").read_bytes(), runs(folder), kept(folder))
 
 
 def forgotten(folder: Path) -> None:
@@ -81,20 +91,38 @@ def forgotten(folder: Path) -> None:
         shutil.rmtree(folder / path)
 
 
-def moment(story: Story, chance: random.Random) -> int:
-    """A place among the calls: anywhere, or in one half of the cases where no page of the database is written."""
+@dataclass(frozen=True)
+class Training(Story):
+    """Of one that writes a state every few images; and what it makes."""
+
+    weights: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def training(untrained, tmp_path_factory) -> Training:
+    syscalls.strace()
+    before = tmp_path_factory.mktemp("power") / "before"
+    folder = before.with_name("house")
+    for place in (before, folder):
+        shutil.copytree(untrained, place, symlinks=True)
+    calls = syscalls.recorded(folder, ENVIRONMENT, *TRAINING)
+    return Training(before, calls, weights(folder))
+
+
+def moment(story: Story, chance: random.Random, likely: Callable[[str], bool]) -> int:
+    """A place among the calls: anywhere, or in one half of the cases at a file of a likely name."""
     at = chance.randrange(len(story.calls) + 1)
-    elsewhere = [n for n, call in enumerate(story.calls) if "mlflow.db" not in call.path.name]
-    return chance.choice([at, chance.choice(elsewhere)])
+    there = [n for n, call in enumerate(story.calls) if likely(call.path.name)]
+    return chance.choice([at, chance.choice(there)])
 
 
-def cut(story: Story, chance: random.Random) -> Path:
-    """The house, its power cut at some moment of the story. In the same place: the logbook knows it."""
+def cut(story: Story, at: int, chance: random.Random) -> Path:
+    """The house, its power cut before that call. In the same place: the logbook knows it."""
     folder = story.before.with_name("house")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(story.before, folder, symlinks=True)
     disk = syscalls.Disk(folder)
-    for call in story.calls[: moment(story, chance)]:
+    for call in story.calls[:at]:
         disk.happen(call)
     left = disk.left(chance)
     for path in folder.rglob("*"):
@@ -111,8 +139,10 @@ def cut(story: Story, chance: random.Random) -> Path:
 
 
 @pytest.mark.parametrize("number", range(CUTS), ids=lambda n: f"{n:02d}")
-def test_the_power_is_cut_while_dvc_and_the_logbook_are_told(story, number):
-    folder = cut(story, random.Random(number))
+def test_the_power_is_cut_while_dvc_and_the_logbook_are_told(telling, number):
+    story, chance = telling, random.Random(number)
+    at = moment(story, chance, lambda name: "mlflow.db" not in name)  # most calls write its pages
+    folder = cut(story, at, chance)
     said = command(folder, "ssimbad", "sync")
     assert "Traceback" not in said.stdout + said.stderr
     assert require_true(folder, story.digests) == names_of(folder), "what was finished is lost"
@@ -121,3 +151,19 @@ def test_the_power_is_cut_while_dvc_and_the_logbook_are_told(story, number):
     assert "up to date" in command(folder, "dvc", "status").stdout
     assert runs(folder) == story.runs
     assert kept(folder) == story.kept
+
+
+@pytest.mark.parametrize("number", range(CUTS), ids=lambda n: f"{n:02d}")
+def test_the_power_is_cut_while_a_training_writes_its_states(training, number):
+    """It goes on from the newest state, or from the one before where that had not reached the disk."""
+    chance = random.Random(number)
+    at = moment(training, chance, lambda name: "state-" in name)
+    folder = cut(training, at, chance)
+    named = [str(call.other) for call in training.calls[:at] if call.kind == "rename"]
+    states = [int(found[1]) for name in named if (found := re.search(r"/state-(\d+)\.safetensors$", name))]
+    done = command(folder, *TRAINING)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert weights(folder) == training.weights
+    resumed = [int(images) for images in re.findall(r"resumed at (\d+) of", done.stdout)] or [0]
+    finished = "images ->" not in done.stdout
+    assert finished or resumed[0] >= max(states, default=0) - STATE

@@ -25,6 +25,7 @@ from .conftest import (
     Begin,
     command,
     digests,
+    family,
     names_of,
     repository,
     require_true,
@@ -43,11 +44,6 @@ def uninterrupted(untrained, tmp_path_factory) -> dict[str, bytes]:
     shutil.copytree(untrained, folder, symlinks=True)
     command(folder, *TRAINING)
     return weights(folder)
-
-
-def family(pid: int) -> list[psutil.Process]:
-    process = psutil.Process(pid)
-    return [process, *process.children(recursive=True)]
 
 
 @contextmanager
