@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 import torch
@@ -104,3 +105,43 @@ def test_weights_of_another_network_are_refused(tmp_path):
     weights, _ = checkpoints.read_tensors(tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="another network"):
         checkpoints.load_into(build(), weights, tmp_path / "w.safetensors")
+
+
+def safetensors(path, dtype, shape, data):
+    """A valid file of one tensor, whatever its type."""
+    header = json.dumps({"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+    return path
+
+
+_SIZES = {
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64, "U16": 16, "U32": 32, "U64": 64},
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "data"),
+    [
+        *((dtype, [8], bytes(bits)) for dtype, bits in _SIZES.items()),
+        *(("F32", [1] * sides, bytes(4)) for sides in (9, 65, 100_000)),
+        *(("F32", shape, b"") for shape in ([0, 2**63], [2**63, 0], [0, 2**62], [0, 2**40, 2**40], [2**64 - 1, 0])),
+    ],
+)
+def test_a_valid_file_of_what_no_network_holds_is_one_line(tmp_path, dtype, shape, data, capsys):
+    path = safetensors(tmp_path / "w.safetensors", dtype, shape, data)
+    with pytest.raises(UserError, match=rf"^{path}: no readable safetensors file") as caught:
+        checkpoints.read_tensors(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    path.rename(tmp_path / "state-000000000001.safetensors")
+    assert checkpoints.latest_state(tmp_path, "k") is None
+    assert "removed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (2, 2), (1,) * 8])
+def test_whatever_a_network_can_hold_is_read_as_it_was(tmp_path, dtype, shape):
+    tensor = torch.ones(shape, dtype=getattr(torch, dtype))
+    checkpoints.write_weights(tmp_path / "w.safetensors", {"a": tensor})
+    found = checkpoints.read_tensors(tmp_path / "w.safetensors")[0]["a"]
+    assert found.dtype == tensor.dtype and torch.equal(found, tensor)

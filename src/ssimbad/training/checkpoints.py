@@ -6,6 +6,7 @@ A state holds what cannot be re-derived: weights, EMA, optimiser moments, the cu
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from ssimbad import artifacts
 from ssimbad.errors import UserError
 
 _KEPT_STATES = 2
+_DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
+"""As safetensors names them: those with which torch can do all that is done here."""
+_SIDES, _NUMBERS = 8, 1 << 48  # of a tensor, more than any network has; torch fails beyond its own limits
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
@@ -69,9 +73,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            _require_usable(name, file.get_slice(name))
         tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
     _finite(tensors)
     return tensors, metadata
+
+
+def _require_usable(name: str, described: Any) -> None:
+    """Raise SafetensorError for what a valid file can hold and no network here, before torch is given it."""
+    if described.get_dtype() not in _DTYPES:
+        raise SafetensorError(f"{name!r:.60} is of type {described.get_dtype()}, known: {', '.join(sorted(_DTYPES))}")
+    shape = described.get_shape()
+    # An empty tensor takes no byte of the file, and says any other side.
+    if len(shape) > _SIDES or math.prod(max(side, 1) for side in shape) > _NUMBERS:
+        raise SafetensorError(f"{name!r:.60} is of a shape that no network has")
 
 
 def load_into(model: nn.Module, weights: dict[str, Tensor], path: Path, but: tuple[str, ...] = ()) -> None:
