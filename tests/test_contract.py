@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -358,3 +360,64 @@ def test_a_part_without_a_whole_setup_is_one_line(house_of_parts, spoilt):
     made["finetune"]["made"].write_text(json.dumps(told))
     with pytest.raises(UserError, match=r"finetune/seed-0\.json: no description of a model as this revision writes it"):
         load.trained(made["finetune"]["weights"], CPU, False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "said"),
+    [
+        (
+            "pipe",
+            "models/pipe.safetensors",
+            r"^models/pipe\.safetensors: no readable .* \(no plain file\)",
+        ),
+        ("pipe", "../pipe.safetensors", r"seed-0\.json: needs \.\./pipe\.safetensors, which is neither below"),
+        ("file", "../part.safetensors", r"seed-0\.json: needs \.\./part"),
+        ("file", "models/toy/finetune/../../../../part.safetensors", r"seed-0\.json: needs models/toy/finetune/\.\./"),
+        ("device", "/dev/zero", r"seed-0\.json: needs /dev/zero, which"),
+        ("nothing", "/proc/self/environ", r"seed-0\.json: needs /proc/self/environ, which"),
+        ("nothing", "models", r"^models: no readable safetensors file \(no plain file\)"),
+        ("nothing", "", r"^\.: no readable safetensors file"),
+        *(("nothing", name, "not there|File name too long|needs") for name in ("a\0b", "\ud800", "x" * 5_000)),
+        *(("nothing", name, r"seed-0\.json: no description of a model") for name in (5, None, ["a"])),
+    ],
+)
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_part_that_lies_elsewhere_is_not_opened(house_of_parts, kind, place, said, depth):
+    """A description that somebody gave would otherwise choose which files and pipes are read."""
+    _, made = house_of_parts
+    if kind in ("pipe", "file"):
+        Path(place).unlink(missing_ok=True)  # of another test, above its own folder
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "file":
+        shutil.copyfile(made["encoder"]["weights"], place)
+    told = json.loads(made["finetune"]["made"].read_text())
+    part = told["setup"]["needed"]["encoder"]
+    (part["setup"]["needed"]["encoder"] if depth else part)["weights"] = place
+    made["finetune"]["made"].write_text(json.dumps(told))
+    with pytest.raises(UserError, match=said) as caught:
+        load.trained(made["finetune"]["weights"], CPU, False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_beside_the_weights_is_found_from_everywhere(house_of_parts, tmp_path, monkeypatch):
+    _, made = house_of_parts
+    told = json.loads(made["pretrain"]["made"].read_text())
+    folder = tmp_path / "moved"
+    folder.mkdir()
+    for path in (made["pretrain"]["weights"], made["encoder"]["weights"]):
+        shutil.copyfile(path, folder / f"{path.parent.name}.safetensors")
+    told["setup"]["needed"]["encoder"]["weights"] = str(folder / "encoder.safetensors")
+    (folder / "pretrain.json").write_text(json.dumps(told))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    load.trained(folder / "pretrain.safetensors", CPU, False)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".json"])
+def test_weights_that_are_a_pipe_are_refused_and_not_waited_for(house_of_parts, ending):
+    path = house_of_parts[1]["encoder"]["weights"].with_suffix(ending)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"no such weights|missing"):
+        load.trained(path.with_suffix(".safetensors"), CPU, False)

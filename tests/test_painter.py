@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import operator
 import resource
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +19,15 @@ import torch
 from PIL import Image
 
 from ssimbad import artifacts
+from ssimbad.colorize import load
 from ssimbad.colorize import pictures as seen
 from ssimbad.colorize.painter import Painter
 from ssimbad.colorize.pictures import Wrong
 from ssimbad.errors import UserError
+from ssimbad.methods import registry
+from ssimbad.training import checkpoints
+
+from . import small
 
 CPU = torch.device("cpu")
 
@@ -155,3 +168,56 @@ def test_a_description_larger_than_its_weights_is_refused_before_there_is_memory
     with pytest.raises(UserError, match=r"no description of a model|another network"):
         Painter(weights, CPU)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
+def within(seconds: float, weights: Path, made: object) -> None:
+    """Weights with such a description are loaded or refused, in so little of this process's time."""
+    artifacts.write_json(weights.with_suffix(".json"), made)
+    began = time.process_time()
+    with suppress(UserError):
+        load.trained(weights, CPU, False)
+    assert time.process_time() - began < seconds, made
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *({"blocks": blocks} for blocks in (500, 1_000, 5_000, 65_536)),
+        *({"multipliers": [1] * count} for count in (500, 20_000)),
+        *({"base": 65_536}, {"attention": list(range(60_000))}, {"size": 65_536}),
+    ],
+)
+def test_a_description_of_endless_layers_is_refused_at_once(tmp_path, network):
+    """The page's only thread that colours would be busy with it."""
+    weights = tmp_path / "w.safetensors"
+    for source, target in zip(load.files(load.STARTER), (weights, weights.with_suffix(".json")), strict=True):
+        shutil.copyfile(source, target)
+    made = artifacts.read_json(weights.with_suffix(".json"))
+    made["setup"]["size"] = network.pop("size", made["setup"]["size"])
+    made["setup"]["shared"]["network"] |= network
+    within(1, weights, made)
+
+
+def counts(tree: dict, *path: str) -> Iterator[tuple[str, ...]]:
+    """Where whole numbers stand in a description."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from counts(value, *path, key)
+        elif type(value) is int:
+            yield *path, key
+
+
+@pytest.mark.parametrize("kind", sorted({*small.CONFIGS, "edm", "scft", "regression", "animediffusion"}))
+def test_whatever_is_counted_in_a_description_costs_no_time(tmp_path, kind):
+    weights = tmp_path / "w.safetensors"
+    checkpoints.write_weights(weights, small.build(kind).state_dict())
+    setup = registry.described(small.setup(kind))
+    sampler = {"name": next(iter(registry.get(kind).samplers), None), "steps": 2}
+    colour = {"sampler": sampler if registry.get(kind).samplers else None}
+    made = {"setup": setup, "stage": "pretrain", "parameters": 1, "colour": colour}
+    artifacts.write_json(weights.with_suffix(".json"), made)
+    load.trained(weights, CPU, False)
+    for *path, last in counts(setup):
+        changed = copy.deepcopy(made)
+        reduce(operator.getitem, path, changed["setup"])[last] = 4_096
+        within(2, weights, changed)

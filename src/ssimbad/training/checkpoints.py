@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,20 @@ def _finite(tensors: dict[str, Tensor]) -> None:
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and text of a .safetensors file. Raises UserError when it is missing, no such file, or not finite."""
-    try:
+    with _told(path):
         return _tensors(path)
+
+
+def read_names(path: Path) -> list[str]:
+    """Of the tensors in a .safetensors file, without reading them. Raises UserError as `read_tensors`."""
+    with _told(path), _opened(path) as file:
+        return list(file.keys())
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: not there; train it (`ssimbad status`) or fetch it (`dvc pull`)") from None
     except (SafetensorError, OSError) as error:
@@ -71,8 +84,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path}: no usable weights ({error}); delete it and train again, at a lower rate") from None
 
 
-def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise SafetensorError("no plain file") if path.exists() else FileNotFoundError(str(path))
     with safe_open(path, framework="pt") as file:
+        yield file
+
+
+def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _opened(path) as file:
         for name in file.keys():  # noqa: SIM118
             _require_usable(name, file.get_slice(name))
         tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
