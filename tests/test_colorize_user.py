@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import zipfile
@@ -328,6 +329,41 @@ def test_an_answer_is_repeated_from_its_note(weights, pictures, tmp_path, monkey
     with pytest.raises(UserError, match=r"--out: missing; name a picture$"):
         user.command({}, repeated=note)
     assert not new["out"].exists()
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "\0", "\ud800", "a\udfff.png", 5, ["a"]])
+@pytest.mark.parametrize("key", ["weights", "sketch", "references", "mask", "reference_mask", "mask_network"])
+def test_a_note_with_a_name_that_no_file_has_is_one_line(tmp_path, key, name):
+    note = tmp_path / "a.json"
+    told = {"sketch": "s.png", "references": ["s.png"], "weights": "ssimbad:starter"}
+    note.write_text(json.dumps(told | {key: [name] if key == "references" else name}))
+    with pytest.raises(ParameterError, match=rf"^--from {note}: {key}[.0]*: ") as caught:
+        user.command({"out": tmp_path / "o.png"}, repeated=note)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_note_may_name_a_file_whose_name_is_no_text(weights, pictures, tmp_path):
+    folder, reference = pictures
+    sketch, note = folder / os.fsdecode(b"\xff.png"), tmp_path / "a.json"
+    sketch.write_bytes((folder / "grey.png").read_bytes())
+    given = {"sketch": sketch, "reference": [reference], "weights": weights}
+    user.command(given | {"out": tmp_path / "a.png"}, note=note)
+    user.command({"out": tmp_path / "b.png"}, repeated=note)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "text", ["!!bool maybe", "2001-99-99", "[" * 3_000, "!!int x", "{a: 1, a: 2}", "&a [*a]", "a: b: c", "\0", "\ud800"]
+)
+def test_an_option_that_is_no_yaml_is_one_line(weights, pictures, tmp_path, text):
+    folder, reference = pictures
+    given = {"sketch": folder / "grey.png", "reference": [reference], "weights": weights, "out": tmp_path / "a.png"}
+    with pytest.raises(ParameterError, match=r"^--option guidance: ") as caught:
+        user.command(given | {"options": {"guidance": text}})
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    (tmp_path / "a.json").write_text(json.dumps({"options": {"guidance": text}}))
+    with pytest.raises(ParameterError, match=r"^--option guidance: "):
+        user.command(given, repeated=tmp_path / "a.json")
 
 
 def test_the_best_weights_here_are_those_of_the_best_measured_row(weights, tmp_path, monkeypatch):

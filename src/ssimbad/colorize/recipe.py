@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from ssimbad import artifacts
 from ssimbad.colorize import load
@@ -17,15 +17,27 @@ from ssimbad.params.base import Strict
 FILES = ("weights", "sketch", "mask", "reference_mask", "mask_network")
 
 
+def _named(name: str) -> str:
+    try:
+        if name and b"\0" not in os.fsencode(name):
+            return name
+    except UnicodeEncodeError:
+        pass
+    raise ValueError("no file is called so")
+
+
+File = Annotated[str, AfterValidator(_named)]
+
+
 class Recipe(Strict):
     """All of it may be left out; files by their paths from the .json's own folder."""
 
-    weights: str | None = None
-    sketch: str | None = None
-    references: list[str] = Field(default_factory=list)
-    mask: str | None = None
-    reference_mask: str | None = None
-    mask_network: str | None = None
+    weights: File | None = None
+    sketch: File | None = None
+    references: list[File] = Field(default_factory=list)
+    mask: File | None = None
+    reference_mask: File | None = None
+    mask_network: File | None = None
     sampler: str | None = None
     steps: int | None = None
     seed: int | None = None
@@ -51,7 +63,8 @@ def read(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "all of it"
-        raise ParameterError(f"--from {path}: {where}: {first['msg']}; name a .json of the page or of --note") from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise ParameterError(f"--from {path}: {where}: {said}; name a .json of the page or of --note") from None
     except ValueError as error:
         raise UserError(f"--from {path}: no JSON ({error}); name a .json of the page or of --note") from None
     told = {key: value for key, value in found.model_dump(exclude={"command"}).items() if value not in (None, [], {})}

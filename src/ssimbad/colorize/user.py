@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from tqdm import tqdm
 
-from ssimbad import artifacts
+from ssimbad import artifacts, strict_yaml
 from ssimbad.colorize import answers, at_hand, folders, load, recipe
 from ssimbad.colorize.painter import Answer, Painter
 from ssimbad.colorize.pictures import Wrong
@@ -285,10 +284,10 @@ def _shown(path: Path) -> str:
 
 
 def _value(told: object) -> object:
-    """Of an option: text as YAML reads it."""
+    """Of an option: text as YAML reads it, and as it stands where that cannot."""
     try:
-        return yaml.safe_load(told) if isinstance(told, str) else told
-    except yaml.YAMLError:
+        return strict_yaml.parse(told, "--option") if isinstance(told, str) else told
+    except ParameterError:
         return told
 
 
