@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import zipfile
 from pathlib import Path
@@ -116,3 +117,107 @@ def test_somebodys_own_files_among_the_results_are_passed_by(here, file):
     before = compare.run(PRETRAIN, FINETUNE)
     artifacts.write_json(here / "reports/metrics/ssimbad/finetune" / file, {})
     assert compare.run(PRETRAIN, FINETUNE) == before
+
+
+ROW = "reports/metrics/ssimbad/finetune/seed-0"
+DEEP = "[" * 100_000
+KINDS = (None, True, 5, -1, 1.5, "", "x", "\0", "\ud800", [], [1], {}, {"a": 1}, 10**400)
+
+
+def zipped(here: Path, changed: dict[str, str | bytes]) -> str:
+    """The results of this checkout as somebody sends them, with other contents of some files."""
+    with zipfile.ZipFile("r.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(here.rglob("*")):
+            name = path.relative_to(here).as_posix()
+            if path.is_file() and name not in changed and path.suffix != ".zip":
+                archive.write(path, name)
+        for name, content in changed.items():
+            archive.writestr(name, content)
+    return "@r.zip"
+
+
+def judged(here: Path, changed: dict[str, str | bytes], named: str | None = None) -> None:
+    """A zip with these files is refused in one line that names the one, or gives a table."""
+    where = zipped(here, changed)
+    if named is None:
+        assert "PSNR" in compare.run("@", where)
+        return
+    with pytest.raises(UserError, match=rf"^r\.zip: {named}") as caught:
+        compare.run("@", where)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_zip_as_it_was_sent_is_compared(here):
+    judged(here, {})
+    told = json.loads((here / f"{ROW}/same.json").read_text())
+    told["metrics"]["psnr"] |= {"value": 18, "scales": 3}
+    judged(here, {f"{ROW}/same.json": json.dumps(told), "dvc.lock": "", "records/faces.json": "{}"})
+
+
+@pytest.mark.parametrize("text", ["", "x", DEEP, "[]", "5", "null", '{"a": 1}', "{", b"\xff\xfe\0", "9" * 5_000])
+@pytest.mark.parametrize("file", [f"{ROW}/same.json", f"{ROW}/same.csv", "records/faces.json"])
+def test_a_file_of_a_zip_that_is_something_else_is_named(here, file, text):
+    faces = file == "records/faces.json"
+    judged(here, {file: text}, None if faces and text == '{"a": 1}' else file.replace("csv", "json"))
+
+
+@pytest.mark.parametrize("key", ["method", "stage", "seed", "setting", "n", "size", "metrics"])
+def test_a_result_with_a_value_of_any_other_kind_is_named(here, key):
+    told = json.loads((here / f"{ROW}/same.json").read_text())
+    for value in KINDS:
+        good = (key in ("n", "size") and value in (5, 10**400) and value is not True) or (key, value) == ("metrics", {})
+        judged(here, {f"{ROW}/same.json": json.dumps(told | {key: value})}, None if good else f"{ROW}/same.json")
+    del told[key]
+    judged(here, {f"{ROW}/same.json": json.dumps(told)}, f"{ROW}/same.json")
+
+
+@pytest.mark.parametrize("key", ["value", "ci_low", "ci_high", "n", "reason"])
+def test_an_entry_with_a_value_of_any_other_kind_is_named(here, key):
+    told = json.loads((here / f"{ROW}/same.json").read_text())
+    for value in KINDS:
+        if value is None or (isinstance(value, str) if key == "reason" else type(value) in (int, float)):
+            continue
+        changed = told | {"metrics": {"psnr": told["metrics"]["psnr"] | {key: value}}}
+        judged(here, {f"{ROW}/same.json": json.dumps(changed)}, f"{ROW}/same.json")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        *("id,psnr\na,x\n", "id,psnr\na,inf\n", "id,psnr\na,-inf\n", "id,psnr\na,1e999\n", "id,psnr\na,1\na,2\n"),
+        *("id,psnr\n", "psnr\n1\n", "id,psnr\na,1\nb,2,3\n", 'id,psnr\n"a,1\n', "\0"),
+        *("id,psnr\na," + "9" * 400 + "\n", "id,psnr\na,1+2j\n", "id,psnr\na,2001-01-01\n"),
+    ],
+)
+def test_a_table_of_something_else_than_numbers_is_named(here, table):
+    judged(here, {f"{ROW}/same.csv": table}, f"{ROW}/same.json is no result of the stage evaluate .its .csv: ")
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        *("[" * 5_000, "a: " + "{a: " * 3_000, "stages: 5", "stages: {a: 5}", "stages: {a: {outs: 5}}", "5", "[]"),
+        *("stages: {a: {outs: [5]}}", "stages: {a: {outs: [{md5: a}]}}", "stages: {a: {outs: [{path: [1]}]}}"),
+        *("a: !!bool maybe", "a: 2001-99-99", "a: 1\na: 2", "a: \0", b"\xff\xfe", "stages: {a: {outs: [{path: 5}]}}"),
+    ],
+)
+def test_a_dvc_lock_that_is_none_is_named(here, lock):
+    judged(here, {"records/faces.json": "{}", "dvc.lock": lock}, "dvc.lock is none that was written by a run")
+
+
+def test_a_result_that_tells_of_another_place_is_named(here):
+    judged(here, {f"{ROW}/same.json": (here / f"{ROW}/cross-true.json").read_text()}, f"{ROW}/same.json is no result")
+
+
+def test_what_unfolds_to_more_than_any_result_is_not_unfolded(here):
+    judged(
+        here, {f"{ROW}/same.csv": bytes(1 << 29)}, f"{ROW}/same.csv cannot be read .no plain file of at most 256 MiB"
+    )
+
+
+def test_a_pipe_among_the_results_of_a_folder_is_named(here, tmp_path):
+    there = checkout(tmp_path / "there")
+    (there / f"{ROW}/same.csv").unlink()
+    os.mkfifo(there / f"{ROW}/same.csv")
+    with pytest.raises(UserError, match=r"same\.csv cannot be read \(no plain file"):
+        compare.run("@", f"@{there}")

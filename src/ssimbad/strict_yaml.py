@@ -37,11 +37,12 @@ def read(path: Path) -> str:
         raise ParameterError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def parse(text: str, source: str) -> Any:
+def parse(text: str, source: str, most: int = _VALUES) -> Any:
     """The values of one YAML document.
 
     Args:
         source: the file's name, for messages.
+        most: values, aliases unfolded; for what programs write and no person.
 
     Raises:
         ParameterError: one line with the line in the file: not YAML, a key given twice, too many values.
@@ -51,7 +52,7 @@ def parse(text: str, source: str) -> Any:
         root = loader.get_single_node()
         if root is None:
             return None
-        _Check(loader, source).values(root, "")
+        _Check(loader, source, most).values(root, "")
         return loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = there(error.problem_mark or error.context_mark)
@@ -66,8 +67,8 @@ def parse(text: str, source: str) -> Any:
 class _Check:
     """Walks the document before anything is made of it; an alias is walked once and counted as often as it stands."""
 
-    def __init__(self, loader: yaml.SafeLoader, source: str) -> None:
-        self._loader, self._source = loader, source
+    def __init__(self, loader: yaml.SafeLoader, source: str, most: int) -> None:
+        self._loader, self._source, self._most = loader, source, most
         self._known: dict[int, int | None] = {}
 
     def values(self, node: yaml.Node, place: str) -> int:
@@ -77,8 +78,8 @@ class _Check:
             if isinstance(node, yaml.ScalarNode):
                 self._made(node, place)
             count = 1 + sum(self.values(child, name) for child, name in self._children(node, place))
-            if count > _VALUES:
-                raise self._fault(node, f"{place or 'the file'} has more than {_VALUES} values")
+            if count > self._most:
+                raise self._fault(node, f"{place or 'the file'} has more than {self._most} values")
             self._known[id(node)] = count
         count = self._known[id(node)]
         if count is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -11,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pandas as pd
-import yaml
+from pydantic import BaseModel, ValidationError
 
-from ssimbad.errors import ParameterError, UserError
+from ssimbad import strict_yaml
+from ssimbad.errors import ParameterError, UserError, first_line
 from ssimbad.metrics.folders import EVALUATION
 from ssimbad.pairing.settings import LISTED, SETTINGS
 from ssimbad.pipeline import revisions
@@ -22,8 +20,10 @@ from ssimbad.reporting import comparisons, markup
 from ssimbad.reporting import results as res
 from ssimbad.reporting.results import Result, Row
 
-_SEED = re.compile(r"seed-\d+")
+_ROW = re.compile(r"([a-z0-9][a-z0-9-]*)/([a-z][a-z0-9_]*)/seed-([0-9]{1,18})/([a-z-]+)\.json")
 _FACES = "data/faces/test.npy"
+_LARGEST, _VALUES = 1 << 28, 1 << 21
+"""Bytes of a file, and values in a dvc.lock: more than any run has, and less than what zips can unfold to."""
 
 
 def run(first: str, second: str, setting: str | None = None, metric: str | None = None) -> str:
@@ -80,30 +80,75 @@ class _Place:
         self._files, self._root, self.name = files, root, name
 
     def paths(self, pattern: str) -> list[str]:
-        return sorted(self._files.glob(self._root + pattern))
+        try:
+            return sorted(self._files.glob(self._root + pattern))
+        except Exception as error:
+            raise UserError(f"{self.name}: cannot be read ({first_line(error)})") from None
 
     def content(self, path: str) -> bytes:
         try:
+            about = self._files.info(path)
+            if about["type"] != "file" or (about.get("size") or 0) > _LARGEST:
+                raise ValueError(f"no plain file of at most {_LARGEST >> 20} MiB")
             return self._files.cat_file(path)
         except Exception as error:
-            raise UserError(f"{self.name}: {path} cannot be read ({error})") from None
+            raise UserError(f"{self.name}: {path} cannot be read ({first_line(error)})") from None
 
     def faces(self) -> str | None:
-        """The digest of the test faces, as far as a record or dvc.lock tells."""
+        """The digest of the test faces, as far as a record or dvc.lock tells.
+
+        Raises:
+            UserError: one of them is there, and is no such file.
+        """
         for file, digest in (("records/faces.json", _of_record), ("dvc.lock", _of_lock)):
-            with contextlib.suppress(UserError, ValueError, LookupError, TypeError, yaml.YAMLError):
-                if found := digest(self.content(self._root + file)):
+            path = self._root + file
+            if self._files.exists(path):
+                try:
+                    found = digest(self.content(path))
+                except (ValueError, RecursionError, ParameterError) as error:
+                    raise UserError(f"{self.name}: {file} is none that was written by a run ({_why(error)})") from None
+                if found:
                     return found
         return None
 
 
+class _Record(BaseModel):
+    """What is read of a record."""
+
+    outputs: dict[str, str] = {}
+
+
+class _Out(BaseModel):
+    path: str
+    md5: str | None = None
+
+
+class _Stage(BaseModel):
+    outs: list[_Out] = []
+
+
+class _Lock(BaseModel):
+    """What is read of a dvc.lock."""
+
+    stages: dict[str, _Stage] = {}
+
+
 def _of_record(data: bytes) -> str | None:
-    return json.loads(data)["outputs"].get(_FACES)
+    return _Record.model_validate(json.loads(data)).outputs.get(_FACES)
 
 
 def _of_lock(data: bytes) -> str | None:
-    stages = yaml.safe_load(data)["stages"].values()
-    return next((out.get("md5") for stage in stages for out in stage["outs"] if out["path"] == _FACES), None)
+    found = strict_yaml.parse(data.decode("utf-8-sig"), "dvc.lock", _VALUES)
+    stages = _Lock.model_validate({} if found is None else found).stages.values()
+    return next((out.md5 for stage in stages for out in stage.outs if out.path == _FACES), None)
+
+
+def _why(error: Exception) -> str:
+    """In one line, with the place where pydantic tells it."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))!r:.80}: {first['msg']}"
+    return first_line(error)
 
 
 def _opened(where: str) -> _Place:
@@ -137,14 +182,17 @@ def _results(place: _Place, side: _Side) -> list[Result]:
     method, stage = side.row or ("*", "*")
     found = []
     for path in place.paths(f"reports/metrics/{method}/{stage}/seed-*/*.json"):
-        if PurePosixPath(path).stem not in SETTINGS or not _SEED.fullmatch(PurePosixPath(path).parent.name):
+        named = _ROW.fullmatch("/".join(PurePosixPath(path).parts[-4:]))
+        if not named or named[4] not in SETTINGS:
             continue  # somebody's own file, which lies there too
         values = f"{path.removesuffix('.json')}.csv"
         try:
-            frame = pd.read_csv(io.BytesIO(place.content(values)), dtype={"id": str}).set_index("id")
-            found.append(Result(**json.loads(place.content(path)), images=frame))
-        except (ValueError, TypeError, KeyError) as error:
+            result = res.read(place.content(path), place.content(values))
+            if (*result.row, result.seed, result.setting) != (named[1], named[2], int(named[3]), named[4]):
+                raise ValueError("it tells of another row, seed or setting than its place")
+        except ValueError as error:
             raise UserError(f"{place.name}: {path} is no result of the stage evaluate ({error})") from None
+        found.append(result)
     if not found:
         what = f"no results of {method}/{stage}" if side.row else "no results"
         raise UserError(f"{place.name}: {what} in reports/metrics; run the pipeline there first")

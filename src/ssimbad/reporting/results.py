@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, Annotated, Protocol, TypedDict
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from scipy.special import stdtrit
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, first_line
 from ssimbad.metrics import registry
 from ssimbad.pairing import settings
-from ssimbad.params.base import slot_order
+from ssimbad.params.base import Positive, Strict, slot_order
 
 if TYPE_CHECKING:
     from ssimbad.metrics.measure import Entry, Interval
@@ -94,6 +97,71 @@ class Result:
     @property
     def row(self) -> Row:
         return (self.method, self.stage)
+
+
+class _Entry(BaseModel):
+    """What is read of one; facts of metrics stand beside it."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+    reason: str | None = None
+
+
+class _Summary(Strict):
+    """The JSON of an evaluation."""
+
+    method: str
+    stage: str
+    seed: Annotated[int, Field(ge=0)]
+    setting: str
+    n: Positive
+    size: Positive
+    metrics: dict[str, _Entry]
+
+    @field_validator("setting")
+    @classmethod
+    def _known(cls, setting: str) -> str:
+        if setting not in settings.SETTINGS:
+            raise ValueError(f"expected one of {', '.join(settings.SETTINGS)}")
+        return setting
+
+
+def read(summary: bytes, values: bytes) -> Result:
+    """One evaluation, of the bytes of its two files, which somebody else may have written.
+
+    Raises:
+        ValueError: one line that says what of which file is none that the stage writes.
+    """
+    try:
+        told = json.loads(summary)
+        _Summary.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "all of it"
+        raise ValueError(f"{where!r:.80}: {first['msg'].removeprefix('Value error, ')}") from None
+    except RecursionError:
+        raise ValueError("values in values in values, too deep to read") from None
+    try:
+        return Result(**told, images=_images(values))
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ValueError(f"its .csv: {first_line(error)}") from None
+
+
+def _images(values: bytes) -> pd.DataFrame:
+    """By id, each once; of the metrics numbers or nothing. Raises what pandas does, and ValueError."""
+    frame = pd.read_csv(io.BytesIO(values), dtype={"id": str}).set_index("id")
+    if not len(frame) or not frame.index.is_unique:
+        raise ValueError("no images, or one of them twice")
+    for metric in METRICS:
+        if metric in frame:
+            column = frame[metric]
+            if not pd.api.types.is_numeric_dtype(column) or np.isinf(column.to_numpy(np.float64)).any():
+                raise ValueError(f"{metric}: not numbers alone")
+    return frame
 
 
 def load(summaries: Iterable[Path], images: Iterable[Path]) -> list[Result]:
