@@ -16,6 +16,7 @@ import csv
 import io
 import os
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -35,15 +36,17 @@ QUESTIONS = {
     "geometry": "Which picture keeps the shapes of the sketch best?",
 }
 _COLUMNS = ("rater", "set", "question", "row", "order")
+_HEADING = f"{','.join(_COLUMNS)}\n".encode()
 PATIENCE = 10.0  # seconds for another page to write its vote
 _RATER = re.compile(r"[A-Za-z0-9-]{1,64}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,1000}")  # what a line of votes and a request can hold
 
 
 class _Set(Strict):
     name: str
     sketch: str
     reference: str
-    answers: Annotated[dict[str, str], Field(min_length=2)]
+    answers: Annotated[dict[str, str], Field(min_length=2, max_length=100)]
 
 
 class _File(Strict):
@@ -55,7 +58,7 @@ class Study:
     """What raters are shown, and their votes, each written as it is given."""
 
     def __init__(self, path: Path, votes: Path) -> None:
-        """Raises UserError: the file or a picture that it names is missing, or it is no study."""
+        """Raises UserError: the file or a picture that it names is missing, it is no study, or the votes are none."""
         try:
             self._file = _File.model_validate(strict_yaml.parse(strict_yaml.read(path), str(path)))
         except OSError as error:
@@ -68,12 +71,16 @@ class Study:
         if len(self._sets) < len(self._file.sets):
             raise UserError(f"{path}: two sets of one name; give each its own")
         for one in self._file.sets:
+            for name in (one.name, *one.answers):
+                if not _NAME.fullmatch(name):
+                    raise UserError(f"{path}: {name!r:.60}: names of sets and rows are one line of 1 to 1000 letters")
             if sorted(one.answers) != self.rows:
                 raise UserError(f"{path}: {one.name} is not answered by {', '.join(self.rows)}; all sets must be")
             for name in (one.sketch, one.reference, *one.answers.values()):
-                if not (path.parent / name).is_file():
-                    raise UserError(f"{path.parent / name}: no such picture; {path.name} names it")
+                _require_picture(path, name)
         self._folder, self._votes = path.parent, votes
+        self._told = 0  # lines that count for nothing
+        self.votes()
 
     def _chosen(self, rater: str) -> list[str]:
         """The sets of a rater, in an order of their own."""
@@ -139,42 +146,98 @@ class Study:
     def _add(self, row: list[str]) -> None:
         """Append a line, or leave the file as it was."""
         text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(row)
         with self._votes.open("a+b", buffering=0) as file:
-            if size := file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # edited, or the writer was killed
-                    text.write("\n")
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerows([row] if size else [_COLUMNS, row])
-            left = text.getvalue().encode()
+            file.seek(0)
+            left = _rest(there := file.read()) + text.getvalue().encode()
             try:
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
             except OSError:
-                file.truncate(size)
+                file.truncate(len(there))
                 raise
 
     def votes(self) -> list[dict[str, str]]:
         """All votes by their columns, in the order of the file; none where there is none yet.
 
+        Each line is read by itself, so that one that is torn or damaged takes no other with it. It counts for nothing,
+        as does one whose set, question or row this study does not have; that is told where the page was started.
+
         Raises:
-            UserError: the file is not one of votes.
+            UserError: the file cannot be read, or is not one of votes.
         """
-        try:
-            with self._votes.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file, restkey="more", restval="")
-                if tuple(reader.fieldnames or _COLUMNS) == _COLUMNS:
-                    return list(reader)
-        except FileNotFoundError:
+        there = self._bytes()
+        if _HEADING.startswith(there):  # its writer was killed, or there is none
             return []
-        except (UnicodeDecodeError, csv.Error):
-            pass
-        raise UserError(f"{self._votes}: not a file of votes; move it away")
+        first, *lines = there.decode("utf-8", "replace").split("\n")
+        if _fields(first) != list(_COLUMNS):
+            raise UserError(f"{self._votes}: not a file of votes; move it away")
+        found, wrong = [], []
+        for number, line in enumerate(lines, 2):
+            if fields := _fields(line):
+                vote = dict(zip(_COLUMNS, fields, strict=False))
+                known = vote.get("set") in self._sets and vote.get("row") in self.rows
+                if known and vote["question"] in QUESTIONS and len(fields) == len(_COLUMNS):
+                    found.append(vote)
+                else:
+                    wrong.append(number)
+        self._tell(wrong)
+        return found
+
+    def _bytes(self) -> bytes:
+        """Of the file of votes. Raises UserError: it cannot be read."""
+        try:
+            if self._votes.exists() and not self._votes.is_file():  # a pipe would be waited for
+                raise UserError(f"{self._votes}: no file; move it away, or name another with --votes")
+            return self._votes.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            where = f"{self._votes!s:.200}: cannot be read ({error.strerror})"
+            raise UserError(f"{where}; mend that, or name another with --votes") from None
+
+    def _tell(self, wrong: list[int]) -> None:
+        """Of lines that count for nothing; again when they are twice as many, since this is read with every vote."""
+        if wrong and len(wrong) >= 2 * self._told:
+            self._told = len(wrong)
+            many = f"line {wrong[0]} counts" if len(wrong) == 1 else f"{len(wrong)} lines, first {wrong[0]}, count"
+            why = "torn, or of a set, question or row that the study does not have"
+            print(f"ssimbad: {self._votes}: {many} for nothing: {why}", file=sys.stderr, flush=True)
 
     def preferences(self) -> list[Preference]:
         """Per question: how often each row was chosen, with Wilson's interval, and the test of all being equal."""
         return preferences(self.votes(), self.rows)
+
+
+def _require_picture(study: Path, name: str) -> None:
+    """Raises UserError: the file of a study names a picture that is not there."""
+    try:
+        if (study.parent / name).is_file():
+            return
+        why = "no such picture"
+    except OSError as error:
+        why = f"no picture can have this name ({error.strerror})"
+    raise UserError(f"{study.parent / name!s:.200}: {why}; {study.name} names it")
+
+
+def _fields(line: str) -> list[str]:
+    """Of one line, none of an empty one. A quote that is left open ends with it."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return [line]
+
+
+def _rest(there: bytes) -> bytes:
+    """What is to be written before another line, where an editor or a kill has left less than whole lines.
+
+    A quote is closed: we end it with the line, but other readers of such tables would go on to the next one.
+    """
+    if _HEADING.startswith(there):
+        return _HEADING[len(there) :]
+    last = there[there.rfind(b"\n") + 1 :]
+    return b'"' * (last.count(b'"') % 2) + b"\n" if last else b""
 
 
 class Chosen(TypedDict):
