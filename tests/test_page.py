@@ -27,7 +27,7 @@ from PIL import Image
 from ssimbad.colorize import user
 from ssimbad.colorize.painter import Painter
 from ssimbad.errors import ParameterError, UserError
-from ssimbad.web import server
+from ssimbad.web import connections, server
 from ssimbad.web import study as study_module
 from ssimbad.web.study import Study, preferences
 
@@ -61,12 +61,13 @@ def study(tmp_path):
 def site(weights, study, tmp_path):
     """A running page; what it was asked and answered is JSON."""
     made = server.app(server.Studio([weights]), Study(study, tmp_path / "reports/votes.csv"))
-    running = uvicorn.Server(uvicorn.Config(made, host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=running.run)
+    running, door = uvicorn.Server(connections.config(made)), connections.Door()
+    door.bind(("127.0.0.1", 0))
+    port = door.getsockname()[1]
+    thread = threading.Thread(target=running.run, args=[[door]])
     thread.start()
     while not running.started:
         time.sleep(0.01)
-    port = running.servers[0].sockets[0].getsockname()[1]
 
     def ask(path, body=None, **headers):
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -167,6 +168,47 @@ def test_an_upload_that_stops_frees_its_place(site, asked, monkeypatch):
             told += part.decode()
     assert told.startswith("HTTP/1.1 408") and "nothing more came" in told
     assert site("/api/colour", asked)[0] == 200
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET"])
+def test_a_connection_without_a_request_is_closed(site, monkeypatch, begun):
+    """Though some more of it comes now and then, and though one was answered before."""
+    monkeypatch.setattr(connections, "PATIENCE", 0.5)
+    with socket.create_connection(("127.0.0.1", site.port), timeout=0.05) as opened:
+        begin, told = time.monotonic(), b"-"
+        opened.sendall(begun)
+        while told and time.monotonic() < begin + 60:
+            with suppress(TimeoutError):
+                told = opened.recv(1 << 20)
+                continue
+            with suppress(ConnectionError):
+                opened.sendall(begun and b"x")
+        assert time.monotonic() > begin + 0.4
+    assert not told and site("/")[0] == 200
+
+
+def test_who_takes_no_answers_is_left_and_who_takes_them_slowly_is_not(site, monkeypatch):
+    monkeypatch.setattr(connections, "PATIENCE", 0.5)
+    asked = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with ExitStack() as both:
+        slow, none = (both.enter_context(socket.socket()) for _ in range(2))
+        for opened in (slow, none):
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+            opened.settimeout(120)
+            opened.connect(("127.0.0.1", site.port))
+            opened.sendall(asked * 600)  # some 10 MB of answers, more than the system takes
+        taken, pages = time.monotonic(), 0
+        while pages < 600:
+            part = slow.recv(1 << 16)
+            assert part, "left though it reads"
+            pages += part.count(b"HTTP/1.1 200")
+            time.sleep(0.005)
+        assert time.monotonic() > taken + 0.5
+        rest = 0
+        with suppress(ConnectionError):
+            while part := none.recv(1 << 20):
+                rest += part.count(b"HTTP/1.1 200")
+        assert rest < 600
 
 
 def test_a_reader_who_stops_holds_up_nobody_for_long(site, asked, monkeypatch):
@@ -282,6 +324,7 @@ def test_preferences_have_wilsons_interval_and_a_test():
         (lambda tree: tree["sets"][2].update(sketch="gone.png"), "gone.png: no such picture"),
         (lambda tree: tree["sets"][2].update(name="s0"), "two sets of one name"),
         (lambda tree: tree.update(sets=[]), "sets: "),
+        (dict.clear, "sets: Field required"),
         (lambda tree: tree["sets"][2].update(sketch="x" * 5000), r"xxx: .*\(File name too long\); study.yaml names it"),
         (lambda tree: tree["sets"][2].update(sketch="\0"), "no such picture"),
         (lambda tree: tree["sets"][0].update(name="a\nb"), r"'a\\nb': names of sets and rows"),

@@ -131,8 +131,8 @@ def study(folder: Path, sets: int = 6) -> Path:
     return folder / "study.yaml"
 
 
-def start(folder: Path, votes: str = "votes.csv") -> Page:
-    """On a free port; its temporary files, if any, would lie in its folder too."""
+def start(folder: Path, votes: str = "votes.csv", first: str = "") -> Page:
+    """On a free port; its temporary files, if any, would lie in its folder too. `first`: statements that it runs."""
     place = folder / "page"
     place.mkdir(parents=True)
     (place / "tmp").mkdir()
@@ -141,7 +141,7 @@ def start(folder: Path, votes: str = "votes.csv") -> Page:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(place / "tmp"), "SSIMBAD_DEVICE": "cpu", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    program = [sys.executable, "-c", "from ssimbad.cli import main; main()"]
+    program = [sys.executable, "-c", f"{first}\nfrom ssimbad.cli import main; main()"]
     command = [*program, "page", "--weights", weights.name, "--study", "study.yaml", "--votes", votes, "--port", "0"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -13,11 +13,12 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 from PIL import Image
 
-from .conftest import FEW, MIB, PATIENCE, PEOPLE, Page, Reply, at_once, png, require_sentence, tell, url
+from .conftest import FEW, MIB, PATIENCE, PEOPLE, Page, Reply, at_once, png, require_sentence, start, tell, url
 
 
 @pytest.mark.parametrize("people", PEOPLE)
@@ -185,6 +186,38 @@ def raw(page: Page, data: bytes) -> bytes:
             return sent.recv(1000)
         except (ConnectionError, OSError):
             return b""
+
+
+FEW_FILES = """
+import resource
+from ssimbad.web import connections
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+connections.PATIENCE = 5.0
+"""
+
+
+def test_more_requests_that_never_end_than_there_are_files_close_the_page_for_a_while_only(tmp_path):
+    """All who come meanwhile are told at once; nothing is written on the terminal."""
+    page = start(tmp_path, first=FEW_FILES)
+    try:
+        calm, said = page.ask("/api/state"), page.log()
+        with ExitStack() as all_of_them:
+            for _ in range(220):
+                sent = socket.create_connection(("127.0.0.1", page.port), timeout=PATIENCE)
+                all_of_them.enter_context(sent)
+                with suppress(ConnectionError):  # it was refused already
+                    sent.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ")
+            asked, end = [], time.monotonic() + PATIENCE
+            while not asked or asked[-1] != calm:
+                assert time.monotonic() < end
+                with suppress(ConnectionError):
+                    asked.append(page.ask("/api/state"))
+            for reply in asked[:-1]:
+                assert "too many are waiting" in require_sentence(reply, 503)
+            assert len(asked) > 1
+        assert page.ask("/api/colour", page.sketch()).said["image"] and page.log() == said
+    finally:
+        page.end()
 
 
 def leave(page: Page, moment: str, hard: bool) -> None:

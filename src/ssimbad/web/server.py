@@ -40,6 +40,7 @@ from ssimbad.colorize import at_hand, load
 from ssimbad.colorize.painter import Painter
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.web import examples
+from ssimbad.web.connections import BUSY, PATIENCE, Door, config
 from ssimbad.web.study import Study
 
 HOST = "127.0.0.1"
@@ -51,7 +52,6 @@ WAITING = 16  # requests that are read, wait or are answered, beyond which new o
 HELD = 4 * MOST_BYTES  # of all of these together
 _SMALL = 64 << 10  # bytes of a request without pictures
 _SIGNS = 10_000  # brackets and commas of a request: 64 MiB of them would be gigabytes of Python's objects
-PATIENCE = 30.0  # seconds for the next part of a request to come, or of an answer to be taken
 _PART = 64 << 10  # bytes of an answer that are handed out at once
 _AHEAD = 8  # pictures of a sketch on its way that wait for a slow reader; more are left out
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data: blob:"
@@ -59,7 +59,6 @@ _HEADERS = {"Content-Security-Policy": f"{_POLICY}; connect-src 'self'", "Cache-
 _NAMED = ("sketch", "references", "mask", "reference_mask")
 _CHOICES = {"sampler": str, "steps": int, "seed": int, "fit": str, "lines": str}
 _FAULT = "this should not have happened; the terminal of ssimbad page says more"
-_BUSY = "too many are waiting; try again in a while"
 
 
 class _Left(Exception):  # noqa: N818 - says what the reader did
@@ -162,13 +161,13 @@ class Studio:
             _Refused: all are taken, or too many bytes are held already.
         """
         if self._seated >= WAITING:
-            raise _Refused(503, _BUSY)
+            raise _Refused(503, BUSY)
         taken = 0
 
         def take(count: int) -> None:
             nonlocal taken
             if self._held + count > HELD:
-                raise _Refused(503, _BUSY)
+                raise _Refused(503, BUSY)
             self._held, taken = self._held + count, taken + count
 
         self._seated += 1
@@ -457,7 +456,7 @@ def serve(weights: list[Path], study: Path | None, votes: Path, port: int) -> No
         if not load.files(path)[0].exists():
             raise UserError(f"{path}: no such weights; name NAME.safetensors, with NAME.json beside it")
     rating = Study(study, votes) if study else None
-    with socket.socket() as listening:
+    with Door() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))
@@ -466,12 +465,5 @@ def serve(weights: list[Path], study: Path | None, votes: Path, port: int) -> No
             reason = getattr(error, "strerror", None) or error
             raise ParameterError(f"--port {port}: cannot be used ({reason}); name another") from None
         print(f"page: http://{HOST}:{listening.getsockname()[1]}/ (end with Ctrl-C)", flush=True)
-        config = uvicorn.Config(
-            app(Studio(given, measured), rating),
-            http="h11",  # which bounds the headers of a request
-            log_level="error",
-            access_log=False,
-            timeout_graceful_shutdown=2,
-        )
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+            uvicorn.Server(config(app(Studio(given, measured), rating))).run(sockets=[listening])

@@ -65,7 +65,8 @@ class Study:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         except ValidationError as error:
             first = error.errors()[0]
-            raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            where, why = ".".join(map(str, first["loc"])), first["msg"].partition(" or instance of ")[0]
+            raise UserError(f"{path}: {where or 'the file'}: {why}") from None
         self._sets = {one.name: one for one in self._file.sets}
         self.rows = sorted(self._file.sets[0].answers)
         if len(self._sets) < len(self._file.sets):

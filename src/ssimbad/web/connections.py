@@ -1,0 +1,131 @@
+"""Connections of the page: not more than there are files for, and none that its other end leaves standing.
+
+uvicorn waits for ever for a request that was begun, and lets in all who come; of each for which the system has no file
+left, asyncio writes a traceback, hundreds in a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import math
+import resource
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet
+
+from starlette.applications import Starlette
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+BUSY = "too many are waiting; try again in a while"
+PATIENCE = 30.0  # seconds for a request or its next part to come, or for some of an answer to be taken
+MOST = 256
+"""Connections at once, idle ones too; a browser opens six."""
+_SAID = json.dumps({"error": BUSY}).encode()
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+_FULL += b"Content-Length: %d\r\n\r\n%b" % (len(_SAID), _SAID)
+_PAUSE = 0.1  # seconds after which the system may have a file again
+
+
+def _places() -> int:
+    """Connections that may be open: a quarter of the files, since pictures, votes and libraries need some too."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST if files == resource.RLIM_INFINITY else min(MOST, files // 4)
+
+
+class Door(socket.socket):
+    """Listens; whoever comes when all places are taken is told so and sent away.
+
+    It counts as it accepts: asyncio accepts all who wait before anything else hears of the first.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places = _places()
+        self._inside: WeakSet[socket.socket] = WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Raises ConnectionAbortedError, of which asyncio makes nothing: nobody is let in."""
+        try:
+            opened, address = super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            time.sleep(_PAUSE)  # else it would be tried again at once, and again
+            raise ConnectionAbortedError from None
+        if sum(one.fileno() >= 0 for one in self._inside) >= self._places:
+            with opened, suppress(OSError):
+                opened.setblocking(False)
+                opened.send(_FULL)
+                opened.recv(1 << 16)  # what is left unread would take the answer with it
+            raise ConnectionAbortedError
+        self._inside.add(opened)
+        return opened, address
+
+
+class Connection(H11Protocol):
+    """Broken off when its other end keeps it waiting; not while a request is answered, which may take its time."""
+
+    _due: asyncio.TimerHandle | None = None
+    _left = math.inf  # bytes of answers that were still to be taken at the last look
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._rest()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._watch()
+
+    def _watch(self) -> None:
+        """The clock begins with the waiting; parts of a header do not set it back."""
+        answering = self.cycle and not self.cycle.response_complete
+        if answering and not self.flow.write_paused:
+            self._rest()
+        elif not self._due:
+            self._due = self.loop.call_later(PATIENCE, self._look)
+
+    def _rest(self) -> None:
+        if self._due:
+            self._due.cancel()
+        self._due, self._left = None, math.inf
+
+    def _look(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if 0 < left < self._left:  # a slow reader, but one who reads
+            self._left, self._due = left, self.loop.call_later(PATIENCE, self._look)
+        else:
+            self.transport.abort()
+
+
+def config(app: Starlette) -> Config:
+    """How the page is served."""
+    return Config(
+        app,
+        loop="asyncio",  # others do not ask the door
+        http=Connection,  # which bounds the headers of a request too
+        ws="none",
+        log_level="error",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+    )
