@@ -111,10 +111,97 @@ def test_what_a_branch_or_tag_names_stays(house, tree):
     assert there(workspace) and there(branch) and there(tag) and not there(commit) and not there(free)
 
 
-@pytest.mark.parametrize("text", ["stages: [", "stages: {a: {outs: [{path: x}]}}", "stages: 3"])
+def tagged() -> set[Path]:
+    """A kept result that only a tag names, in a repository of one's own."""
+    files = result("5" * 12, 900)
+    git("init", "-q", "-b", "main")
+    put("dvc.lock", locked(f"work/{NAME}/{'5' * 12}/kept/weights"))
+    git("add", "dvc.lock")
+    git("commit", "-q", "-m", "x")
+    git("tag", "a-tag")
+    git("rm", "-q", "dvc.lock")
+    git("commit", "-q", "-m", "none")
+    return files
+
+
+def object_of(name: str) -> Path:
+    digest = subprocess.run(("git", "rev-parse", name), check=True, capture_output=True, text=True).stdout.strip()
+    return Path(".git/objects", digest[:2], digest[2:])
+
+
+def of_another_user(monkeypatch) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+
+
+def without_git(monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
+def cut_off_worktree(_) -> None:
+    """Of a worktree `.git` is a file; the repository behind it is gone."""
+    Path(".git").rename("moved")
+    Path(".git").write_text("gitdir: /nowhere/.git/worktrees/x\n")
+
+
+NO_ANSWER = {
+    "another user's": of_another_user,
+    "no git": without_git,
+    "a worktree of what is gone": cut_off_worktree,
+    "no dvc.lock": lambda _: object_of("a-tag:dvc.lock").unlink(),
+    "no tree": lambda _: object_of("a-tag^{tree}").unlink(),
+    "no commit": lambda _: object_of("a-tag").unlink(),
+    "a tag cut off": lambda _: Path(".git/refs/tags/a-tag").write_bytes(b""),
+    "no head": lambda _: Path(".git/HEAD").unlink(),
+}
+
+
+@pytest.mark.parametrize("how", NO_ANSWER)
+def test_where_git_does_not_answer_nothing_is_removed(house, tree, monkeypatch, how):
+    files = tagged() | {put("logs/slurm/rule_raw/17.log", days=99)}
+    NO_ANSWER[how](monkeypatch)
+    with pytest.raises(UserError, match="nothing removed") as caught:
+        collect(tree, keep=0)
+    assert there(files) and "\n" not in str(caught.value)
+
+
+def test_what_git_has_is_asked_in_worktrees_and_below_a_larger_repository_too(house, tree, monkeypatch):
+    git("init", "-q", "-b", "main")
+    git("commit", "-q", "--allow-empty", "-m", "before there was this folder")
+    git("tag", "-a", "-m", "empty", "empty")
+    put("unlike", "a blob that somebody has given a name")
+    git("tag", "blob", subprocess.run(("git", "hash-object", "-w", "unlike"), stdout=-1, text=True).stdout.strip())
+    inner = house / "inner"
+    put(inner / "dvc.lock", locked(next(str(file) for file in result("1" * 12) if file.name == "weights")))
+    git("add", "inner")
+    git("commit", "-q", "-m", "x")
+    git("worktree", "add", "-q", "--detach", "beside")
+    for place in (inner, house / "beside/inner"):
+        for name in ("src", "workflow", "params.yaml"):
+            (place / name).symlink_to(house / name)
+        (place / "dvc.lock").unlink()
+        monkeypatch.chdir(place)
+        pinned, free = result("1" * 12, 900), result("2" * 12, 900)
+        collect(tree, keep=0)
+        assert there(pinned) and not there(free)
+
+
+UNREADABLE = {
+    "no YAML": b"stages: [",
+    "no md5": b"stages: {a: {outs: [{path: x}]}}",
+    "an md5 that is none": b"stages: {a: {outs: [{path: x, md5: [1]}]}}",
+    "a number": b"stages: 3",
+    "no UTF-8": b"stages: {a: \xff}",
+    "no date": b"stages: {a: 2001-99-99}",
+    "no bool": b"stages: !!bool maybe",
+    "too deep": b"[" * 3000 + b"]" * 3000,
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
 def test_a_lock_that_cannot_be_read_pins_everything(house, tree, text):
     files = result("0" * 12, 900)
-    put("dvc.lock", text)
+    Path("dvc.lock").write_bytes(text)
     with pytest.raises(UserError, match=r"dvc\.lock: cannot be read .*nothing removed"):
         collect(tree, keep=0)
     assert there(files)

@@ -16,7 +16,7 @@ from ssimbad.errors import ParameterError, there
 _TAGS = "tag:yaml.org,2002:"  # written `!!`
 LARGEST = 1 << 20  # bytes of a file
 _VALUES = 100_000  # aliases unfolded
-_FAULTS = (
+FAULTS = (
     yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError,
 )  # fmt: skip
 """What PyYAML raises on text that is no YAML, or values that are not of their tag: `!!bool maybe` is a KeyError."""
@@ -60,7 +60,7 @@ def parse(text: str, source: str, most: int = _VALUES) -> Any:
         raise ParameterError(f"{source}, line {mark.line + 1}: not valid YAML: {said}") from None
     except RecursionError:
         raise ParameterError(f"{source}: not valid YAML: values in values in values, too deep to read") from None
-    except _FAULTS as error:
+    except FAULTS as error:
         raise ParameterError(f"{source}: not valid YAML: {error}") from None
 
 
@@ -114,7 +114,7 @@ class _Check:
             str(value).encode()
         except yaml.MarkedYAMLError:
             raise
-        except _FAULTS as error:
+        except FAULTS as error:
             why = f": {error}" if isinstance(error, ValueError) else ""  # the others speak of PyYAML's own code
             what = f"{node.value!r:.40} is no {node.tag.removeprefix(_TAGS)}"
             where = f"{place}: " if place else ""

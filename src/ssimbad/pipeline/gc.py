@@ -2,13 +2,14 @@
 
 What grows: under work/ the kept results and states of parameters of the past, a folder per fingerprint, and the spools
 that are in the logbook; in .state/ what is remembered of files that are gone; logs of SLURM. A result stays that is
-fresh or would be by today's parameters, that a branch or tag names in its dvc.lock, and of each instance the newest
-others. Only files of the forms that the stages write are touched.
+fresh or would be by today's parameters, that a branch, here or fetched, or a tag names in its dvc.lock, and of each
+instance the newest others. Only files of the forms that the stages write are touched.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from ssimbad import artifacts
+from ssimbad import artifacts, strict_yaml
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import cleaning, records, snakefile
@@ -38,7 +39,8 @@ def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dr
 
     Raises:
         ParameterError: a number is below zero.
-        UserError: a stage or a Snakemake run is under way, or the cache is not this checkout's alone; nothing removed.
+        UserError: a stage or a Snakemake run is under way, the cache is not this checkout's alone, or nobody knows what
+            branches and tags name; nothing removed.
     """
     for name, value in (("keep", keep), ("days", days)):
         if not value >= 0:  # nor is NaN
@@ -105,30 +107,51 @@ def _digests(folder: Path) -> set[str]:
 
 
 def _pinned() -> set[str]:
-    """The md5s that dvc.lock names at the tips of all branches and in all tags, here and fetched."""
-    asked = ("git", "for-each-ref", "--format=%(objectname)", "refs/heads", "refs/tags", "refs/remotes")
-    try:
-        tips = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError):
-        tips = []  # no repository
-    return {md5 for tip in [*dict.fromkeys(tips), None] for md5 in _locked(tip)}
-
-
-def _locked(tip: str | None) -> Iterator[str]:
-    """Of the outputs in the dvc.lock of a commit, or of the workspace.
+    """The md5s that dvc.lock names in the workspace, at the tips of all branches, here and fetched, and in all tags.
 
     Raises:
-        UserError: it cannot be read, so that nobody knows what it pins.
+        UserError: git does not answer, or a dvc.lock cannot be read, so that nobody knows what is pinned.
     """
-    if tip is None:
-        text = Path("dvc.lock").read_text("utf-8") if Path("dvc.lock").exists() else ""
-    else:
-        text = subprocess.run(("git", "show", f"{tip}:./dvc.lock"), capture_output=True, text=True).stdout
+    locks = _committed_locks()
+    if os.path.lexists("dvc.lock"):
+        locks["dvc.lock"] = Path("dvc.lock").read_bytes()
+    return {md5 for where, data in locks.items() for md5 in _locked(where, data)}
+
+
+def _committed_locks() -> dict[str, bytes]:
+    """By its name for messages each different dvc.lock of a branch or tag; {} where no repository is at all."""
+    places = [Path.cwd(), *Path.cwd().parents]
+    if "GIT_DIR" not in os.environ and not any(os.path.lexists(place / ".git") for place in places):
+        return {}
+    form = "--format=%(objectname) %(refname) %(objecttype) %(*objecttype)"
+    told = _git("for-each-ref", form, "refs/heads", "refs/tags", "refs/remotes")
+    lines = [line.split() for line in told.splitlines()]
+    tips = {line[0]: line[1].decode("utf-8", "replace") for line in lines if line[-1] != b"blob"}  # which has no files
+    found = {}
+    for tip, ref in tips.items():
+        if entry := _git("ls-tree", tip.decode(), "dvc.lock"):
+            found.setdefault(entry.split()[2].decode(), ref)
+    return {f"dvc.lock of {ref}": _git("cat-file", "blob", blob) for blob, ref in found.items()}
+
+
+def _git(*words: str) -> bytes:
+    """What git says. Raises UserError where it fails, or passes over a branch or tag that it cannot read."""
     try:
-        stages = ((yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}).get("stages") or {}).values()
-        yield from (out["md5"] for stage in stages for out in stage.get("outs", ()))
-    except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
-        where = f"dvc.lock of {tip[:12]}" if tip else "dvc.lock"
+        done = subprocess.run(("git", *words), capture_output=True, env=os.environ | {"LC_ALL": "C"})
+    except OSError as error:
+        raise UserError(f"git, which knows branches and tags: {error.strerror}; nothing removed: install it") from None
+    said = done.stderr.decode("utf-8", "replace").strip()
+    if done.returncode or "broken ref" in said:
+        raise UserError(f"git does not tell what branches and tags need: {said}; nothing removed: mend that first")
+    return done.stdout
+
+
+def _locked(where: str, data: bytes) -> set[str]:
+    """The md5s of the outputs in a dvc.lock. Raises UserError when it cannot be read."""
+    try:
+        stages = ((yaml.load(data, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}).get("stages") or {}).values()
+        return {out["md5"] for stage in stages for out in stage.get("outs", ())}
+    except strict_yaml.FAULTS as error:
         raise UserError(f"{where}: cannot be read ({type(error).__name__}); nothing removed: mend it first") from None
 
 
