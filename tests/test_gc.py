@@ -15,10 +15,11 @@ import yaml
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.params import tree as parameters
 from ssimbad.pipeline import gc, lock, records
+from ssimbad.pipeline.records import Basis
 from ssimbad.pipeline.runner import WORK
 from ssimbad.pipeline.table import Instance, instances
 
-from .conftest import lost, plant
+from .conftest import lost, miniature, plant
 
 DAY = 86400
 NAME = "pretrain-ssimbad-seed-0"
@@ -50,6 +51,15 @@ def of(tree: dict, name: str = NAME) -> Instance:
     return next(i for i in instances(parameters.Params.model_validate(tree)) if i.name == name)
 
 
+def bring(tree: dict) -> Basis:
+    """Its inputs; returns what the instance would be made from now."""
+    instance = of(tree)
+    for file in instance.files:
+        put(file)
+    with records.hashes() as hashed:
+        return records.made_from(instance, parameters.Params.model_validate(tree), hashed)
+
+
 def collect(tree: dict, **how) -> None:
     gc.run(parameters.Params.model_validate(tree), **how)
 
@@ -67,6 +77,7 @@ def locked(path: str) -> str:
 
 
 def test_of_other_parameters_the_newest_results_stay(house, tree):
+    bring(tree)
     kept = {days: result(f"{days:012x}", days) for days in (1, 2, 3, 40)}
     gone = result("0" * 12, 5, "pretrain-of-another-preset-seed-0")  # the only one of a stage that is no more
     own = plant(house) | {
@@ -82,19 +93,29 @@ def test_of_other_parameters_the_newest_results_stay(house, tree):
 
 
 def test_what_is_fresh_or_would_be_stays_however_old(house, tree):
-    instance = of(tree)
-    for file in instance.files:
-        put(file)
-    with records.hashes() as hashed:
-        now = records.made_from(instance, parameters.Params.model_validate(tree), hashed)
+    now = bring(tree)
     then = now | {"params": now["params"] | {"training": {"batch": 9}}}
-    put(instance.record, json.dumps(then | {"libraries": {}, "outputs": {}}))
+    put(of(tree).record, json.dumps(then | {"libraries": {}, "outputs": {}}))
     asked, recorded, other = (result(print_, 900) for print_ in (*map(records.fingerprint, (now, then)), "f" * 12))
     collect(tree, keep=0)
     assert there(asked) and there(recorded) and not there(other)
 
 
+def test_while_inputs_are_missing_nobody_knows_what_the_parameters_ask_for(house, tree, capsys):
+    asked = result(records.fingerprint(bring(tree)), 9)
+    newer = result("f" * 12, 1)
+    gone = result("0" * 12, 1, "pretrain-of-another-preset-seed-0")
+    Path(of(tree).files[0]).rename("elsewhere")
+    collect(tree, keep=0)
+    assert there(asked) and there(newer) and not there(gone)
+    assert f"left alone, as inputs are missing and nobody can tell which is needed: {NAME}\n" in capsys.readouterr().out
+    Path("elsewhere").rename(of(tree).files[0])
+    collect(tree, keep=0)
+    assert there(asked) and not there(newer)
+
+
 def test_what_a_branch_or_tag_names_stays(house, tree):
+    bring(tree)
     workspace, branch, tag, commit, free = (result(f"{n:012x}", n) for n in range(1, 6))
     git("init", "-q", "-b", "main")
     git("commit", "-q", "--allow-empty", "-m", "first")
@@ -113,6 +134,7 @@ def test_what_a_branch_or_tag_names_stays(house, tree):
 
 def tagged() -> set[Path]:
     """A kept result that only a tag names, in a repository of one's own."""
+    bring(miniature())
     files = result("5" * 12, 900)
     git("init", "-q", "-b", "main")
     put("dvc.lock", locked(f"work/{NAME}/{'5' * 12}/kept/weights"))
@@ -166,6 +188,7 @@ def test_where_git_does_not_answer_nothing_is_removed(house, tree, monkeypatch, 
 
 
 def test_what_git_has_is_asked_in_worktrees_and_below_a_larger_repository_too(house, tree, monkeypatch):
+    bring(tree)
     git("init", "-q", "-b", "main")
     git("commit", "-q", "--allow-empty", "-m", "before there was this folder")
     git("tag", "-a", "-m", "empty", "empty")
@@ -177,7 +200,7 @@ def test_what_git_has_is_asked_in_worktrees_and_below_a_larger_repository_too(ho
     git("commit", "-q", "-m", "x")
     git("worktree", "add", "-q", "--detach", "beside")
     for place in (inner, house / "beside/inner"):
-        for name in ("src", "workflow", "params.yaml"):
+        for name in ("src", "workflow", "params.yaml", *{Path(file).parts[0] for file in of(tree).files}):
             (place / name).symlink_to(house / name)
         (place / "dvc.lock").unlink()
         monkeypatch.chdir(place)

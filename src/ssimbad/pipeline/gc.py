@@ -13,7 +13,6 @@ import os
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -67,9 +66,12 @@ def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dr
 
 def _outdated(params: Params, keep: int) -> Iterator[Path]:
     """Files of the folders work/<instance>/<fingerprint> that nothing asks for."""
-    pinned, needed = _pinned(), _needed(params)
-    for name, folders in cleaning.scratches().items():
-        others = [f for f in folders if f.name not in needed.get(name, set()) and pinned.isdisjoint(_digests(f))]
+    pinned, (needed, untold) = _pinned(), _needed(params)
+    there = {name: folders for name, folders in cleaning.scratches().items() if folders}
+    if left := sorted(untold & there.keys()):
+        print(f"gc: left alone, as inputs are missing and nobody can tell which is needed: {', '.join(left)}")
+    for name in sorted(there.keys() - untold):
+        others = [f for f in there[name] if f.name not in needed.get(name, set()) and pinned.isdisjoint(_digests(f))]
         for folder in sorted(others, key=_written, reverse=True)[keep:]:
             yield from cleaning.scratch_files(folder)
 
@@ -79,16 +81,20 @@ def _written(folder: Path) -> float:
     return max((p.lstat().st_mtime for p in folder.rglob("*") if p.is_file()), default=0.0)
 
 
-def _needed(params: Params) -> dict[str, set[str]]:
-    """By instance the fingerprints of what is there by its record, and of what these parameters ask for."""
+def _needed(params: Params) -> tuple[dict[str, set[str]], set[str]]:
+    """By instance the fingerprints of what is there by its record, and of what these parameters ask for; and the
+    instances of which the latter cannot be told: an input is missing, as after `ssimbad clean results`."""
     found: dict[str, set[str]] = {}
+    untold = set()
     with records.hashes() as hashed:
         for instance in [i for i in instances(params) if i.stage.expensive]:
-            bases: list[Mapping[str, object]] = [_recorded(instance)]
-            with suppress(UserError):  # an input is missing: nobody can tell what it would be
-                bases.append(records.made_from(instance, params, hashed))
-            found[instance.name] = {records.fingerprint(basis) for basis in bases if basis}
-    return found
+            try:
+                bases = [_recorded(instance), records.made_from(instance, params, hashed)]
+            except UserError:
+                untold.add(instance.name)
+            else:
+                found[instance.name] = {records.fingerprint(basis) for basis in bases if basis}
+    return found, untold
 
 
 def _recorded(instance: Instance) -> Mapping[str, object]:
