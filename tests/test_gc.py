@@ -230,15 +230,50 @@ def test_a_lock_that_cannot_be_read_pins_everything(house, tree, text):
     assert there(files)
 
 
-def test_old_spools_and_logs_go_and_what_waits_stays(house, tree):
-    old = {put("work/spool/imported/faces-0123456789ab.jsonl", days=31), put("logs/slurm/rule_raw/17.log", days=31)}
-    new = {
-        put("work/spool/imported/raw-0123456789ab.jsonl", days=29),
-        put("work/spool/raw-0123456789ac.jsonl", days=99),
-    }
-    new |= {put("work/spool/imported/notes.txt", days=99), put("logs/slurm/mine.log", days=99)}
+def test_old_logs_go_and_what_is_none_stays(house, tree):
+    old = {put("logs/slurm/rule_raw/17.log", days=31)}
+    new = {put("logs/slurm/rule_raw/18.log", days=29), put("logs/slurm/mine.log", days=99)}
+    Path("logs/slurm/rule_raw/19.log").mkdir()
     collect(tree)
     assert not there(old) and there(new)
+
+
+IMPORTED = Path("work/spool/imported")
+
+
+def imported() -> set[Path]:
+    """Spools of long ago that an import has just moved to where they are."""
+    IMPORTED.mkdir(parents=True, exist_ok=True)
+    names = ("faces-0123456789ab.jsonl", "faces-0123456789ab.1.jsonl")
+    return {put(f"work/spool/{name}", days=99).rename(IMPORTED / name) for name in names}
+
+
+def test_spools_go_when_they_have_been_in_the_logbook_for_long(house, tree, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    put("mlflow.db")
+    old = imported()
+    own = {put(IMPORTED / "notes.txt", days=99), put(IMPORTED / "mine.jsonl", days=99)}
+    own |= {put("work/spool/raw-0123456789ac.jsonl", days=99)}
+    (IMPORTED / "raw-0123456789ac.jsonl").mkdir()
+    now = time.time()
+    for days, stay in ((0, True), (29.9, True), (30.1, False)):
+        monkeypatch.setattr(time, "time", lambda days=days: now + days * DAY)
+        collect(tree)
+        assert there(old) is stay and there(own)
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file", "a folder"])
+def test_where_the_logbook_is_not_there_its_spools_stay(house, tree, left, capsys, monkeypatch):
+    """They are the only copy of what was in it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    spools = imported()
+    if left == "a folder":
+        Path("mlflow.db").mkdir()
+    elif left != "nothing":
+        Path("mlflow.db").touch()
+    collect(tree, days=0)
+    assert there(spools)
+    assert capsys.readouterr().out.count("gc: imported spools left alone: the logbook sqlite:///") == 1
 
 
 def test_digests_of_files_that_are_gone_are_forgotten(house, tree):

@@ -27,7 +27,7 @@ from ssimbad.tracking import spool
 RECORDS, LOGS = Path("records"), Path("logs")
 _HEX = "[0-9a-f]{12}"
 _SLURM_LOG = re.compile(r"slurm/(rule|group)_[^/]+/([^/]+/)?\d+(_\d+)?\.log")
-_SPOOL = re.compile(rf".+-{_HEX}\.jsonl")
+_SPOOL = re.compile(rf".+-{_HEX}(\.\d+)?\.jsonl")
 # What a training or a colouring leaves to go on from, further good weights, pictures for the logbook.
 _TRAINED = r"state-\d+\.(safetensors|zip)|best/\d{12}-[-\w.]+\.safetensors|pictures/\w+-\d{12}\.png"
 # Below work/<instance>/: the lock, and in a folder per fingerprint what a training leaves and the kept result.
@@ -85,14 +85,20 @@ def _work(params: Params, table: list[Instance]) -> Found:
     made = _records()
     costs = {COST / f"{name}.json" for name in _names(table, made)}
     ours |= costs | _unfinished(costs) | _again({*_outputs(table), *(f for r in made.values() for f in r["outputs"])})
-    ours |= {p for p in (spool.ROOT / "imported").glob("*.jsonl") if _SPOOL.fullmatch(p.name)}
+    ours |= imported_spools()
     waiting = dict.fromkeys(spool.ROOT.glob("*.jsonl"), "not yet in the logbook: `ssimbad sync`")
     return ours, waiting
 
 
 def slurm_logs() -> set[Path]:
     """What the executor's jobs have said."""
-    return {p for p in LOGS.rglob("*.log") if _SLURM_LOG.fullmatch(p.relative_to(LOGS).as_posix())}
+    found = {p for p in LOGS.rglob("*.log") if _SLURM_LOG.fullmatch(p.relative_to(LOGS).as_posix())}
+    return {p for p in found if p.is_file()}
+
+
+def imported_spools() -> set[Path]:
+    """What stages have reported and an import has put aside, also beside another of the same name."""
+    return {p for p in (spool.ROOT / "imported").glob("*.jsonl") if _SPOOL.fullmatch(p.name) and p.is_file()}
 
 
 def scratches() -> dict[str, list[Path]]:

@@ -22,7 +22,7 @@ from ssimbad.errors import ParameterError, UserError
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import cleaning, records, snakefile
 from ssimbad.pipeline.table import Instance, instances
-from ssimbad.tracking import spool
+from ssimbad.tracking import store
 
 _DAY = 86400
 
@@ -50,7 +50,7 @@ def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dr
     old = time.time() - days * _DAY
     groups = {
         "kept results and states of other parameters": set(_outdated(params, keep)),
-        f"spools in the logbook for over {days:g} days": _older((spool.ROOT / "imported").glob("*.jsonl"), old),
+        f"spools in the logbook for over {days:g} days": _imported(old),
         f"logs of SLURM of over {days:g} days": _older(cleaning.slurm_logs(), old),
     }
     for what, files in groups.items():
@@ -159,6 +159,19 @@ def _locked(where: str, data: bytes) -> set[str]:
         return {out["md5"] for stage in stages for out in stage.get("outs", ())}
     except strict_yaml.FAULTS as error:
         raise UserError(f"{where}: cannot be read ({type(error).__name__}); nothing removed: mend it first") from None
+
+
+def _imported(before: float) -> set[Path]:
+    """Spools that an import moved to where they are so long ago; none where the logbook that took them is not there.
+
+    The move changes what is said of a file (ctime), and not when it was written (mtime).
+    """
+    try:
+        store.require_there(store.uri())
+    except UserError as error:
+        print(f"gc: imported spools left alone: {error}")
+        return set()
+    return {file for file in cleaning.imported_spools() if file.lstat().st_ctime < before}
 
 
 def _older(files: Iterable[Path], than: float) -> set[Path]:
