@@ -227,6 +227,13 @@ def without(event: dict, *keys: str) -> dict:
     return {k: v for k, v in event.items() if k not in keys}
 
 
+NO_RESULTS = (
+    "/etc/passwd", "../secret.txt", ".git/config", "reports/../params.yaml", "", ".", "./", "..", "/", "reports/..",
+    "\0", "reports/\0", f"reports/{'a' * 256}", f"reports/{'é' * 200}/a.png", f"reports/{'a/' * 3000}b", "a" * 100_000,
+)  # fmt: skip
+NO_FOLDERS = ("../x", "", ".", "..", "a/b", "x\n", "\0", "a" * 256, "é" * 200)
+
+
 def test_damaged_spools_are_set_aside_and_named_once_and_the_others_are_imported(logbook, capsys):
     start, metrics, _, tags, end = good_lines()
     lay("end-first", end)
@@ -250,9 +257,15 @@ def test_damaged_spools_are_set_aside_and_named_once_and_the_others_are_imported
     lay("step-huge", start, {**metrics, "step": 10**30}, end)
     lay("tag-number", start, {**tags, "values": {"a": 1}}, end)
     lay("status", start, {**end, "status": "DONE"})
-    for i, path in enumerate(("/etc/passwd", "../secret.txt", ".git/config", "reports/../params.yaml", "")):
+    for i, path in enumerate(NO_RESULTS):
         lay(f"artifact-{i}", start, {"event": "artifact", "time": 1, "path": path, "folder": "x"}, end)
-    lay("artifact-folder", start, {"event": "artifact", "time": 1, "path": "reports/a.png", "folder": "../x"}, end)
+    Path("reports").mkdir()
+    Path("reports/a.png").touch()
+    for i, folder in enumerate(NO_FOLDERS):
+        lay(f"folder-{i}", start, {"event": "artifact", "time": 1, "path": "reports/a.png", "folder": folder}, end)
+    for name in ("spool_id", "events", "pipeline_parent"):
+        lay(f"own-tag-{name}", start, {**tags, "values": {name: "1"}}, end)
+        lay(f"own-start-tag-{name}", {**start, "tags": {**start["tags"], name: "1"}}, end)
     for i, half in enumerate(("\ud800", "ok \udfff")):
         for key in ("name", "params", "inputs", "tags", "where"):
             value = half if key == "name" else {**start[key], "host" if key == "where" else "a": half}
@@ -264,6 +277,7 @@ def test_damaged_spools_are_set_aside_and_named_once_and_the_others_are_imported
         lay(f"half-tag-{i}", start, {**tags, "values": {"a": half}}, end)
     lay("half-raw", json.dumps({**start, "name": "HALF"}).encode().replace(b"HALF", b"\xed\xa0\x80") + b"\n", end)
     lay("it's", start, end)
+    lay("checkout", start, {"event": "artifact", "time": 1, "path": str(Path().resolve()), "folder": "x"}, end)
     (spool.ROOT / "folder.jsonl").mkdir()
     os.mkfifo(spool.ROOT / "pipe.jsonl")
     (spool.ROOT / "link.jsonl").symlink_to("nowhere")
@@ -385,7 +399,8 @@ def test_another_users_spool_stays_and_does_not_stop_the_others(logbook, capsys,
     assert (spool.ROOT / "theirs-abc.jsonl").exists()
 
 
-def test_a_run_that_was_deleted_or_edited_in_the_logbook_stops_no_import(logbook):
+@pytest.mark.parametrize("count", ["many", "²", "9" * 5000, "-1"])
+def test_a_run_that_was_deleted_or_edited_in_the_logbook_stops_no_import(logbook, count):
     start, metrics, *_, end = good_lines()
     start["where"] |= {"pid": os.getpid(), "started": _started()}
     lay("deleted", {**start, "name": "deleted"}, metrics)
@@ -394,7 +409,7 @@ def test_a_run_that_was_deleted_or_edited_in_the_logbook_stops_no_import(logbook
     found, client = runs()
     client.delete_run(found["deleted"].info.run_id)
     client.delete_run(found["snakemake-1-999999"].info.run_id)
-    client.set_tag(found["edited"].info.run_id, "events", "many")
+    client.set_tag(found["edited"].info.run_id, "events", count)
     lay("deleted", {**start, "name": "deleted"}, metrics, end)
     lay("edited", {**start, "name": "edited"}, metrics, end)
     assert store.import_all() == 2

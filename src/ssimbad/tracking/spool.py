@@ -32,6 +32,8 @@ Sink = Callable[[Event], None]
 
 _PICTURE = re.compile(r"work/[^/]+/[0-9a-f]{12}/pictures/\w+-\d{12}\.png")
 _LONGEST = 1 << 24  # bytes of a line; a start with all its inputs has some ten thousand
+_NAME, _DEEPEST = 255, 12  # bytes of a file's name, folders in folders: what every file system takes
+_KEPT = {"spool_id", "events", "pipeline_parent"}  # tags by which the logbook finds its runs again
 _AT_BIRTH = 3600.0  # seconds in which a writer may still be at its first line
 
 
@@ -170,17 +172,34 @@ Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Moment = Annotated[int, Field(ge=0, lt=2**63)]
 
 
+def _allowed(tags: dict[str, str]) -> dict[str, str]:
+    if taken := _KEPT & tags.keys():
+        raise ValueError(f"{min(taken)} is the logbook's own tag")
+    return tags
+
+
 def _tagged(tags: dict[str, str]) -> dict[str, str]:
     if not re.fullmatch(r"\w+-\d{1,12}-\d{1,9}", tags.get("pipeline_id", "")):
         raise ValueError("pipeline_id is missing or odd")
-    return tags
+    return _allowed(tags)
+
+
+def _short(name: str) -> str:
+    if len(name.encode()) > _NAME:
+        raise ValueError(f"{name[:20]}… is longer than the name of a file may be")
+    return name
 
 
 def _result(path: str) -> str:
     # Whoever can write a file under work/spool must not bring any other file of this machine into the logbook.
     place = os.path.relpath(path)
-    if Path(place).parts[0] not in ("reports", "models") and not _PICTURE.fullmatch(place):
-        raise ValueError(f"{path} is no result of this repository")
+    top, *parts = Path(place).parts or ("",)  # of the checkout itself there are none
+    if "\0" in path or (top not in ("reports", "models") and not _PICTURE.fullmatch(place)):
+        raise ValueError(f"{path[:_NAME]} is no result of this repository")
+    if len(parts) > _DEEPEST:
+        raise ValueError(f"{path[:_NAME]} lies in too many folders")
+    for part in parts:
+        _short(part)
     return place
 
 
@@ -214,14 +233,14 @@ class _Metrics(_Form):
 class _Tags(_Form):
     event: Literal["tags"]
     time: Moment
-    values: dict[str, str]
+    values: Annotated[dict[str, str], AfterValidator(_allowed)]
 
 
 class _Artifact(_Form):
     event: Literal["artifact"]
     time: Moment
     path: Annotated[str, AfterValidator(_result)]
-    folder: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    folder: Annotated[str, Field(pattern=r"^\w[\w.-]*$"), AfterValidator(_short)]
 
 
 class _End(_Form):

@@ -202,7 +202,7 @@ class Store:
         try:
             run_id = self.child(events[0], spool_id)
             done = self.client.get_run(run_id).data.tags.get("events", "1")
-            new = events[int(done) if done.isdigit() else 1 :]
+            new = events[int(done) if re.fullmatch("[0-9]{1,9}", done) else 1 :]  # anybody may edit a tag
             self.add(run_id, new)
             if Path("mlruns").is_dir() and any(event["event"] == "artifact" for event in new):
                 artifacts.settle(Path("mlruns"))  # MLflow's copies are on the disk before they count as taken
