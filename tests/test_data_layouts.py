@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import threading
 import zipfile
 from functools import partial
@@ -251,6 +252,48 @@ def test_danbooru(tmp_path):
     (path / "metadata/posts1.json").write_text("{}\n")
     with pytest.raises(UserError, match=r"posts1\.json, line 1: no JSON object with an id"):
         Read(source, tmp_path / "out")
+
+
+NESTED = "[" * 700 + "]" * 700
+WRONG = ["null", "true", "5", "-0.5", "1e999", "-1e999", "NaN", "9" * 4000, '""', '"x"', '"\\ud800\\n"', "[]", "[null]",
+         "[[]]", "[5]", "{}", '{"name": []}', '[{}]', '[{"name": "\\ud800", "category": 4}]', NESTED,
+         f'[{{"name": {NESTED}, "category": 4}}]', f'[{{"name": "rin", "category": {NESTED}}}]']  # fmt: skip
+FIELDS = ("tags", "tag_string", "tag_string_character", "rating", "score", "image_width", "image_height")
+
+
+def listed(path: Path, lines: list[str], **asked: Any) -> list[str]:
+    """What is said of each picture: its character, or why it is left out."""
+    fill(path, {"metadata/posts.json": "\n".join(lines).encode()})
+    config = registry.get("danbooru").Config.model_validate({"kind": "danbooru", "path": str(path)} | asked)
+    with registry.of(config).opened(config, path, LIMIT) as source:
+        return [*source.listing.unused.values(), *(picture.identity for picture in source.listing.pictures)]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_fields_of_danbooru_may_hold_anything(tmp_path, field):
+    """Of each that is read: no value of another kind ends in a traceback, or in a line that cannot be written."""
+    whole = {"tag_string": "rin face", "tag_string_character": "rin", "rating": "s", "score": 5, "image_width": 9}
+    if field == "tags":  # which counts where there is no tag_string
+        del whole["tag_string"]
+    lines = [
+        json.dumps(whole | {"id": number, field: "HERE"}).replace('"HERE"', value) for number, value in enumerate(WRONG)
+    ]
+    path = fill(tmp_path, {f"512px/{number:04}/{number}.jpg": b"" for number in range(len(WRONG))})
+    asks = ({}, {"tags": ["face"]}, {"without": ["face"]}, {"ratings": ["safe"]}, {"least_score": 6}, {"least_side": 3})
+    for asked in asks:
+        said = listed(path, lines, **asked)
+        assert len(said) == len(WRONG) and all(text.encode() is not None and "\n" not in text for text in said)
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_a_number_of_danbooru_that_is_none(tmp_path, value):
+    path = fill(tmp_path, {"512px/0009/9.jpg": b""})
+    try:
+        assert listed(path, [f'{{"id": {value}}}']) == [""]
+    except UserError as error:
+        assert re.search(r"posts\.json, line 1: no JSON object with an id; mend it", str(error))
+    else:
+        assert value in ("true", "5", "-0.5", WRONG[7])
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -97,7 +97,7 @@ def _entry(file: Path, number: int, line: str) -> tuple[int, dict[str, Any]]:
     try:
         entry = json.loads(line)
         return int(entry["id"]), entry
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise UserError(f"{file}, line {number}: no JSON object with an id; mend it or take it out") from None
 
 
@@ -114,11 +114,11 @@ def _left_out(config: Config, entry: dict[str, Any] | None) -> str:
         return f"not used: has no tag {min(missing)}"
     if unwanted := set(config.without) & tags:
         return f"not used: has the tag {min(unwanted)}"
-    rating = str(entry.get("rating", ""))[:1]
+    rating = _word(entry.get("rating", ""))[:1]
     if config.ratings and rating not in {name[0] for name in config.ratings}:
         return f"not used: rating {rating or 'unknown'}"
     if config.least_score is not None and _number(entry.get("score")) < config.least_score:
-        return f"not used: score {entry.get('score')}"
+        return f"not used: score {_word(entry.get('score'))}"
     side = min(_number(entry.get("image_width")), _number(entry.get("image_height")))
     return f"not used: {side} pixels" if config.least_side is not None and side < config.least_side else ""
 
@@ -127,17 +127,25 @@ def _number(value: Any) -> int:
     """Older metadata write numbers as text; what is none is none."""
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of 1e999, which JSON reads as infinity
         return 0
+
+
+def _word(value: Any) -> str:
+    """A value as text that can be written; "" of a list or an object, which may be nested deeper than `str` goes."""
+    if isinstance(value, list | dict):
+        return ""
+    return " ".join(str(value).split()).encode("utf-8", "backslashreplace").decode()
 
 
 def _tags(entry: dict[str, Any]) -> list[tuple[str, bool]]:
     """(tag, whether it names a character), of either form: `tag_string`, or `tags` with categories."""
     if isinstance(text := entry.get("tag_string"), str):
-        characters = set(str(entry.get("tag_string_character", "")).split())
-        return [(tag, tag in characters) for tag in text.split()]
-    tags = entry.get("tags") or []
-    return [(str(t.get("name")), str(t.get("category")) == "4") for t in tags if isinstance(t, dict)]
+        characters = set(_word(entry.get("tag_string_character", "")).split())
+        return [(tag, tag in characters) for tag in _word(text).split()]
+    tags = entry.get("tags")
+    found = [tag for tag in tags if isinstance(tag, dict)] if isinstance(tags, list) else []
+    return [(_word(tag.get("name")), _word(tag.get("category")) == "4") for tag in found]
 
 
 def _character(entry: dict[str, Any] | None) -> str:
