@@ -215,6 +215,25 @@ def test_broken_links_and_pipes_are_not_opened(tmp_path):
                 source.read(name)
 
 
+def test_of_a_copy_of_a_hub_only_plain_files_are_opened(tmp_path):
+    """Pipes, devices, broken links and what is larger than any picture: the name alone is kept, which ends in
+    quarantine."""
+    folder = fill(tmp_path / "hub", ["a.png"])
+    (folder / "broken.png").symlink_to("nowhere.png")
+    (folder / "endless.png").symlink_to("/dev/zero")
+    (folder / "large.png").write_bytes(bytes(901))
+    os.mkfifo(folder / "pipe.png")
+    config = huggingface.Config(kind="huggingface", path=str(folder))
+    found = dict(huggingface.fetch(config, 900, print))
+    assert found == {"a.png": b"a.png", "broken.png": b"", "endless.png": b"", "large.png": b"", "pipe.png": b""}
+    for name in ("train.parquet", "metadata.csv", "x.zip"):
+        for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("nowhere")):
+            make(folder / name)
+            with pytest.raises(UserError, match=rf"^{name}: no plain file, or a link to nowhere; fetch it again$"):
+                list(huggingface.fetch(config, 900, print))
+            (folder / name).unlink()
+
+
 def test_layout_of_references_and_sketches(tmp_path):
     names = ["reference/1.png", "sketch/1.jpg", "reference/2.png", "sketch/3.png", "reference/s/4.png"]
     folder = fill(tmp_path / "folder", [*names, "sketch/s/4.png", "other/5.png"])

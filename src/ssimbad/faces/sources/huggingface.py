@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -106,7 +107,7 @@ _Read = Callable[[], bytes]
 @contextmanager
 def _files(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterator[dict[str, _Read]]:
     """{name: what reads it} of the data set's files, those in zips among them."""
-    found = _local(Path(config.path)) if config.path else _remote(config, say)
+    found = _local(Path(config.path), max_bytes) if config.path else _remote(config, max_bytes, say)
     if config.folder:
         found = {name: read for name, read in found.items() if name.startswith(f"{config.folder.rstrip('/')}/")}
     files: dict[str, _Read] = {}
@@ -124,10 +125,20 @@ def _where(config: Config) -> str:
     return config.path or f"{config.repository} at {config.revision}"
 
 
-def _local(root: Path) -> dict[str, _Read]:
+def _local(root: Path, max_bytes: int) -> dict[str, _Read]:
     if not root.is_dir():
         raise UserError(f"{root}: no folder there; check data.source.path")
-    return {name: file.read_bytes for name, file in below(root).items() if not name.startswith(".")}
+
+    there = {name: file for name, file in below(root).items() if not name.startswith(".")}
+    return {name: partial(_content, name, file, max_bytes) for name, file in there.items()}
+
+
+def _content(name: str, file: Path, max_bytes: int) -> bytes:
+    """Bytes of a file; none of what can be no picture: its name alone is kept, which ends in quarantine."""
+    size, whole = store.plain_size(file), name.lower().endswith((".zip", ".parquet", *_METADATA))
+    if size is None and whole:
+        raise UserError(f"{name}: no plain file, or a link to nowhere; fetch it again")
+    return file.read_bytes() if size is not None and (whole or size <= max_bytes) else b""
 
 
 def _zipped(folder: str, data: bytes, max_bytes: int) -> dict[str, _Read]:
@@ -142,7 +153,7 @@ def _zipped(folder: str, data: bytes, max_bytes: int) -> dict[str, _Read]:
             if member.file_size > max_bytes:
                 if member.filename.endswith((".parquet", *_METADATA)):
                     raise UserError(f"{folder}.zip: {member.filename} is larger than any picture; unpack it beside")
-                return b""  # too large to be a picture: its name alone is kept, which ends in quarantine
+                return b""  # as in `_content`
             try:
                 return archive.read(member)
             except BROKEN as error:
@@ -153,7 +164,7 @@ def _zipped(folder: str, data: bytes, max_bytes: int) -> dict[str, _Read]:
     return {f"{folder}/{m.filename}": reader(m) for m in archive.infolist() if m.filename[-1:] not in ("", "/")}
 
 
-def _remote(config: Config, say: Callable[[str], None]) -> dict[str, _Read]:
+def _remote(config: Config, max_bytes: int, say: Callable[[str], None]) -> dict[str, _Read]:
     from huggingface_hub import HfApi
 
     # To another hub than the usual one nobody's token is shown.
@@ -174,7 +185,7 @@ def _remote(config: Config, say: Callable[[str], None]) -> dict[str, _Read]:
             say(f"{config.repository}: {name} …")
             # Not into the library's cache: a data set would lie on this disk twice.
             with tempfile.TemporaryDirectory() as place:
-                return Path(had(api.hf_hub_download, filename=name, local_dir=place)).read_bytes()
+                return _content(name, Path(had(api.hf_hub_download, filename=name, local_dir=place)), max_bytes)
 
         return read
 

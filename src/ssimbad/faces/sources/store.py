@@ -71,7 +71,7 @@ def opened(path: Path, max_pixels: int) -> Iterator[Store]:
     if path.is_dir():
         there = below(path)
         files = {name: file for name, file in there.items() if wanted(name)}
-        sizes = {name: _plain_size(file) for name, file in files.items()}
+        sizes = {name: plain_size(file) for name, file in files.items()}
         passed = _endings(there.keys() - files.keys())
         yield Store(str(path), sizes, image_bytes(max_pixels), lambda name: files[name].read_bytes(), passed)
     elif path.is_file():
@@ -158,7 +158,7 @@ def wanted(name: str) -> bool:
     return not hidden and path.suffix.lower() not in TEXT
 
 
-def _plain_size(file: Path) -> int | None:
+def plain_size(file: Path) -> int | None:
     """Bytes of a plain file; None for pipes, devices and broken links, which must not even be opened."""
     try:
         info = file.stat()
