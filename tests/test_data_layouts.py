@@ -202,6 +202,30 @@ def test_webdataset_from_elsewhere(tmp_path):
     assert not list((tmp_path / "again").glob("*")) and not list((tmp_path / "none").glob("*"))
 
 
+class CutOff(BaseHTTPRequestHandler):
+    """Says how long the next piece of a tar is, and goes away within it."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"%x\r\n" % 10**6 + tarred(SHARD)[:1500])
+        self.close_connection = True
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_server_that_goes_away_is_told_in_a_line(tmp_path):
+    with (
+        served(CutOff) as url,
+        pytest.raises(UserError, match=r"urls: .*/0\.tar cannot be had \(.*\); mend the address"),
+    ):
+        Read({"kind": "webdataset", "urls": [f"{url}/0.tar"]}, tmp_path / "out")
+
+
 POSTS = {  # number: (rating, score, tags, characters)
     1000: ("s", 10, "1girl face", "mei"),
     2001: ("s", 5, "1girl face", "mei rin"),

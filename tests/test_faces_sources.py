@@ -5,6 +5,7 @@ import os
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 import pytest
@@ -13,7 +14,7 @@ from pyarrow import parquet
 from ssimbad.errors import UserError
 from ssimbad.faces import fetch
 from ssimbad.faces.reading import Unreadable
-from ssimbad.faces.sources import huggingface, registry, store
+from ssimbad.faces.sources import huggingface, registry, store, webdataset
 from ssimbad.faces.sources.contract import Listing, Picture
 from ssimbad.faces.sources.names import make_ids
 
@@ -232,6 +233,47 @@ def test_of_a_copy_of_a_hub_only_plain_files_are_opened(tmp_path):
             with pytest.raises(UserError, match=rf"^{name}: no plain file, or a link to nowhere; fetch it again$"):
                 list(huggingface.fetch(config, 900, print))
             (folder / name).unlink()
+
+
+def header(name: bytes, size: int, kind: bytes = b"0", extended: bytes = b"") -> bytes:
+    """Of a tar's member, its size in base 256: negative ones and those that no octal digits hold, too."""
+    block = bytearray(512)
+    block[: len(name)], block[257:265] = name, b"ustar  \0" if kind == b"S" else b"ustar\x0000"
+    block[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % 2**88).to_bytes(11, "big")
+    block[148:156], block[156:157], block[482 : 482 + len(extended)] = b" " * 8, kind, extended
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def pax(key: str, value: int, kind: bytes = b"x") -> bytes:
+    """A header that says something of the member behind it."""
+    text = next(f"{n} {key}={value}\n".encode() for n in range(99) if n == len(f"{n} {key}={value}\n"))
+    return header(b"pax", len(text), kind) + text.ljust(512, b"\0")
+
+
+SOUND = header(b"b.png", 9) + b"something".ljust(512, b"\0")
+SIZES = (-1, -511, -512, -1024, -(2**40), 2**40, 2**62, 2**70)
+WRONG_TARS = {
+    **{f"{kind} {size}": header(b"a.png", size, kind.encode()) + SOUND for kind in "05xgLKXSA" for size in SIZES
+       if kind != "5"},
+    **{f"pax {key} {size}": pax(key, size) + SOUND for key in ("size", "GNU.sparse.size", "GNU.sparse.realsize")
+       for size in SIZES if size < 0},
+    "pax size 2^62": pax("size", 2**62) + SOUND,
+    "a sparse member that goes on": header(b"a.png", 512, b"S", b"\1"),
+    "headers without end": pax("comment", 1) * 2000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG_TARS)
+@pytest.mark.parametrize("before", [b"", SOUND], ids=["first", "second"])
+def test_sizes_of_a_tar_are_asked_before_they_are_followed(tmp_path, what, before):
+    (tmp_path / "0.tar").write_bytes(before + WRONG_TARS[what])
+    with pytest.raises(UserError, match=r"0\.tar: no readable \.tar"), store.tars(tmp_path, LIMIT):
+        pass
+    config = registry.get("webdataset").Config(kind="webdataset", urls=["http://a.b/0.tar"])
+    streams = mock.patch("urllib.request.urlopen", lambda *_, **__: (tmp_path / "0.tar").open("rb"))
+    with streams, pytest.raises(UserError, match=r"urls: http://a\.b/0\.tar cannot be had"):
+        list(webdataset.fetch(config, 8 * LIMIT, print))
 
 
 def test_layout_of_references_and_sketches(tmp_path):

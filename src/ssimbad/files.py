@@ -17,10 +17,10 @@ from ssimbad.errors import UserError
 State = tuple[int, ...]
 BROKEN = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
-    *(OSError, EOFError, ValueError, RuntimeError, OverflowError),
+    *(OSError, EOFError, ValueError, RuntimeError, OverflowError, IndexError),
 )
 """What `zipfile` and `tarfile` raise of damaged archives: of names that are no UTF-8, of unknown compression, encrypted
-members and places before the file's beginning, too."""
+members, places before the file's beginning and sparse members that are cut off, too."""
 
 
 def below(root: Path) -> dict[str, Path]:

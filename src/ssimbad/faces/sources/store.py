@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 from ssimbad.errors import UserError
 from ssimbad.files import BROKEN, below, unlike
@@ -115,7 +116,7 @@ def tars(root: Path, max_pixels: int) -> Iterator[Store]:
             folder = shard[: -len(".tar")]
             descriptor = os.open(file, os.O_RDONLY)
             stack.callback(os.close, descriptor)
-            for name, start, size in _tar_members(file):
+            for name, start, size in _wanted_members(file):
                 places[unlike(f"{folder}/{name}", places)] = (descriptor, start, size)
 
         def read(name: str) -> bytes:
@@ -136,16 +137,78 @@ def _archives(root: Path, ending: str, kind: str) -> dict[str, Path]:
     return found
 
 
-def _tar_members(file: Path) -> Iterator[tuple[str, int, int]]:
+def _wanted_members(file: Path) -> Iterator[tuple[str, int, int]]:
     """(name, where its bytes begin, how many) of the plain files that are wanted."""
     try:
-        with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                name = os.fsencode(member.name).decode("utf-8", "backslashreplace")
-                if member.isfile() and not member.issparse() and wanted(name):
-                    yield name, member.offset_data, member.size
+        for _, member in tar_members(file):
+            name = os.fsencode(member.name).decode("utf-8", "backslashreplace")
+            if member.isfile() and not member.issparse() and wanted(name):
+                yield name, member.offset_data, member.size
     except BROKEN as error:
         raise UserError(f"{file}: no readable .tar without compression ({error}); fetch or pack it again") from None
+
+
+_BESIDE = {
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+}
+"""What says something of the next member, and is read into memory as a whole."""
+_MOST_BESIDE = 2**20
+
+
+class Stream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def tar_members(archive: Path | Stream) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Each member with the tar that reads it, as long as the next is not asked for; of a tar without compression.
+
+    `tarfile` believes every size that it reads; here it is asked first.
+
+    Raises:
+        BROKEN: damaged or cut off, or a member of a size that none can have.
+    """
+    here: dict[str, Any] = {"name": archive, "mode": "r:"}
+    if not isinstance(archive, Path):
+        here = {"fileobj": _Ending(archive), "mode": "r|"}
+    with tarfile.open(**here, tarinfo=_Asked) as tar:
+        while (member := tar.next()) is not None:
+            _ask(member)  # again: what lies beside a member may have said another size
+            yield tar, member
+            # Each keeps a copy of what is said of all.
+            tar.members.clear()  # ty: ignore[missing-attribute] in no signature
+
+
+class _Asked(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Asked":
+        member = super().frombuf(buf, encoding, errors)
+        _ask(member)
+        return member
+
+
+def _ask(member: tarfile.TarInfo) -> None:
+    """Refuse a size that leads back, to where the same is read for ever, and a text that would fill the memory."""
+    if member.size < 0 or (member.type in _BESIDE and member.size > _MOST_BESIDE):
+        # No HeaderError, behind which tarfile sees the end of the archive.
+        raise tarfile.ReadError(f"a member of {member.size} bytes")
+
+
+class _Ending:
+    """A stream that may end once: tarfile goes on reading nothing until the size of what it passes over is reached."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream, self._ended = stream, False
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if not data and self._ended:
+            raise EOFError("it ends within a member")
+        self._ended = not data
+        return data
 
 
 def _endings(names: Iterable[str]) -> Counter[str]:

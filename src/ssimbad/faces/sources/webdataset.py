@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tarfile
+import http.client
 import urllib.error
 import urllib.request
 from collections import defaultdict
@@ -86,17 +86,14 @@ def fetch(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterato
         shards.add(shard)
         say(f"{url} …")
         try:
-            with (
-                urllib.request.urlopen(url, timeout=_TIMEOUT) as stream,
-                tarfile.open(fileobj=stream, mode="r|") as tar,
-            ):
-                for member in tar:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT) as stream:
+                for archive, member in store.tar_members(stream):
                     if not member.isfile() or not store.wanted(member.name):
                         continue
                     # Too large to be a picture: its name alone is kept, which ends in quarantine.
                     small = member.size <= max_bytes
-                    yield f"{shard}/{member.name}", there(tar.extractfile(member)).read() if small else b""
-        except BROKEN as error:
+                    yield f"{shard}/{member.name}", there(archive.extractfile(member)).read() if small else b""
+        except (*BROKEN, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise UserError(
                 f"data.source.urls: {url} cannot be had ({reason}); mend the address or run again"
