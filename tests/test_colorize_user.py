@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw, PngImagePlugin
 
 from ssimbad import artifacts
-from ssimbad.colorize import at_hand, folders, user
+from ssimbad.colorize import answers, at_hand, folders, user
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.web import server
 
@@ -197,6 +200,55 @@ def test_an_earlier_answer_may_be_replaced_and_no_other_file(weights, pictures, 
         out.write_bytes(foreign)
         refused(tmp_path, "c.png is there, and not as", *arguments, out, overwrite=True)
     refused(tmp_path, "grey.png is there", folder, reference, weights, as_folder(tmp_path, "grey.png"))
+
+
+def marked(image: Image.Image, **kept) -> bytes:
+    about, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    for key, value in kept.items():
+        about.add_text(key, value)
+    image.save(buffer, format="PNG", pnginfo=about)
+    return buffer.getvalue()
+
+
+def wide(data: bytes) -> bytes:
+    """A PNG that says it has 20 000 × 20 000 pixels."""
+    head = b"IHDR" + struct.pack(">II", 20_000, 20_000) + data[24:29]
+    return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+
+
+def bomb(path: Path, comment: bytes, method: int, copies: int = 1) -> None:
+    """A zip; with `copies` its list names the one member as often."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.comment = comment
+        archive.writestr("a.png", bytes(10**6))
+        archive.filelist = archive.filelist * copies
+
+
+def test_what_cannot_be_an_answer_is_not_unpacked(tmp_path, monkeypatch):
+    """Without our mark, or larger than any answer: somebody's file may be a bomb."""
+    path, small, mark = tmp_path / "z.png", Image.new("L", (8, 8)), f"ssimbad colorize {0:016x}"
+    answers.write(path, np.asarray(small))
+    assert answers.ours(path)
+    answers.write(path, [("a", b"1"), ("b", b"")])
+    assert answers.ours(path)
+
+    def unpacked(*_):
+        raise AssertionError("unpacked")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", unpacked)
+    monkeypatch.setattr(zipfile.ZipFile, "read", unpacked)
+    for data in (marked(small), marked(small, Software="GIMP"), wide(marked(small, Software=mark))):
+        path.write_bytes(data)
+        assert not answers.ours(path)
+    bomb(path, b"", zipfile.ZIP_STORED)
+    assert not answers.ours(path)
+    bomb(path, mark.encode(), zipfile.ZIP_DEFLATED)
+    assert not answers.ours(path)
+    bomb(path, mark.encode(), zipfile.ZIP_STORED, copies=50)
+    assert not answers.ours(path)
+    path.unlink()
+    os.mkfifo(path)
+    assert not answers.ours(path)
 
 
 def as_folder(where, name):

@@ -13,9 +13,11 @@ from PIL import Image, PngImagePlugin
 
 from ssimbad import artifacts
 from ssimbad.colorize.folders import one_name
+from ssimbad.colorize.pictures import MAX_PIXELS
 from ssimbad.errors import ParameterError
 from ssimbad.files import BROKEN
 
+_BEGINS = "ssimbad colorize "
 _KEY = "Software"  # of a PNG's text, whose value, as a zip's comment, tells that it is an answer as it was written
 
 
@@ -74,7 +76,7 @@ def _mark(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
-    return f"ssimbad colorize {digest.hexdigest()[:16]}"
+    return f"{_BEGINS}{digest.hexdigest()[:16]}"
 
 
 def _flat(members: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
@@ -83,14 +85,26 @@ def _flat(members: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
 
 
 def ours(path: Path) -> bool:
-    """Whether a file is an answer of this command, as it was written."""
+    """Whether a file is an answer of this command, as it was written.
+
+    It may be anybody's, of any size once unpacked: what has no mark, or is larger than any answer, is not unpacked.
+    """
     try:
+        if not path.is_file():
+            return False
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                return archive.comment.decode() == _mark(
-                    _flat((name, archive.read(name)) for name in archive.namelist())
-                )
+                return _our_zip(archive, path.stat().st_size)
         with Image.open(path, formats=["PNG"]) as image:
-            return image.info.get(_KEY) == _mark([np.asarray(image).tobytes()])
+            said = str(image.info.get(_KEY))
+            small = image.width * image.height <= MAX_PIXELS
+            return small and said.startswith(_BEGINS) and said == _mark([np.asarray(image).tobytes()])
     except (*BROKEN, SyntaxError, Image.DecompressionBombError):
         return False
+
+
+def _our_zip(archive: zipfile.ZipFile, size: int) -> bool:
+    """Ours are not compressed, so that no member is more than its bytes in the file, nor all more than the file."""
+    said, members = archive.comment.decode(), archive.infolist()
+    plain = all(m.compress_type == zipfile.ZIP_STORED for m in members) and sum(m.file_size for m in members) <= size
+    return plain and said.startswith(_BEGINS) and said == _mark(_flat((m.filename, archive.read(m)) for m in members))
