@@ -300,3 +300,18 @@ def test_the_limit_itself_is_allowed():
     assert normalise(data, SIZE, 1000)[1] == (40, 25)
     with pytest.raises(Unreadable, match="the limit is 999"):
         normalise(data, SIZE, 999)
+
+
+def tiled(tile: int, side: int = 64) -> bytes:
+    """A grey TIFF, one tile of LZW."""
+    data = b"\x80\x00" * 1000
+    tags = [(256, side), (257, side), (258, 8), (259, 5), (262, 1), (277, 1), (322, tile), (323, tile),
+            (324, 8 + 2 + 12 * 10 + 4), (325, len(data))]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize(("tile", "said"), [(40_000, "tiles of too many pixels"), (256, "damaged")])
+def test_a_tile_larger_than_its_picture_is_refused_before_it_is_decoded(tile, said):
+    with pytest.raises(Unreadable, match=said):
+        normalise(tiled(tile), SIZE, 10**5)

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image, TiffImagePlugin, features
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *(["AVIF"] if features.check("avif") else []))
 
@@ -101,8 +101,23 @@ def _loaded(data: bytes, max_pixels: int | None) -> Image.Image:
         raise Unreadable(f"too many pixels ({width} × {height}, the limit is {max_pixels})")
     if not width * height:
         raise Unreadable(f"no pixels ({width} × {height})")
+    _ask_tiles(image)
     image.load()
     return image
+
+
+_TILE = 4096
+"""Side of a tile that a picture smaller than it may have."""
+
+
+def _ask_tiles(image: Image.Image) -> None:
+    """Refuse a TIFF with tiles larger than itself: the decoder takes memory for a whole one."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return
+    sides = [image.tag_v2.get(key, 0) for key in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
+    width, height = (max(_TILE, side + 15) for side in image.size)  # tiles go by sixteens
+    if sides[0] * sides[1] > width * height:
+        raise Unreadable(f"tiles of too many pixels ({sides[0]} × {sides[1]})")
 
 
 _PNG = b"\x89PNG\r\n\x1a\n"
