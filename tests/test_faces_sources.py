@@ -184,6 +184,19 @@ def test_a_table_in_an_archive_that_is_larger_than_any_picture_is_told(tmp_path)
     assert dict(huggingface.fetch(config, 900, print)) == {"a/huge.png": b"", "a/b.png": b"2"}
 
 
+def test_rows_of_a_table_are_unpacked_one_by_one(tmp_path):
+    """Equal cells lie in it once: a small file may hold more than the memory. None is larger than a picture."""
+    rows = [{"image": {"bytes": bytes(2**22), "path": "a.png"}}] * 64 + [{"image": {"bytes": bytes(2**23), "path": ""}}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet", compression="zstd")
+    del rows
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path), face="image")
+    before, sizes, most = pa.total_allocated_bytes(), [], 0
+    for _, data in huggingface.fetch(config, 2**22, print):
+        sizes.append(len(data))
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert sizes == [2**22] * 64 + [0] and most < 2**26
+
+
 def test_what_is_fetched_has_names_that_an_archive_can_have():
     assert fetch.inside("/../c:\\a\udc89/b\ud800.png") == "c_/a\\udc89/b\\ud800.png"
 

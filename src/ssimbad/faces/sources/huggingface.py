@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_BATCH = 64
+_BATCH = 1
+"""Rows that are unpacked at a time: equal cells lie in a table once, and many of them would fill the memory."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _NAME = "file_name"
 
@@ -87,7 +88,7 @@ def fetch(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterato
         metadata = [name for name in there if PurePosixPath(name).name in _METADATA]
         if tables:
             for name in tables:
-                yield from _of_table(config, name, there[name])
+                yield from _of_table(config, name, there[name], max_bytes)
         elif metadata:
             for name in metadata:
                 yield from _of_metadata(config, name, there)
@@ -192,7 +193,7 @@ def _remote(config: Config, max_bytes: int, say: Callable[[str], None]) -> dict[
     return {name: reader(name) for name in had(api.list_repo_files) if not name.startswith(".")}
 
 
-def _of_table(config: Config, name: str, read: _Read) -> Iterator[tuple[str, bytes]]:
+def _of_table(config: Config, name: str, read: _Read, max_bytes: int) -> Iterator[tuple[str, bytes]]:
     """The rows of a parquet file, a batch at a time."""
     table = _opened(name, read())
     pictures = _picture_columns(table.schema_arrow)
@@ -204,7 +205,7 @@ def _of_table(config: Config, name: str, read: _Read) -> Iterator[tuple[str, byt
             )
     asked = [column for column in (columns.face, columns.sketch, columns.character) if column]
     for number, row in enumerate(_cells(name, table, asked)):
-        face, sketch = _cell(row[columns.face]), _cell(row.get(columns.sketch))
+        face, sketch = (_cell(row.get(column), max_bytes) for column in (columns.face, columns.sketch))
         who = _plain(row.get(columns.character)) if columns.character else ""
         yield from _sample(_split(name), who, f"{_stem(name)}-{number:08d}", face, sketch if columns.sketch else None)
 
@@ -269,12 +270,11 @@ def _single(found: list[str]) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def _cell(value: bytes | Mapping[str, Any] | None) -> tuple[bytes, str]:
-    """(bytes, what it was called) of a picture; one of which there is only the name has no bytes."""
-    if isinstance(value, Mapping):
-        called = value.get("path")
-        return value.get("bytes") or b"", called if isinstance(called, str) else ""
-    return value or b"", ""
+def _cell(value: bytes | Mapping[str, Any] | None, max_bytes: int) -> tuple[bytes, str]:
+    """(bytes, what it was called) of a picture; one of which there is only the name has no bytes, as in `_content`."""
+    called = value.get("path") if isinstance(value, Mapping) else None
+    data = (value.get("bytes") if isinstance(value, Mapping) else value) or b""
+    return data if len(data) <= max_bytes else b"", called if isinstance(called, str) else ""
 
 
 def _plain(value: object) -> str:
