@@ -217,6 +217,22 @@ def test_half_a_lock_is_no_lock(tmp_path, text):
         pass
 
 
+NO_HOLDERS = [
+    *(("pid", pid) for pid in ("x", -5, 0, 2**40, None, 1.5)),
+    *(("started", "x"), ("machine", []), ("host", 1), ("slurm_job_id", 4711), ("slurm_job_id", [])),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), NO_HOLDERS)
+@pytest.mark.parametrize("machine", ["here", "elsewhere"])
+def test_a_lock_that_names_no_process_is_no_lock(tmp_path, key, value, machine):
+    place = {"machine": lock.machine() if machine == "here" else machine}
+    (tmp_path / "lock.json").write_text(json.dumps(ELSEWHERE | place | {key: value}))
+    assert lock.living(tmp_path.parent) == []
+    with lock.held(tmp_path, "x"):
+        pass
+
+
 def test_sigterm_is_a_flag_in_a_training_and_an_end_elsewhere():
     code = (
         "import os, signal\nfrom ssimbad.runtime import interrupt\ninterrupt.install()\n"

@@ -163,8 +163,10 @@ def _read(path: Path) -> Holder | None:
         holder = artifacts.parsed_json(path)
     except (OSError, ValueError):
         return None
-    keys = {"host", "machine", "pid", "started", "slurm_job_id"}
-    return holder if isinstance(holder, dict) and keys <= holder.keys() else None
+    # A number that no process has would be signalled to a whole group by whoever follows the advice to end it.
+    forms = {"host": str, "machine": str, "pid": int, "started": float | None, "slurm_job_id": str | None}
+    whole = isinstance(holder, dict) and all(k in holder and isinstance(holder[k], f) for k, f in forms.items())
+    return holder if whole and 0 < holder["pid"] < 2**31 else None
 
 
 def _alive(holder: Holder, silent: float) -> bool:

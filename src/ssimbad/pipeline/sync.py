@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssimbad import artifacts
+from ssimbad import artifacts, strict_yaml
 from ssimbad.errors import UserError, masked, there
 from ssimbad.files import unlike
 from ssimbad.params import tree as parameters
@@ -156,7 +156,7 @@ def _damaged(path: Path, read: Callable[[Path], object]) -> bool:
     try:
         if path.is_file():
             read(path)
-    except (ParseError, YAMLValidationError, ValueError, TypeError):
+    except (ParseError, YAMLValidationError, *strict_yaml.FAULTS):
         return True
     return False
 
