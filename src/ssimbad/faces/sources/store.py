@@ -156,7 +156,7 @@ _BESIDE = {
     tarfile.SOLARIS_XHDTYPE,
 }
 """What says something of the next member, and is read into memory as a whole."""
-_MOST_BESIDE = 2**20
+_MOST_BESIDE = 1 << 14  # bytes; the time that tarfile takes for one grows with the square
 
 
 class Stream(Protocol):
