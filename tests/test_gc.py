@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -294,3 +295,55 @@ def test_nothing_is_collected_while_somebody_works(house, tree):
         with pytest.raises(ParameterError, match=f"--{next(iter(how))} .*0 or more"):
             collect(tree, **how)
     assert there(files)
+
+
+def dvc(*words: str) -> str:
+    return subprocess.run(("dvc", *words), check=True, capture_output=True, text=True).stdout
+
+
+def remembered() -> set[Path]:
+    return {path for path in Path(".dvc/cache/runs").glob("*/*/*") if len(path.name) == 64}
+
+
+@pytest.fixture
+def cached(house) -> Path:
+    """A stage of DVC's that has run on three inputs; the first is tagged, the third is there. Returns a file of one's
+    own beside what DVC remembers."""
+    git("init", "-q", "-b", "main")
+    dvc("init", "-q")
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"x": {"cmd": "cp a b", "deps": ["a"], "outs": ["b"]}}}))
+    for text in "123":
+        Path("a").write_text(text)
+        dvc("repro", "-q")
+        git("add", "-A")
+        git("commit", "-q", "-m", text)
+        git("tag", text)
+    git("tag", "-d", "2")
+    return put(".dvc/cache/runs/ab/note.d/mine")
+
+
+@pytest.mark.engines
+def test_dvc_forgets_the_runs_whose_files_nothing_names(cached, tree, capsys):
+    collect(tree, cache=True, dry=True)
+    assert len(remembered()) == 3
+    (damaged,) = [path for path in remembered() if path.read_text().count(hashlib.md5(b"2").hexdigest())]
+    damaged.write_bytes(b"stages: [")
+    collect(tree, cache=True)
+    assert len(remembered()) == 2 and damaged not in remembered() and cached.exists()
+    assert "gc: runs that DVC remembers, of other files: 1 (" in capsys.readouterr().out
+    assert "up to date" in dvc("status")
+    git("checkout", "-q", "1")
+    dvc("checkout", "-q")
+    assert Path("b").read_text() == "1" and "up to date" in dvc("status")
+    objects = {path.parent.name + path.name for path in Path(".dvc/cache/files/md5").glob("??/*")}
+    assert objects == {hashlib.md5(text).hexdigest() for text in (b"1", b"3")}
+
+
+@pytest.mark.engines
+def test_a_cache_that_others_may_share_is_left_alone(cached, tree, tmp_path):
+    dvc("config", "cache.dir", str(tmp_path / "elsewhere"))
+    shutil.move(".dvc/cache", tmp_path / "elsewhere")
+    files = result("5" * 12, 900)
+    with pytest.raises(UserError, match="lies outside of this checkout and may serve others; nothing removed"):
+        collect(tree, cache=True, keep=0)
+    assert there(files) and len([path for path in (tmp_path / "elsewhere/runs").glob("*/*/*")]) == 4

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -25,6 +27,8 @@ from ssimbad.pipeline.table import Instance, instances
 from ssimbad.tracking import store
 
 _DAY = 86400
+_RUN = re.compile("[0-9a-f]{64}")
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dry: bool = False) -> None:
@@ -33,7 +37,7 @@ def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dr
     Args:
         keep: of each instance so many results of other parameters stay, the newest.
         days: spools that are in the logbook, and logs of SLURM, stay for so long.
-        cache: also what DVC's cache holds besides the workspace, all branches and all tags.
+        cache: also what DVC's cache holds, and DVC remembers, besides the workspace, all branches and all tags.
         dry: say it, and remove nothing.
 
     Raises:
@@ -62,6 +66,7 @@ def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dr
         _forget()
     if cache:
         _collect_cache(dry)
+        _forget_runs(dry)
 
 
 def _outdated(params: Params, keep: int) -> Iterator[Path]:
@@ -113,7 +118,8 @@ def _digests(folder: Path) -> set[str]:
 
 
 def _pinned() -> set[str]:
-    """The md5s that dvc.lock names in the workspace, at the tips of all branches, here and fetched, and in all tags.
+    """The md5s that dvc.lock names in the workspace, at the tips of all branches, here and fetched, and in all tags: of
+    outputs, and of what they were made from.
 
     Raises:
         UserError: git does not answer, or a dvc.lock cannot be read, so that nobody knows what is pinned.
@@ -153,12 +159,18 @@ def _git(*words: str) -> bytes:
 
 
 def _locked(where: str, data: bytes) -> set[str]:
-    """The md5s of the outputs in a dvc.lock. Raises UserError when it cannot be read."""
+    """The md5s in a dvc.lock. Raises UserError when it cannot be read."""
     try:
-        stages = ((yaml.load(data, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}).get("stages") or {}).values()
-        return {out["md5"] for stage in stages for out in stage.get("outs", ())}
+        stages = ((yaml.load(data, _Loader) or {}).get("stages") or {}).values()
+        return {md5 for stage in stages for md5 in _md5s(stage)}
     except strict_yaml.FAULTS as error:
         raise UserError(f"{where}: cannot be read ({type(error).__name__}); nothing removed: mend it first") from None
+
+
+def _md5s(stage: Mapping[str, Any]) -> set[str]:
+    """Of what a stage reads and writes, by DVC's word: that of dvc.lock, or of the memory of runs."""
+    read = {file["md5"] for file in stage.get("deps", ()) if "md5" in file}
+    return read | {file["md5"] for file in stage.get("outs", ())}
 
 
 def _imported(before: float) -> set[Path]:
@@ -193,15 +205,19 @@ def _forget() -> None:
 
 def _require_own_cache() -> None:
     """Raise where DVC's cache may serve others, whose branches nobody knows here."""
-    done = subprocess.run(("dvc", "cache", "dir"), capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"--cache: DVC does not say where its cache is ({done.stderr.strip()}); nothing removed")
-    place = Path(done.stdout.strip()).resolve()
+    place = _cache().resolve()
     if not place.is_relative_to(Path(".dvc").resolve()):
         raise UserError(
             f"--cache: DVC's cache {place} lies outside of this checkout and may serve others; nothing removed: use"
             " `dvc gc --workspace --all-branches --all-tags --projects …` and name them all"
         )
+
+
+def _cache() -> Path:
+    done = subprocess.run(("dvc", "cache", "dir"), capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"--cache: DVC does not say where its cache is ({done.stderr.strip()}); nothing removed")
+    return Path(os.path.relpath(done.stdout.strip()))
 
 
 def _collect_cache(dry: bool) -> None:
@@ -212,3 +228,21 @@ def _collect_cache(dry: bool) -> None:
         raise UserError(f"dvc gc failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no word'}")
     said = (done.stdout.strip().splitlines() or ["nothing to remove"])[-1]
     print(f"gc: DVC's cache: {said}")
+
+
+def _forget_runs(dry: bool) -> None:
+    """Of each run DVC remembers what it read and wrote, to take the same again, and never forgets it by itself."""
+    pinned = _pinned()
+    remembered = [path for path in (_cache() / "runs").glob("*/*/*") if _RUN.fullmatch(path.name) and path.is_file()]
+    found = [path for path in remembered if not _is_pinned(path, pinned)]
+    size = sum(path.stat().st_size for path in found)
+    if not dry:
+        cleaning.remove(found)
+    print(f"gc: runs that DVC remembers, of other files: {len(found):,} ({size / 1e6:,.1f} MB)")
+
+
+def _is_pinned(run: Path, pinned: set[str]) -> bool:
+    try:
+        return _md5s(yaml.load(run.read_bytes(), _Loader)) <= pinned
+    except strict_yaml.FAULTS:
+        return False  # damaged: DVC does not take it either
