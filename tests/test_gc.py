@@ -330,7 +330,9 @@ def test_dvc_forgets_the_runs_whose_files_nothing_names(cached, tree, capsys):
     damaged.write_bytes(b"stages: [")
     collect(tree, cache=True)
     assert len(remembered()) == 2 and damaged not in remembered() and cached.exists()
-    assert "gc: runs that DVC remembers, of other files: 1 (" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "gc: DVC's cache: Removed 1 objects from repo cache." in said
+    assert "gc: runs that DVC remembers, of other files: 1 (" in said
     assert "up to date" in dvc("status")
     git("checkout", "-q", "1")
     dvc("checkout", "-q")

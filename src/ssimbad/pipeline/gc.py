@@ -226,8 +226,8 @@ def _collect_cache(dry: bool) -> None:
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"dvc gc failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no word'}")
-    said = (done.stdout.strip().splitlines() or ["nothing to remove"])[-1]
-    print(f"gc: DVC's cache: {said}")
+    said = [line for line in done.stdout.splitlines() if line.endswith("repo cache.")]
+    print(f"gc: DVC's cache: {said[-1] if said else 'nothing to remove'}")
 
 
 def _forget_runs(dry: bool) -> None:
