@@ -16,7 +16,7 @@ active = ssimbad preset --unless-active $(1)
 # Only ssimbad knows what the stages made. It may come from .venv or, without it, from the conda environment.
 clean = @command -v ssimbad >/dev/null || { echo "make $@: nothing removed: there is no ssimbad here that knows what is whose; run make install first" >&2; exit 1; }; ssimbad clean $(1)
 
-.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance frontier scenes weights seeds test test-slow test-faults test-engines test-browser test-slurm test-slurm-faults fuzz soak coverage mutants lint format lock audit sbom dist site pictures plots report results ui page status clean-work clean-results clean-env
+.PHONY: help install demo demo-all ladder nfe-figure ddpm-figures chain-steps guidance frontier scenes weights seeds test test-slow test-faults test-campaigns test-engines test-browser test-slurm test-slurm-faults fuzz soak coverage mutants lint format lock audit sbom dist site pictures plots report results ui page status clean-work clean-results clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -99,6 +99,9 @@ test-slow: install ## what takes minutes: kills and stops of trainings in severa
 
 test-faults: install ## two hundred kills of the pipeline, failing and full disks, power cuts (hours; FAULTS=20: fewer kills)
 	python -m pytest -v -m "faults"
+
+test-campaigns: install ## a few minutes of what the two around it do for hours
+	FAULTS=2 SOAK=4 python -m pytest -v -m "faults or soak" tests/faults -k "test_killed or long_life"
 
 soak: install ## two hundred runs with edits in between in one checkout, into soak.csv (hours; SOAK=20: fewer runs)
 	SOAK=$${SOAK:-200} SOAK_TABLE=$(CURDIR)/soak.csv python -m pytest -v -m "soak"
