@@ -230,3 +230,18 @@ def _one_thread():
     """Of networks as small as these, a second thread only waits for the first, for very long on a busy machine."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Three sets of two rows, each picture of one colour: its row is known by it."""
+    sets = []
+    for i in range(3):
+        for name, level in (("sketch", 255), ("reference", 9), ("ours", 100 + i), ("theirs", 200 + i)):
+            Image.new("L", (8, 8), level).save(tmp_path / f"{name}-{i}.png")
+        answers = {row: f"{row}-{i}.png" for row in ("ours", "theirs")}
+        sets.append(
+            {"name": f"s{i}", "sketch": f"sketch-{i}.png", "reference": f"reference-{i}.png", "answers": answers}
+        )
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"per_rater": 2, "sets": sets}))
+    return tmp_path / "study.yaml"
