@@ -2,6 +2,7 @@
 
 import io
 import os
+import tracemalloc
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -195,6 +196,41 @@ def test_rows_of_a_table_are_unpacked_one_by_one(tmp_path):
         sizes.append(len(data))
         most = max(most, pa.total_allocated_bytes() - before)
     assert sizes == [2**22] * 64 + [0] and most < 2**26
+
+
+@pytest.mark.parametrize("kind", ["zip", "table"])
+def test_of_a_hub_no_archive_or_table_is_read_whole(tmp_path, kind):
+    """Theirs are larger than the memory."""
+    if kind == "zip":
+        small = pack(tmp_path / ".small.zip", {"b.png": b"2"}).read_bytes()
+        with (tmp_path / "a.zip").open("wb") as file:
+            file.seek(2**30)  # a hole, before an archive that is found from its end
+            file.write(small)
+    else:
+        rows = pa.table({"image": [bytes([i]) * 2**20 for i in range(96)]})
+        pages = {"use_dictionary": False, "write_batch_size": 1}  # one for each row
+        parquet.write_table(rows, tmp_path / "train.parquet", compression="none", **pages)
+        del rows
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    before, arrows, found = pa.total_allocated_bytes(), 0, 0
+    tracemalloc.start()
+    for _ in huggingface.fetch(config, 2**22, print):
+        arrows, found = max(arrows, pa.total_allocated_bytes() - before), found + 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == (1 if kind == "zip" else 96) and peak + arrows < 2**25
+
+
+def test_a_list_that_unpacks_to_more_than_any_list_is_told(tmp_path):
+    """Equal names lie in a table once: three hundred kilobytes may be a gigabyte."""
+    names = pa.DictionaryArray.from_arrays(pa.array([0] * 300_000, pa.int32()), [f"{'x' * 1000}.png"])
+    parquet.write_table(pa.table({"file_name": names}), tmp_path / "metadata.parquet", store_schema=False)
+    assert (tmp_path / "metadata.parquet").stat().st_size < 2**19
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"^metadata\.parquet: more than 256 MiB of names; give them in a metadata\.csv$"
+    ):
+        list(huggingface.fetch(config, 900, print))
 
 
 def test_what_is_fetched_has_names_that_an_archive_can_have():

@@ -12,11 +12,11 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,10 @@ T = TypeVar("T")
 
 _BATCH = 1
 """Rows that are unpacked at a time: equal cells lie in a table once, and many of them would fill the memory."""
+_BUFFER = 1 << 20
+"""Bytes of a column that are read at a time: without, a row group is, which may be most of the file."""
+_LIST = 1 << 28
+"""Bytes of a list of metadata, unpacked: millions of names."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _NAME = "file_name"
 
@@ -93,79 +97,102 @@ def fetch(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterato
             for name in metadata:
                 yield from _of_metadata(config, name, there)
         else:
-            for name, read in there.items():
+            for name, file in there.items():
                 if store.wanted(name):
-                    yield name, read()
+                    yield name, file.read()
 
 
 def _is_table(name: str) -> bool:
     return PurePosixPath(name).name not in _METADATA
 
 
-_Read = Callable[[], bytes]
+@dataclass(frozen=True)
+class _File:
+    """A file of the data set.
+
+    `read` gives the bytes of a picture or a list; `opened` the file itself, which may be larger than the memory.
+    """
+
+    read: Callable[[], bytes]
+    opened: Callable[[], AbstractContextManager[BinaryIO]]
 
 
 @contextmanager
-def _files(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterator[dict[str, _Read]]:
-    """{name: what reads it} of the data set's files, those in zips among them."""
+def _files(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterator[dict[str, _File]]:
+    """{name: file} of the data set's files, those in zips among them."""
     found = _local(Path(config.path), max_bytes) if config.path else _remote(config, max_bytes, say)
     if config.folder:
-        found = {name: read for name, read in found.items() if name.startswith(f"{config.folder.rstrip('/')}/")}
-    files: dict[str, _Read] = {}
-    for name, read in sorted(found.items()):
-        if name.lower().endswith(".zip"):
-            files |= _zipped(name[: -len(".zip")], read(), max_bytes)
-        else:
-            files[name] = read
-    if not files:
-        raise UserError(f"{_where(config)}: no file there; check data.source")
-    yield files
+        found = {name: file for name, file in found.items() if name.startswith(f"{config.folder.rstrip('/')}/")}
+    files: dict[str, _File] = {}
+    with ExitStack() as stack:
+        for name, file in sorted(found.items()):
+            if name.lower().endswith(".zip"):
+                files |= _zipped(name[: -len(".zip")], stack.enter_context(file.opened()), max_bytes)
+            else:
+                files[name] = file
+        if not files:
+            raise UserError(f"{_where(config)}: no file there; check data.source")
+        yield files
 
 
 def _where(config: Config) -> str:
     return config.path or f"{config.repository} at {config.revision}"
 
 
-def _local(root: Path, max_bytes: int) -> dict[str, _Read]:
+def _local(root: Path, max_bytes: int) -> dict[str, _File]:
     if not root.is_dir():
         raise UserError(f"{root}: no folder there; check data.source.path")
 
     there = {name: file for name, file in below(root).items() if not name.startswith(".")}
-    return {name: partial(_content, name, file, max_bytes) for name, file in there.items()}
+    return {
+        name: _File(partial(_content, name, file, max_bytes), partial(_plain_file, name, file))
+        for name, file in there.items()
+    }
 
 
 def _content(name: str, file: Path, max_bytes: int) -> bytes:
     """Bytes of a file; none of what can be no picture: its name alone is kept, which ends in quarantine."""
-    size, whole = store.plain_size(file), name.lower().endswith((".zip", ".parquet", *_METADATA))
-    if size is None and whole:
+    if name.lower().endswith(_METADATA):
+        with _plain_file(name, file) as there:
+            return there.read()
+    size = store.plain_size(file)
+    return file.read_bytes() if size is not None and size <= max_bytes else b""
+
+
+@contextmanager
+def _plain_file(name: str, file: Path) -> Iterator[BinaryIO]:
+    if store.plain_size(file) is None:
         raise UserError(f"{name}: no plain file, or a link to nowhere; fetch it again")
-    return file.read_bytes() if size is not None and (whole or size <= max_bytes) else b""
+    with file.open("rb") as there:
+        yield there
 
 
-def _zipped(folder: str, data: bytes, max_bytes: int) -> dict[str, _Read]:
-    """Members of an archive, which is kept in memory meanwhile."""
+def _zipped(folder: str, file: BinaryIO, max_bytes: int) -> dict[str, _File]:
+    """Members of an archive, which stays open meanwhile."""
     try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
+        archive = zipfile.ZipFile(file)
     except BROKEN as error:
         raise UserError(f"{folder}.zip: no readable .zip ({error}); fetch it again") from None
 
-    def reader(member: zipfile.ZipInfo) -> _Read:
-        def read() -> bytes:
-            if member.file_size > max_bytes:
-                if member.filename.endswith((".parquet", *_METADATA)):
-                    raise UserError(f"{folder}.zip: {member.filename} is larger than any picture; unpack it beside")
-                return b""  # as in `_content`
-            try:
-                return archive.read(member)
-            except BROKEN as error:
-                raise UserError(f"{folder}.zip: {member.filename} cannot be read ({error}); fetch it again") from None
+    def read(member: zipfile.ZipInfo) -> bytes:
+        if member.file_size > max_bytes:
+            if member.filename.endswith((".parquet", *_METADATA)):
+                raise UserError(f"{folder}.zip: {member.filename} is larger than any picture; unpack it beside")
+            return b""  # as in `_content`
+        try:
+            return archive.read(member)
+        except BROKEN as error:
+            raise UserError(f"{folder}.zip: {member.filename} cannot be read ({error}); fetch it again") from None
 
-        return read
+    @contextmanager
+    def opened(member: zipfile.ZipInfo) -> Iterator[BinaryIO]:
+        yield io.BytesIO(read(member))
 
-    return {f"{folder}/{m.filename}": reader(m) for m in archive.infolist() if m.filename[-1:] not in ("", "/")}
+    plain = [member for member in archive.infolist() if member.filename[-1:] not in ("", "/")]
+    return {f"{folder}/{m.filename}": _File(partial(read, m), partial(opened, m)) for m in plain}
 
 
-def _remote(config: Config, max_bytes: int, say: Callable[[str], None]) -> dict[str, _Read]:
+def _remote(config: Config, max_bytes: int, say: Callable[[str], None]) -> dict[str, _File]:
     from huggingface_hub import HfApi
 
     # To another hub than the usual one nobody's token is shown.
@@ -181,21 +208,33 @@ def _remote(config: Config, max_bytes: int, say: Callable[[str], None]) -> dict[
                 "network, or set data.source.path to a copy"
             ) from None
 
-    def reader(name: str) -> _Read:
-        def read() -> bytes:
-            say(f"{config.repository}: {name} …")
-            # Not into the library's cache: a data set would lie on this disk twice.
-            with tempfile.TemporaryDirectory() as place:
-                return _content(name, Path(had(api.hf_hub_download, filename=name, local_dir=place)), max_bytes)
+    @contextmanager
+    def fetched(name: str) -> Iterator[Path]:
+        say(f"{config.repository}: {name} …")
+        # Not into the library's cache: a data set would stay on this disk twice.
+        with tempfile.TemporaryDirectory() as place:
+            yield Path(had(api.hf_hub_download, filename=name, local_dir=place))
 
-        return read
+    def read(name: str) -> bytes:
+        with fetched(name) as file:
+            return _content(name, file, max_bytes)
 
-    return {name: reader(name) for name in had(api.list_repo_files) if not name.startswith(".")}
+    @contextmanager
+    def opened(name: str) -> Iterator[BinaryIO]:
+        with fetched(name) as file, _plain_file(name, file) as there:
+            yield there
+
+    named = [name for name in had(api.list_repo_files) if not name.startswith(".")]
+    return {name: _File(partial(read, name), partial(opened, name)) for name in named}
 
 
-def _of_table(config: Config, name: str, read: _Read, max_bytes: int) -> Iterator[tuple[str, bytes]]:
+def _of_table(config: Config, name: str, file: _File, max_bytes: int) -> Iterator[tuple[str, bytes]]:
     """The rows of a parquet file, a batch at a time."""
-    table = _opened(name, read())
+    with file.opened() as there:
+        yield from _samples(config, name, _opened(name, there), max_bytes)
+
+
+def _samples(config: Config, name: str, table: parquet.ParquetFile, max_bytes: int) -> Iterator[tuple[str, bytes]]:
     pictures = _picture_columns(table.schema_arrow)
     columns = _columns(config, name, pictures, table.schema_arrow.names)
     for column in filter(None, (columns.face, columns.sketch)):
@@ -216,12 +255,11 @@ def _cells(name: str, table: parquet.ParquetFile, columns: list[str]) -> Iterato
             yield from batch.to_pylist()
 
 
-def _opened(name: str, data: bytes) -> parquet.ParquetFile:
-    import pyarrow as pa
+def _opened(name: str, file: BinaryIO) -> parquet.ParquetFile:
     from pyarrow import parquet
 
     with _readable(name):
-        return parquet.ParquetFile(pa.BufferReader(data))
+        return parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
 
 
 @contextmanager
@@ -306,9 +344,9 @@ def _sample(
             )
 
 
-def _of_metadata(config: Config, name: str, there: Mapping[str, _Read]) -> Iterator[tuple[str, bytes]]:
+def _of_metadata(config: Config, name: str, there: Mapping[str, _File]) -> Iterator[tuple[str, bytes]]:
     """The pictures that a file of metadata names, relative to its folder."""
-    rows = _rows(name, there[name]())
+    rows = _rows(name, there[name])
     known = list(dict.fromkeys(key for row in rows for key in row))
     if lists := [key for key in known if key.endswith("file_names")]:
         raise UserError(
@@ -320,7 +358,7 @@ def _of_metadata(config: Config, name: str, there: Mapping[str, _Read]) -> Itera
 
     def had(row: Mapping[str, Any], column: str) -> tuple[bytes, str]:
         named = str(parent / str(row.get(pictures.get(column, column)) or ""))
-        return there[named]() if named in there else b"", named
+        return there[named].read() if named in there else b"", named
 
     for number, row in enumerate(rows):
         face, sketch = had(row, columns.face), had(row, columns.sketch) if columns.sketch else None
@@ -328,22 +366,34 @@ def _of_metadata(config: Config, name: str, there: Mapping[str, _Read]) -> Itera
         yield from _sample(_split(face[1]), who, f"{_stem(name)}-{number:08d}", face, sketch)
 
 
-def _rows(name: str, data: bytes) -> list[dict[str, Any]]:
+def _rows(name: str, file: _File) -> list[dict[str, Any]]:
+    if name.endswith(".parquet"):
+        with file.opened() as there:
+            return _rows_of_table(name, _opened(name, there))
+    data = file.read()
     try:
         if name.endswith(".csv"):
             rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
             if any(None in row for row in rows):
                 raise ValueError("a line has more fields than there are columns")
             return rows
-        if name.endswith(".jsonl"):
-            found = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
-            if not all(isinstance(row, dict) for row in found):
-                raise ValueError("a line is no object")
-            return found
+        found = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
+        if not all(isinstance(row, dict) for row in found):
+            raise ValueError("a line is no object")
+        return found
     except (ValueError, TypeError, csv.Error, RecursionError) as error:
         raise UserError(f"{name}: cannot be read ({error}); mend it") from None
+
+
+def _rows_of_table(name: str, table: parquet.ParquetFile) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    size = 0
     with _readable(name):
-        return _opened(name, data).read().to_pylist()
+        for batch in table.iter_batches(batch_size=64):
+            if (size := size + batch.nbytes) > _LIST:  # equal names lie in a table once
+                raise UserError(f"{name}: more than {_LIST >> 20} MiB of names; give them in a metadata.csv")
+            rows += batch.to_pylist()
+    return rows
 
 
 KIND = Kind(Config=Config, opened=opened, fetch=fetch, fetched=lambda config: True)
