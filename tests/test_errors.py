@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ssimbad.errors import ParameterError, UserError, first_line, in_one_line, there
+from ssimbad.errors import ParameterError, UserError, first_line, in_one_line, legible, there
 
 from .conftest import ROOT
 
@@ -17,6 +20,26 @@ from .conftest import ROOT
 )
 def test_the_first_line_of_an_exception_that_may_say_nothing(said, line):
     assert first_line(ValueError(said)) == line
+
+
+@given(st.text(st.characters(codec=None)) | st.binary().map(os.fsdecode))
+def test_no_text_makes_a_terminal_do_anything_or_cannot_be_written(text):
+    shown = legible(text)
+    shown.encode()
+    assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") for c in shown)
+    assert not any(unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "LRI", "RLI", "FSI") for c in shown)
+
+
+@pytest.mark.parametrize("text", ["two\nlines\tand more", "日本語\u3000 1.png", "👩\u200d🎨", "a\u00a0b"])
+def test_what_can_be_read_stays_as_it_is(text):
+    assert legible(text) == text
+
+
+@pytest.mark.parametrize("error", [UserError, ParameterError, lambda said: FileNotFoundError(2, "gone", said)])
+def test_a_name_from_outside_is_written_out(capsys, error):
+    with pytest.raises(SystemExit), in_one_line("x"):
+        raise error("\x1b]0;title\x07\x1b[31ma\udcff.png\u202e")
+    assert "\\x1b]0;title\\x07\\x1b[31ma\\udcff.png\\u202e" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("thing", [0, "", [], False])

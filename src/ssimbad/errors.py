@@ -11,6 +11,8 @@ T = TypeVar("T")
 HOME = "run in a checkout, or in a folder that `ssimbad init FOLDER` has laid out"
 """What to do where a command of the pipeline finds none around it."""
 _USER = re.compile(r"(?<=://)[^/\s]\S*@")
+_OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, those that turn the direction of writing, and what stands for bytes that are no text."""
 _SECRET = re.compile(r"(?i)([?&;][^=&;\s]*(?:pass|pwd|token|secret|key|sig)[^=&;\s]*=)[^&;\s]*")
 
 
@@ -19,9 +21,14 @@ def masked(text: str) -> str:
     return _SECRET.sub(r"\1***", _USER.sub("***@", text))
 
 
+def legible(text: str) -> str:
+    """The text with everything that a terminal would obey, or could not show, written out: `\\x1b`."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def first_line(error: BaseException) -> str:
     """What somebody else's exception says first; its type where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return legible(next(iter(str(error).strip().splitlines()), "")) or type(error).__name__
 
 
 def there(thing: T | None) -> T:
@@ -42,7 +49,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(masked(" ".join(message.split())))
+        super().__init__(masked(legible(" ".join(message.split()))))
         self.code = code
 
 
@@ -64,5 +71,5 @@ def in_one_line(program: str) -> Iterator[None]:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:  # a full disk, a folder without permission, a file server that went away
-        print(f"{program}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        print(legible(f"{program}: {error.filename or 'a file'}: {error.strerror or error}"), file=sys.stderr)
         sys.exit(1)

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ssimbad import artifacts
+from ssimbad.errors import legible
 from ssimbad.runtime.distributed import ALONE, ProcessGroup
 from ssimbad.tracking.spool import Spool
 
@@ -122,6 +123,6 @@ class _LineEnds:
 def _write(stream: TextIO, text: str) -> None:
     # SLURM's SIGTERM also ends the `tee` that reads this: a training must live on until its state is saved.
     try:
-        print(text, file=stream, flush=True)
+        print(legible(text), file=stream, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
