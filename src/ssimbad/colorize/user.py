@@ -15,7 +15,7 @@ from ssimbad import artifacts, strict_yaml
 from ssimbad.colorize import answers, at_hand, folders, load, recipe
 from ssimbad.colorize.painter import Answer, Painter
 from ssimbad.colorize.pictures import Wrong
-from ssimbad.errors import ParameterError, UserError
+from ssimbad.errors import ParameterError, UserError, legible
 from ssimbad.runtime import cores, devices, pool
 
 SOME_FAILED = 3
@@ -134,7 +134,7 @@ def run(
                     raise _told(answer, job)
                 failed.append(_told(answer, job))
             else:
-                tqdm.write(_shown(job.places["out"]))
+                tqdm.write(legible(str(job.places["out"])))
                 frames.add(job.sketch.name, answer)
             bar.update()
     if sequence:
@@ -170,7 +170,7 @@ class Flicker:
         mean = sum(change for change, _, _ in self.steps) / len(self.steps)
         return (
             f"flicker between neighbouring frames, where neither has a line: {mean:.2f} of 255 on average,"
-            f" {most:.2f} at most, from {_shown(Path(one))} to {_shown(Path(other))}"
+            f" {most:.2f} at most, from {legible(str(one))} to {legible(str(other))}"
         )
 
 
@@ -197,7 +197,7 @@ def _told(wrong: Wrong, job: Job) -> UserError:
     """As the command line calls what is wrong: a file, or an option."""
     if wrong.code == 1:
         paths = job.inputs[wrong.argument]
-        return UserError(wrong.named(_shown(paths[wrong.number])))
+        return UserError(wrong.named(str(paths[wrong.number])))
     return ParameterError(wrong.named(f"--{'option' if wrong.argument == 'options' else _flag(wrong.argument)}"))
 
 
@@ -276,11 +276,6 @@ def _by_name(name: str, path: Path, pictures: Sequence[Path]) -> Path:
     if not path.is_dir() and (several := len(set(pictures))) > 1:
         raise ParameterError(f"--{_flag(name)} {path}: one mask for {several} pictures; name a folder with equal names")
     return path
-
-
-def _shown(path: Path) -> str:
-    """A name that can be printed, whatever its bytes."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _value(told: object) -> object:
