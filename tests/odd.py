@@ -17,10 +17,10 @@ from pyarrow import parquet
 
 from .pictures import face, png
 
-DEEP = 2000
+DEEP, _MARK = 2000, "as deep as no reader goes"
 TEXTS = ["", ".", "..", "/", "../../x", "/dev/zero", "\0", "\ud800", "é" * 3000, "1e999", "<b>", "$(touch x)", "a\nb"]
 NUMBERS = [0, -1, -512, 1.5, 2**31, 2**40, 2**62, 2**63, 2**64, 10**400, math.inf, -math.inf, math.nan, 1e308]
-VALUES = [None, True, *NUMBERS, *TEXTS, [], {}, [[]], [0], {"": 0}, [None] * 5000]
+VALUES = [None, True, *NUMBERS, *TEXTS, [], {}, [[]], [0], {"": 0}, [None] * 5000, _MARK]
 
 Path = tuple[Any, ...]
 Change = Callable[[bytes, random.Random], bytes]
@@ -54,16 +54,15 @@ def changed(tree: Any, chance: random.Random) -> Any:
     return tree
 
 
-def _text(tree: Any, chance: random.Random) -> bytes:
-    """JSON, now and then deeper than any reader goes."""
-    text = json.dumps(tree)
-    if chance.random() < 0.05:
-        text = text.replace("null", "[" * DEEP + "]" * DEEP)
+def _text(text: str) -> bytes:
+    """Of JSON or YAML; what neither can write is put in now."""
+    for quoted in (f'"{_MARK}"', _MARK):
+        text = text.replace(quoted, "[" * DEEP + "]" * DEEP)
     return text.encode("utf-8", "surrogatepass")
 
 
 def json_text(data: bytes, chance: random.Random) -> bytes:
-    return _text(changed(json.loads(data), chance), chance)
+    return _text(json.dumps(changed(json.loads(data), chance)))
 
 
 def json_lines(data: bytes, chance: random.Random) -> bytes:
@@ -75,7 +74,7 @@ def json_lines(data: bytes, chance: random.Random) -> bytes:
 
 def yaml_text(data: bytes, chance: random.Random) -> bytes:
     tree = changed(yaml.safe_load(data), chance)
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode("utf-8", "surrogatepass")
+    return _text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
 def table_of_text(data: bytes, chance: random.Random) -> bytes:
@@ -103,7 +102,7 @@ def safetensors(data: bytes, chance: random.Random) -> bytes:
             tree[name]["shape"] = tree[name]["shape"] + [1] * chance.choice([1, 5, 70, 100_000])
         case _:
             tree = changed(tree, chance)
-    head = _text(tree, chance)
+    head = _text(json.dumps(tree))
     return struct.pack("<Q", len(head)) + head + data[8 + length :]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.params import tree as parameters
-from ssimbad.pipeline import cleaning, lock, snakefile
+from ssimbad.pipeline import cleaning, gc, lock, records, snakefile
 from ssimbad.pipeline.table import instances
 
 from .conftest import ROOT, lost, miniature, plant
@@ -276,6 +276,18 @@ def test_a_record_that_is_none_removes_nothing(house, tree, outputs, capsys):
     record = put("records/raw.json", json.dumps({"command": "ssimbad stage raw", "outputs": outputs}))
     clean("results", tree, capsys)
     assert record.exists() and precious.exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "\0", "a\0b", "x/" * 3000, "\ud800"])
+def test_names_that_no_file_can_have_stop_no_cleaning(house, tree, name, capsys):
+    output = put("data/raw/a.zip")
+    outputs = {str(output): hashlib.md5(output.read_bytes()).hexdigest(), name: "0" * 32}
+    put("records/raw.json", json.dumps({"command": "ssimbad stage raw", "outputs": outputs}))
+    put(records.MEMO, json.dumps({name: [1, 2, 3, 4, 5, "x"]}))
+    gc.run(parameters.Params.model_validate(tree))
+    assert name not in json.loads(records.MEMO.read_text())
+    clean("results", tree, capsys)
+    assert not output.exists()
 
 
 def pretend_verify(name: str) -> set[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -159,6 +160,23 @@ def test_a_zip_as_it_was_sent_is_compared(here):
 def test_a_file_of_a_zip_that_is_something_else_is_named(here, file, text):
     faces = file == "records/faces.json"
     judged(here, {file: text}, None if faces and text == '{"a": 1}' else file.replace("csv", "json"))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_file_of_a_zip_that_holds_more_than_it_says_takes_no_more_memory(here, method):
+    size, said = 2**26, 100
+    zipped(here, {f"{ROW}/same.json": ""})
+    with zipfile.ZipFile("r.zip") as there, zipfile.ZipFile("s.zip", "w", method) as archive:
+        for name in there.namelist():
+            archive.writestr(name, bytes(size) if name == f"{ROW}/same.json" else there.read(name))
+    data = Path("s.zip").read_bytes().replace(size.to_bytes(4, "little"), said.to_bytes(4, "little"))
+    Path("s.zip").write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"^s\.zip: .* cannot be read"):
+        compare.run("@", "@s.zip")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**25
 
 
 @pytest.mark.parametrize("key", ["method", "stage", "seed", "setting", "n", "size", "metrics"])

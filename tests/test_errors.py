@@ -59,6 +59,8 @@ def test_what_is_not_there_after_all_is_a_mistake_in_the_program():
         (ParameterError("size: 0"), "x: size: 0", 2),
         (FileNotFoundError(2, "No such file or directory", "gone.csv"), "x: gone.csv: No such file or directory", 1),
         (OSError("nobody knows"), "x: a file: nobody knows", 1),
+        (OSError(5, "two\nlines", "a\nx: all is well"), "x: a x: all is well: two lines", 1),
+        (OSError(5, "gone", "https://me:secret@host/x"), "x: https://***@host/x: gone", 1),
         (BrokenPipeError(), "", 1),
     ],
 )

@@ -4,7 +4,8 @@ import io
 import os
 import tracemalloc
 import zipfile
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -37,6 +38,18 @@ def pack(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLAT
         for name, data in members.items():
             archive.writestr(name, data)
     return path
+
+
+@contextmanager
+def peak() -> Iterator[Callable[[], int]]:
+    """Hands out what tells the most bytes that Python had at once in the block."""
+    most = []
+    tracemalloc.start()
+    try:
+        yield lambda: most[0]
+    finally:
+        most.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
 
 
 def listing(path: Path, **block) -> Listing:
@@ -213,24 +226,41 @@ def test_of_a_hub_no_archive_or_table_is_read_whole(tmp_path, kind):
         del rows
     config = huggingface.Config(kind="huggingface", path=str(tmp_path))
     before, arrows, found = pa.total_allocated_bytes(), 0, 0
-    tracemalloc.start()
-    for _ in huggingface.fetch(config, 2**22, print):
-        arrows, found = max(arrows, pa.total_allocated_bytes() - before), found + 1
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert found == (1 if kind == "zip" else 96) and peak + arrows < 2**25
+    with peak() as used:
+        for _ in huggingface.fetch(config, 2**22, print):
+            arrows, found = max(arrows, pa.total_allocated_bytes() - before), found + 1
+    assert found == (1 if kind == "zip" else 96) and used() + arrows < 2**25
 
 
 def test_a_list_that_unpacks_to_more_than_any_list_is_told(tmp_path):
-    """Equal names lie in a table once: three hundred kilobytes may be a gigabyte."""
-    names = pa.DictionaryArray.from_arrays(pa.array([0] * 300_000, pa.int32()), [f"{'x' * 1000}.png"])
-    parquet.write_table(pa.table({"file_name": names}), tmp_path / "metadata.parquet", store_schema=False)
+    """Equal names lie in a table once: a few kilobytes may be gigabytes."""
+    names = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), [f"{'x' * 2**20}.png"])
+    others = {f"column {i}": pa.nulls(2000) for i in range(30)}
+    parquet.write_table(pa.table({"file_name": names, **others}), tmp_path / "metadata.parquet", store_schema=False)
     assert (tmp_path / "metadata.parquet").stat().st_size < 2**19
     config = huggingface.Config(kind="huggingface", path=str(tmp_path))
-    with pytest.raises(
-        UserError, match=r"^metadata\.parquet: more than 256 MiB of names; give them in a metadata\.csv$"
-    ):
+    said = r"^metadata\.parquet: more than 512 MiB of names; give them in a metadata\.csv$"
+    with peak() as used, pytest.raises(UserError, match=said):
         list(huggingface.fetch(config, 900, print))
+    assert used() < 2**30
+
+
+@pytest.mark.parametrize("method", COMPRESSIONS[1:])
+@pytest.mark.parametrize("kind", ["hub", "folder"])
+def test_a_member_that_holds_more_than_it_says_takes_no_more_memory(tmp_path, method, kind):
+    size, said = 2**26, 100
+    data = bytearray(pack(tmp_path / "a.zip", {"huge.png": bytes(size), "b.png": b"2"}, method).read_bytes())
+    while (place := data.find(size.to_bytes(4, "little"))) >= 0:
+        data[place : place + 4] = said.to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(data)
+    with peak() as used:
+        if kind == "hub":
+            with pytest.raises(UserError, match=r"^a\.zip: huge\.png cannot be read"):
+                list(huggingface.fetch(huggingface.Config(kind="huggingface", path=str(tmp_path)), 900, print))
+        else:
+            with store.opened(tmp_path / "a.zip", LIMIT) as source, pytest.raises(Unreadable):
+                source.read("huge.png")
+    assert used() < 2**25
 
 
 def test_what_is_fetched_has_names_that_an_archive_can_have():

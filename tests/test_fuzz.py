@@ -10,7 +10,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import random
+import socket
 import subprocess
 import sys
 import tarfile
@@ -380,6 +382,8 @@ DEEDS: dict[str, Callable[[], object]] = {
     "a name taken elsewhere": lambda: Path("../there").rename("here"),
     "a process": lambda: subprocess.run("true"),
     "a shell": lambda: os.system("true"),
+    "a connection": lambda: socket.socket().connect_ex(("127.0.0.1", 9)),
+    "unpickling": lambda: pickle.loads(pickle.dumps(Path)),
     "memory": lambda: bytearray(600 * 2**20).count(1),
 }
 

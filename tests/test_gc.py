@@ -93,6 +93,23 @@ def test_of_other_parameters_the_newest_results_stay(house, tree):
     assert not (WORK / NAME / f"{40:012x}").exists()
 
 
+def test_what_killed_processes_were_writing_is_collected(house, tree, capsys):
+    """Of what is needed too, beside outputs and records; nothing of another form."""
+    asked = records.fingerprint(bring(tree))
+    whole = result(asked, 9)
+    output = next(iter(of(tree).outputs.values()))
+    scratch, (place, name) = f"work/{NAME}/{asked}", os.path.split(output)
+    begun = [f"{scratch}/.state-000000000128.safetensors", f"{scratch}/kept/.weights", f"{place}/.{name}"]
+    begun += [f"records/.{NAME}.json", f"work/{NAME}/{'f' * 12}/kept/.weights"]  # the last of other parameters
+    half = {put(f"{name}.0123456789ab.tmp") for name in begun}
+    own = {put(f"work/{NAME}/{asked}/kept/.my.0123.tmp"), put("records/.notes.tmp")}
+    collect(tree, keep=0, dry=True)
+    assert there(half)
+    collect(tree, keep=0)
+    assert not there(half) and there(whole) and there(own)
+    assert "gc: what killed processes left half-written: 4 files" in capsys.readouterr().out
+
+
 def test_what_is_fresh_or_would_be_stays_however_old(house, tree):
     now = bring(tree)
     then = now | {"params": now["params"] | {"training": {"batch": 9}}}

@@ -154,6 +154,19 @@ def test_an_upload_that_stops_frees_its_place(site, asked, monkeypatch):
     assert site("/api/colour", asked)[0] == 200
 
 
+def test_an_upload_by_single_bytes_frees_its_place(site, asked, monkeypatch):
+    monkeypatch.setattr(server, "PATIENCE", 0.5)
+    with sent(site, asked, cut=100) as opened:
+        opened.settimeout(0.1)
+        told, begun = b"", time.monotonic()
+        while not told and time.monotonic() < begun + 60:
+            with suppress(OSError):
+                opened.send(b" ")
+            with suppress(TimeoutError):
+                told = opened.recv(5000)
+    assert told.startswith(b"HTTP/1.1 408")
+
+
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET"])
 def test_a_connection_without_a_request_is_closed(site, monkeypatch, begun):
     """Though some more of it comes now and then, and though one was answered before."""

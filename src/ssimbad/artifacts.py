@@ -47,7 +47,7 @@ def stands(path: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure it disappears."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary
@@ -63,6 +63,14 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """A folder, and those above it that are missing, whose names the disk then holds too."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        _sync_names(place.parent)
 
 
 def _sync_names(folder: Path) -> None:
@@ -100,12 +108,13 @@ def settle(folder: Path) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, where there is nothing; on success it becomes `path`, on failure it
     disappears. What is in it is written by the functions below."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         temporary.mkdir()
         yield temporary
         temporary.rename(path)
+        _sync_names(path.parent)
     except OSError as error:
         error.filename = error.filename or str(path)
         raise

@@ -11,7 +11,7 @@ T = TypeVar("T")
 HOME = "run in a checkout, or in a folder that `ssimbad init FOLDER` has laid out"
 """What to do where a command of the pipeline finds none around it."""
 _USER = re.compile(r"(?<=://)[^/\s]\S*@")
-_OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, those that turn the direction of writing, and what stands for bytes that are no text."""
 _SECRET = re.compile(r"(?i)([?&;][^=&;\s]*(?:pass|pwd|token|secret|key|sig)[^=&;\s]*=)[^&;\s]*")
 
@@ -71,5 +71,6 @@ def in_one_line(program: str) -> Iterator[None]:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:  # a full disk, a folder without permission, a file server that went away
-        print(legible(f"{program}: {error.filename or 'a file'}: {error.strerror or error}"), file=sys.stderr)
+        told = UserError(f"{error.filename or 'a file'}: {error.strerror or error}")
+        print(f"{program}: {told}", file=sys.stderr)
         sys.exit(1)

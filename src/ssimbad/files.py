@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import copy
 import lzma
 import os
 import struct
@@ -23,6 +25,37 @@ BROKEN = (
 members, places before the file's beginning and sparse members that are cut off, too."""
 
 
+def unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A member's bytes, as many as the archive says: `ZipFile.read` first unpacks all that its stream holds.
+
+    Raises:
+        BROKEN: it is damaged, or its stream holds more or less than that.
+    """
+    if member.compress_type not in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with archive.open(member) as file:
+            return file.read(member.file_size + 1)
+    # The file of these unpacks a part as a whole, and a few bytes may hold a gigabyte: read as it is packed.
+    packed = copy.copy(member)
+    packed.compress_type, packed.file_size = zipfile.ZIP_STORED, member.compress_size
+    del packed.CRC  # which is that of the unpacked bytes
+    with archive.open(packed) as file:
+        held = file.read()
+    bzip2 = member.compress_type == zipfile.ZIP_BZIP2
+    data = bz2.BZ2Decompressor().decompress(held, member.file_size + 1) if bzip2 else _lzma(held, member.file_size + 1)
+    if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
+        raise zipfile.BadZipFile(f"{member.filename!r}: its bytes are not those that the archive says")
+    return data
+
+
+def _lzma(held: bytes, most: int) -> bytes:
+    """Of a stream as it lies in a zip (APPNOTE 5.8): version and length of the properties, these, then raw LZMA."""
+    _, length = struct.unpack_from("<HH", held)
+    sides, dictionary = struct.unpack_from("<BI", held, 4)
+    literal = {"lc": sides % 9, "lp": sides // 9 % 5, "pb": sides // 45}
+    raw = {"id": lzma.FILTER_LZMA1, "dict_size": dictionary, **literal}
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[raw]).decompress(held[4 + length :], most)
+
+
 def below(root: Path) -> dict[str, Path]:
     """{name: file} of everything below `root` that is no folder, sorted by name; names are relative, with `/`.
 
@@ -37,6 +70,11 @@ def below(root: Path) -> dict[str, Path]:
     for raw, file in sorted((os.fsencode(file.relative_to(root)), file) for file in files):
         found[unlike(raw.decode("utf-8", "backslashreplace"), found)] = file
     return dict(sorted(found.items()))
+
+
+def exists(name: str) -> bool:
+    """Whether anything is there. A name from outside may be one that no file can have, of which `Path.exists` raises."""
+    return os.path.exists(name)  # noqa: PTH110
 
 
 def unlike(name: str, taken: Container[str]) -> str:

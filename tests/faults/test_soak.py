@@ -21,7 +21,7 @@ from ssimbad.params import tree as parameters
 from ssimbad.pipeline.table import instances
 
 from ..conftest import write_params
-from .conftest import ENGINES, command, digests, names_of, repository, require_true
+from .conftest import ENGINES, command, digests, fresh, names_of, repository
 
 RUNS = int(os.environ.get("SOAK", "5"))
 TABLE = os.environ.get("SOAK_TABLE")
@@ -158,7 +158,8 @@ def test_a_long_life_loses_nothing_and_grows_no_more_than_it_must(life):
     for number in range(1, RUNS + 1):
         life.run(number)
     command(life.folder, "ssimbad", "gc", "--days", "0", "--cache")
-    assert require_true_now(life.folder) == names_of(life.folder)
+    require_idle(life.folder)
+    assert fresh(life.folder) == names_of(life.folder)
     command(life.folder, "git", "checkout", "-q", PINNED)
     command(life.folder, "dvc", "checkout", "-q")
     assert digests(life.folder) == pinned
@@ -171,9 +172,8 @@ def test_a_long_life_loses_nothing_and_grows_no_more_than_it_must(life):
             assert growth(life.rows, name) < 1.5, name
 
 
-def require_true_now(folder: Path) -> set[str]:
-    """What counts as fresh, when it is what is there and neither engine has anything to do."""
+def require_idle(folder: Path) -> None:
+    """Assert that neither engine has anything to do."""
     planned = command(folder, "snakemake", "-n", "all")
     assert "Nothing to be done" in planned.stdout + planned.stderr
     assert "up to date" in command(folder, "dvc", "status").stdout
-    return require_true(folder, digests(folder))

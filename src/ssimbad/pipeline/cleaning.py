@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from ssimbad import artifacts
 from ssimbad.errors import ParameterError
+from ssimbad.files import exists
 from ssimbad.params.blocks import WeightFile
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import records, snakefile, written
@@ -70,12 +71,14 @@ def _results(params: Params, table: list[Instance]) -> Found:
     made, noted = _records(), _notes()
     possible = [*_outputs(table), *written.SUMMARY]
     ours, remarks = _made(_brought(params, table), possible, [*(r["outputs"] for r in made.values()), *noted.values()])
-    for name in _names(table, made):
+    names = _names(table, made)
+    for name in names:
         ours |= {records.STATE / f"{name}.ok", written.NOTES / f"{name}.json", *_log(name)}
     ours |= {RECORDS / f"{name}.json" for name in made}
     ours |= slurm_logs()
     ours |= {records.MEMO, *noted}
-    return ours | _unfinished(ours | set(map(Path, possible))), remarks
+    meant = {*ours, *map(Path, possible), *(RECORDS / f"{name}.json" for name in names)}
+    return ours | _unfinished(meant), remarks
 
 
 def _work(params: Params, table: list[Instance]) -> Found:
@@ -105,6 +108,13 @@ def scratches() -> dict[str, list[Path]]:
     """By instance that has ever run here its folders work/<instance>/<fingerprint>."""
     places = [p.parent for p in WORK.glob("*/lock.guard")]
     return {place.name: [f for f in place.iterdir() if re.fullmatch(_HEX, f.name) and f.is_dir()] for place in places}
+
+
+def unfinished(params: Params) -> set[Path]:
+    """What killed processes were writing: outputs, records and their like, states and kept results."""
+    table = instances(params)
+    ours = _results(params, table)[0] | _work(params, table)[0]
+    return {path for path in ours if _meant(path) != path and path.is_file()}
 
 
 def scratch_files(folder: Path) -> set[Path]:
@@ -195,7 +205,7 @@ def _made(brought: set[Path], possible: list[str], told: list[dict[str, str]]) -
     with records.hashes() as hashed:
         for file in sorted(named.union(possible)):
             path = Path(file)
-            if not path.is_file():
+            if not (exists(file) and path.is_file()):
                 continue
             if not brought.isdisjoint([_place(path), *_place(path).parents]):
                 remarks[path] = "your data"

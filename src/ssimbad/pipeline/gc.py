@@ -21,6 +21,7 @@ import yaml
 
 from ssimbad import artifacts, strict_yaml
 from ssimbad.errors import ParameterError, UserError
+from ssimbad.files import exists
 from ssimbad.params.tree import Params
 from ssimbad.pipeline import cleaning, records, snakefile
 from ssimbad.pipeline.table import Instance, instances
@@ -52,8 +53,10 @@ def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dr
     if cache:
         _require_own_cache()
     old = time.time() - days * _DAY
+    outdated = set(_outdated(params, keep))
     groups = {
-        "kept results and states of other parameters": set(_outdated(params, keep)),
+        "kept results and states of other parameters": outdated,
+        "what killed processes left half-written": cleaning.unfinished(params) - outdated,
         f"spools in the logbook for over {days:g} days": _imported(old),
         f"logs of SLURM of over {days:g} days": _older(cleaning.slurm_logs(), old),
     }
@@ -197,7 +200,7 @@ def _forget() -> None:
     except (OSError, ValueError):
         return
     if isinstance(known, dict):
-        there = {path: look for path, look in known.items() if Path(path).exists()}
+        there = {path: look for path, look in known.items() if exists(path)}
         if len(there) < len(known):
             artifacts.write_text(records.MEMO, json.dumps(there))
         print(f"gc: digests remembered of files that are gone: {len(known) - len(there):,}")

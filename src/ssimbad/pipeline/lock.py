@@ -41,7 +41,7 @@ def held(folder: Path, name: str) -> Iterator[None]:
         OSError: the file system has no locks (flock).
         UserError: another user holds it, and keeps from others who.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.make_folder(folder)
     path, me = folder / "lock.json", _me()
     _acquire(path, name, me)
     done = threading.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -90,7 +91,10 @@ class _Place:
             about = self._files.info(path)
             if about["type"] != "file" or (about.get("size") or 0) > _LARGEST:
                 raise ValueError(f"no plain file of at most {_LARGEST >> 20} MiB")
-            return self._files.cat_file(path)
+            if about.get("compress_type", zipfile.ZIP_STORED) not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError("compressed as `ssimbad export-run` does not")
+            with self._files.open(path) as file:  # an archive may hold more than it says
+                return file.read(_LARGEST if about.get("size") is None else about["size"] + 1)
         except Exception as error:
             raise UserError(f"{self.name}: {path} cannot be read ({first_line(error)})") from None
 

@@ -48,7 +48,7 @@ class Spool:
         """Append one event; a full disk or a failing sink is told once and otherwise ignored."""
         event = {"event": kind, "time": int(time.time() * 1000), **facts}
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            artifacts.make_folder(self.path.parent)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
         except (OSError, ValueError, TypeError) as error:

@@ -49,14 +49,14 @@ class Door(socket.socket):
         self._inside: WeakSet[socket.socket] = WeakSet()
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Raises ConnectionAbortedError, of which asyncio makes nothing: nobody is let in."""
+        """Raises what asyncio makes nothing of: nobody is let in."""
         try:
             opened, address = super().accept()
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             time.sleep(_PAUSE)  # else it would be tried again at once, and again
-            raise ConnectionAbortedError from None
+            raise BlockingIOError from None  # nobody is there: of one who has gone, newer versions go on to the next
         if sum(one.fileno() >= 0 for one in self._inside) >= self._places:
             with opened, suppress(OSError):
                 opened.setblocking(False)

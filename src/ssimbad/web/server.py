@@ -50,6 +50,7 @@ MOST_PIXELS = 40_000_000
 """Of a picture: one of 100 million, which the command line takes, needs several GB."""
 WAITING = 16  # requests that are read, wait or are answered, beyond which new ones are refused
 HELD = 4 * MOST_BYTES  # of all of these together
+_PACE = 16 << 10  # bytes a second that a request must come with
 _SMALL = 64 << 10  # bytes of a request without pictures
 _SIGNS = 10_000  # brackets and commas of a request: 64 MiB of them would be gigabytes of Python's objects
 _PART = 64 << 10  # bytes of an answer that are handed out at once
@@ -408,14 +409,20 @@ async def _read(
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise ParameterError("the request is not this page's; reload it")
     body, parts = bytearray(), aiter(request.stream())
+    now = asyncio.get_running_loop().time
+    begun = now()
     try:
-        while part := await asyncio.wait_for(anext(parts, b""), PATIENCE):
+        # Whoever sends a byte now and then would keep a place for ever.
+        while part := await asyncio.wait_for(
+            anext(parts, b""), min(PATIENCE, begun + PATIENCE + len(body) / _PACE - now())
+        ):
             if len(body) + len(part) > most:
                 raise _Refused(413, f"too large: together the pictures may have {MOST_BYTES * 3 // 4 >> 20} MiB")
             take(len(part))
             body += part
     except TimeoutError:
-        raise _Refused(408, f"nothing more came for {PATIENCE:.0f} seconds; send it again") from None
+        slow = f"nothing more came for {PATIENCE:.0f} seconds, or less than {_PACE >> 10} KiB a second; send it again"
+        raise _Refused(408, slow) from None
     return _parsed(body, form)
 
 

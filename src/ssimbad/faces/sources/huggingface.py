@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from ssimbad.errors import UserError, first_line
 from ssimbad.faces.sources import folder, layout, names, store
 from ssimbad.faces.sources.contract import Kind, Source
-from ssimbad.files import BROKEN, below
+from ssimbad.files import BROKEN, below, unpacked
 from ssimbad.params.base import OwnPath, Strict
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ _BATCH = 1
 """Rows that are unpacked at a time: equal cells lie in a table once, and many of them would fill the memory."""
 _BUFFER = 1 << 20
 """Bytes of a column that are read at a time: without, a row group is, which may be most of the file."""
-_LIST = 1 << 28
-"""Bytes of a list of metadata, unpacked: millions of names."""
+_LIST, _ROW = 1 << 29, 500
+"""Bytes of a table of metadata when it is unpacked, and of a row beside its names: a million rows."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _NAME = "file_name"
 
@@ -180,7 +180,7 @@ def _zipped(folder: str, file: BinaryIO, max_bytes: int) -> dict[str, _File]:
                 raise UserError(f"{folder}.zip: {member.filename} is larger than any picture; unpack it beside")
             return b""  # as in `_content`
         try:
-            return archive.read(member)
+            return unpacked(archive, member)
         except BROKEN as error:
             raise UserError(f"{folder}.zip: {member.filename} cannot be read ({error}); fetch it again") from None
 
@@ -346,8 +346,7 @@ def _sample(
 
 def _of_metadata(config: Config, name: str, there: Mapping[str, _File]) -> Iterator[tuple[str, bytes]]:
     """The pictures that a file of metadata names, relative to its folder."""
-    rows = _rows(name, there[name])
-    known = list(dict.fromkeys(key for row in rows for key in row))
+    known, rows = _rows(name, there[name], config.character)
     if lists := [key for key in known if key.endswith("file_names")]:
         raise UserError(
             f"{name}: {lists[0]} names lists of pictures, of which none is the face; give one column a face"
@@ -366,31 +365,40 @@ def _of_metadata(config: Config, name: str, there: Mapping[str, _File]) -> Itera
         yield from _sample(_split(face[1]), who, f"{_stem(name)}-{number:08d}", face, sketch)
 
 
-def _rows(name: str, file: _File) -> list[dict[str, Any]]:
+def _rows(name: str, file: _File, character: str | None) -> tuple[list[str], list[dict[str, Any]]]:
+    """The columns of a list, and its rows: of a table with the columns alone that are looked at."""
     if name.endswith(".parquet"):
         with file.opened() as there:
-            return _rows_of_table(name, _opened(name, there))
+            table = _opened(name, there)
+            known = table.schema_arrow.names
+            return known, _rows_of_table(name, table, [k for k in known if k.endswith(_NAME) or k == character])
     data = file.read()
     try:
-        if name.endswith(".csv"):
-            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
-            if any(None in row for row in rows):
-                raise ValueError("a line has more fields than there are columns")
-            return rows
-        found = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
-        if not all(isinstance(row, dict) for row in found):
-            raise ValueError("a line is no object")
-        return found
+        rows = _rows_of_text(name, data)
     except (ValueError, TypeError, csv.Error, RecursionError) as error:
         raise UserError(f"{name}: cannot be read ({error}); mend it") from None
+    return list(dict.fromkeys(key for row in rows for key in row)), rows
 
 
-def _rows_of_table(name: str, table: parquet.ParquetFile) -> list[dict[str, Any]]:
+def _rows_of_text(name: str, data: bytes) -> list[dict[str, Any]]:
+    if name.endswith(".csv"):
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+        if any(None in row for row in rows):
+            raise ValueError("a line has more fields than there are columns")
+        return rows
+    found = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
+    if not all(isinstance(row, dict) for row in found):
+        raise ValueError("a line is no object")
+    return found
+
+
+def _rows_of_table(name: str, table: parquet.ParquetFile, columns: list[str]) -> list[dict[str, Any]]:
+    """Equal names lie in a table once, and may be more than the memory when they are unpacked."""
     rows: list[dict[str, Any]] = []
     size = 0
     with _readable(name):
-        for batch in table.iter_batches(batch_size=64):
-            if (size := size + batch.nbytes) > _LIST:  # equal names lie in a table once
+        for batch in table.iter_batches(batch_size=_BATCH, columns=columns):
+            if (size := size + batch.nbytes + _ROW) > _LIST:
                 raise UserError(f"{name}: more than {_LIST >> 20} MiB of names; give them in a metadata.csv")
             rows += batch.to_pylist()
     return rows

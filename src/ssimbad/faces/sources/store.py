@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ssimbad.errors import UserError
-from ssimbad.files import BROKEN, below, unlike
+from ssimbad.files import BROKEN, below, unlike, unpacked
 
 TEXT = {
     *(".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html", ".log", ".ini", ".db"),
@@ -84,7 +84,9 @@ def opened(path: Path, max_pixels: int) -> Iterator[Store]:
             members = _members(path, archive)
             sizes = {name: member.file_size for name, member in members.items()}
             passed = _endings(n for n in archive.namelist() if not wanted(n))
-            yield Store(str(path), sizes, image_bytes(max_pixels), lambda name: archive.read(members[name]), passed)
+            yield Store(
+                str(path), sizes, image_bytes(max_pixels), lambda name: unpacked(archive, members[name]), passed
+            )
     else:
         raise UserError(f"{path}: no folder or .zip of images there; check data.path")
 
