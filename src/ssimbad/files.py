@@ -73,7 +73,7 @@ def below(root: Path) -> dict[str, Path]:
 
 
 def exists(name: str) -> bool:
-    """Whether anything is there. A name from outside may be one that no file can have, of which `Path.exists` raises."""
+    """Whether anything is there. Nor is a name from outside that no file can have, of which `Path.exists` raises."""
     return os.path.exists(name)  # noqa: PTH110
 
 
