@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-CALLS = "openat,write,pwrite64,sendfile,fsync,fdatasync,syncfs,ftruncate,rename,unlink,unlinkat,link,linkat"
-UNREAD = "creat,writev,pwritev,copy_file_range,renameat,renameat2"
+CALLS = "openat,lseek,write,pwrite64,sendfile,fsync,fdatasync,syncfs,ftruncate,rename,unlink,unlinkat,link,linkat"
+CALLS += ",mkdir,mkdirat,rmdir"
+UNREAD = "creat,writev,pwritev,pwritev2,copy_file_range,renameat,renameat2,truncate,fallocate"
 """None of these has been seen to change a file here; one that does is an error of the model."""
 
 
@@ -35,11 +36,11 @@ class Call:
     """One call that succeeded. Paths are those of the moment."""
 
     kind: str
-    """create, write, copy, cut, sync, syncfs, rename, unlink or link."""
+    """create, append, seek, write, copy, cut, sync, syncfs, rename, unlink, link or mkdir."""
     path: Path
     data: bytes = b""
     number: int = 0
-    """Of `write` and `copy`: where the bytes go, -1 to where the last went; of `cut`: how many stay."""
+    """Of `write` and `copy`: where the bytes go, -1 behind the last; of `seek`: where; of `cut`: how many stay."""
     other: Path | None = None
     """Of `rename` and `link`: the new name; of `copy`: where the bytes come from."""
     count: int = 0
@@ -86,6 +87,10 @@ _PATTERNS = {
         "sync": rf"f(?:data)?sync\({_FILE}",
         "syncfs": rf"syncfs\({_FILE}",
         "cut": rf"ftruncate\({_FILE}, (\d+)",
+        "seek": rf"lseek\({_FILE}, -?\d+, SEEK_[A-Z]+",
+        "mkdir": rf"mkdir\({_TEXT}, \d+",
+        "mkdirat": rf"mkdirat\({_FILE}, {_TEXT}, \d+",
+        "rmdir": rf"rmdir\({_TEXT}",
         "rename": rf"rename\({_TEXT}, {_TEXT}",
         "unlink": rf"unlink\({_TEXT}",
         "unlinkat": rf"unlinkat\({_FILE}, {_TEXT}",
@@ -111,10 +116,11 @@ def _call(line: str, folder: Path) -> Call | None:
 
         match kind:
             case "open":
-                path = at(0) / at(1)
-                if "O_TRUNC" in given[2]:
-                    return Call("cut", path)
-                return Call("create", path) if "O_CREAT" in given[2] else None
+                path, how = at(0) / at(1), given[2].split("|")
+                if "O_DIRECTORY" in how or ("O_RDONLY" in how and "O_CREAT" not in how):
+                    return None
+                kinds = {"O_TRUNC": "cut", "O_APPEND": "append", "O_CREAT": "create"}
+                return Call(next((kind for flag, kind in kinds.items() if flag in how), "seek"), path)
             case "write" | "pwrite":
                 data = bytes.fromhex(given[1].replace("\\x", ""))
                 return Call("write", at(0), data[: int(given[-1])], int(given[2]) if kind == "pwrite" else -1)
@@ -126,8 +132,12 @@ def _call(line: str, folder: Path) -> Call | None:
                 return Call(kind, at(0), other=at(1))
             case "linkat":
                 return Call("link", at(0) / at(1), other=at(2) / at(3))
-            case "unlinkat":
-                return Call("unlink", at(0) / at(1))
+            case "seek":
+                return Call("seek", at(0), number=int(given[1]))
+            case "mkdirat" | "unlinkat":
+                return Call(kind.removesuffix("at"), at(0) / at(1))
+            case "rmdir":
+                return Call("unlink", at(0))
             case _:
                 return Call(kind, at(0))
     name = line.partition("(")[0]
@@ -145,6 +155,9 @@ class _File:
     """(place, bytes) written, or (length, None) cut."""
     place: int = 0
     """Where the next write goes."""
+    appended: bool = False
+    """To the end, wherever that is."""
+    folder: bool = False
 
     def change(self, place: int, data: bytes | None) -> None:
         self.since.append((place, data))
@@ -176,15 +189,18 @@ class Disk:
     """A folder whose changes are not on the disk before they are synced: bytes by their file, names by their folder.
 
     Most file systems in use sync a new file's name with its bytes, and keep the order of names; this one does neither.
-    Permissions, seeks and appending to what was there are not modelled.
+    What is in a folder whose own name is lost is lost. A file that several have opened has one place for all of them.
     """
 
     def __init__(self, folder: Path) -> None:
+        self._root = folder
         found = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
         self._safe: dict[Path, _File] = {}
         for path in found:
             data = path.read_bytes()
             self._safe[path] = _File(data, bytearray(data))
+        folders = (path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink())
+        self._safe |= {path: _File(folder=True) for path in folders}
         self._now = dict(self._safe)
         self._since: list[dict[Path, _File | None]] = []
         """Names given (to a file) or taken (None), together where one call did both."""
@@ -192,13 +208,19 @@ class Disk:
     def happen(self, call: Call) -> None:
         path, other = call.path, call.other
         match call.kind:
-            case "create":
-                self._there(path).place = 0
+            case "create" | "append":
+                file = self._there(path)
+                file.place, file.appended = 0, call.kind == "append"
+            case "seek" if path in self._now:
+                self._now[path].place = call.number
+            case "mkdir":
+                self._name({path: _File(folder=True)})
             case "cut":
                 self._there(path).change(call.number, None)
             case "write":
                 file = self._there(path)
-                file.change(file.place if call.number < 0 else call.number, call.data)
+                place = len(file.now) if file.appended else file.place
+                file.change(place if call.number < 0 else call.number, call.data)
             case "copy":
                 file = self._there(path)
                 file.change(file.place, bytes(self._now[other].now[call.number : call.number + call.count]))
@@ -206,13 +228,11 @@ class Disk:
                 for file in {id(file): file for file in self._now.values()}.values():
                     file.sync()
                 self._safe, self._since = dict(self._now), []
-            case "sync" if path in self._now:
+            case "sync" if path in self._now and not self._now[path].folder:
                 self._now[path].sync()
             case "sync":
                 self._sync_names(path)
-            case "rename" if path in self._now:
-                self._name({path: None, other: self._now[path]})
-            case "rename":  # of a folder
+            case "rename":  # of a file, or of a folder with what is in it
                 moved = {p: f for p, f in self._now.items() if p.is_relative_to(path)}
                 self._name({p: None for p in moved} | {other / p.relative_to(path): f for p, f in moved.items()})
             case "link":
@@ -243,7 +263,17 @@ class Disk:
                 _named(names, change)
         files = {id(file): file for file in names.values()}
         bytes_ = {key: file.left(chance) for key, file in files.items()}
-        return {path: bytes_[id(file)] for path, file in names.items()}
+        return {path: bytes_[id(file)] for path, file in self._reached(names).items()}
+
+    def all(self) -> dict[Path, bytes]:
+        """The same where nothing is lost."""
+        return {path: bytes(file.now) for path, file in self._reached(self._now).items()}
+
+    def _reached(self, names: dict[Path, _File]) -> dict[Path, _File]:
+        """The files that have a way to them."""
+        folders = {self._root, *(path for path, file in names.items() if file.folder)}
+        found = {path: file for path, file in names.items() if not file.folder}
+        return {p: f for p, f in found.items() if all(q in folders for q in p.parents if q.is_relative_to(self._root))}
 
 
 def _named(names: dict[Path, _File], change: dict[Path, _File | None]) -> None:

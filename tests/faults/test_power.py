@@ -34,6 +34,12 @@ class Story:
 
     before: Path
     calls: list[syscalls.Call]
+    after: dict[Path, str]
+    """The md5s of all its files afterwards."""
+
+
+def files(folder: Path) -> dict[Path, str]:
+    return {path: records.md5(path) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,10 @@ def telling(tmp_path_factory) -> Telling:
     before = folder.parent / "before"
     shutil.copytree(folder, before, symlinks=True)
     calls = syscalls.recorded(folder, ENVIRONMENT, "ssimbad", "sync")
-    return Telling(before, calls, digests(folder), (folder / "dvc.lock").read_bytes(), runs(folder), kept(folder))
+    after = files(folder)
+    return Telling(
+        before, calls, after, digests(folder), (folder / "dvc.lock").read_bytes(), runs(folder), kept(folder)
+    )
 
 
 def forgotten(folder: Path) -> None:
@@ -106,7 +115,7 @@ def training(untrained, tmp_path_factory) -> Training:
     for place in (before, folder):
         shutil.copytree(untrained, place, symlinks=True)
     calls = syscalls.recorded(folder, ENVIRONMENT, *TRAINING)
-    return Training(before, calls, weights(folder))
+    return Training(before, calls, files(folder), weights(folder))
 
 
 def moment(story: Story, chance: random.Random, likely: Callable[[str], bool]) -> int:
@@ -116,15 +125,28 @@ def moment(story: Story, chance: random.Random, likely: Callable[[str], bool]) -
     return chance.choice([at, chance.choice(there)])
 
 
-def cut(story: Story, at: int, chance: random.Random) -> Path:
-    """The house, its power cut before that call. In the same place: the logbook knows it."""
+def happened(story: Story, at: int | None = None) -> syscalls.Disk:
+    """The house before the command, in the same place (the logbook knows it), and the first calls of it on the disk."""
     folder = story.before.with_name("house")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(story.before, folder, symlinks=True)
     disk = syscalls.Disk(folder)
     for call in story.calls[:at]:
         disk.happen(call)
-    left = disk.left(chance)
+    return disk
+
+
+@pytest.mark.parametrize("which", ["telling", "training"])
+def test_where_no_power_is_cut_the_model_says_what_is_there(request, which):
+    story: Story = request.getfixturevalue(which)
+    said = {path: hashlib.md5(data).hexdigest() for path, data in happened(story).all().items()}
+    assert said == story.after
+
+
+def cut(story: Story, at: int, chance: random.Random) -> Path:
+    """The house, its power cut before that call."""
+    folder = story.before.with_name("house")
+    left = happened(story, at).left(chance)
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and path not in left:
             path.unlink()
