@@ -42,7 +42,7 @@ END = {
         "CHANGELOG.md",
     ]
 }
-_LINK = re.compile(r"(?<=\]\()([^)\s:]+?)(#[^)\s]*)?(?=\))")
+_LINK = re.compile(r"(?<=\]\()(?!#)([^)\s:]+?)(#[^)\s]*)?(?=\))")
 _SECTION = re.compile(r"^(Args|Returns|Raises|Yields):$")
 
 

@@ -154,6 +154,16 @@ def test_an_upload_that_stops_frees_its_place(site, asked, monkeypatch):
     assert site("/api/colour", asked)[0] == 200
 
 
+def test_a_refused_upload_that_takes_its_time_is_told(site, asked, monkeypatch):
+    monkeypatch.setattr(server, "MOST_BYTES", 100)
+    monkeypatch.setattr(connections, "PATIENCE", 0.3)
+    with sent(site, asked | {"sketch": "x" * 5_000_000}, cut=4_000_000) as opened:
+        for _ in range(20):
+            time.sleep(0.1)
+            opened.sendall(b"x" * 200_000)
+        assert opened.recv(5000).startswith(b"HTTP/1.1 413")
+
+
 def test_an_upload_by_single_bytes_frees_its_place(site, asked, monkeypatch):
     monkeypatch.setattr(server, "PATIENCE", 0.5)
     with sent(site, asked, cut=100) as opened:

@@ -23,6 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 BUSY = "too many are waiting; try again in a while"
 PATIENCE = 30.0  # seconds for a request or its next part to come, or for some of an answer to be taken
+PACE = 16 << 10  # bytes a second that a request comes with, the rest of a refused one too
 MOST = 256
 """Connections at once, idle ones too; a browser opens six."""
 _SAID = json.dumps({"error": BUSY}).encode()
@@ -72,6 +73,7 @@ class Connection(H11Protocol):
 
     _due: asyncio.TimerHandle | None = None
     _left = math.inf  # bytes of answers that were still to be taken at the last look
+    _came = 0  # bytes since then
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -80,6 +82,10 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._rest()
+
+    def data_received(self, data: bytes) -> None:
+        self._came += len(data)
+        super().data_received(data)
 
     def handle_events(self) -> None:
         super().handle_events()
@@ -103,7 +109,7 @@ class Connection(H11Protocol):
         if answering and not self.flow.write_paused:
             self._rest()
         elif not self._due:
-            self._due = self.loop.call_later(PATIENCE, self._look)
+            self._due, self._came = self.loop.call_later(PATIENCE, self._look), 0
 
     def _rest(self) -> None:
         if self._due:
@@ -112,8 +118,9 @@ class Connection(H11Protocol):
 
     def _look(self) -> None:
         left = self.transport.get_write_buffer_size()
-        if 0 < left < self._left:  # a slow reader, but one who reads
-            self._left, self._due = left, self.loop.call_later(PATIENCE, self._look)
+        # A slow reader, but one who reads; or one who was refused, and hears of it when all is sent.
+        if 0 < left < self._left or self._came >= PACE * PATIENCE:
+            self._left, self._due, self._came = left, self.loop.call_later(PATIENCE, self._look), 0
         else:
             self.transport.abort()
 

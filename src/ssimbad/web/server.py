@@ -40,7 +40,7 @@ from ssimbad.colorize import at_hand, load
 from ssimbad.colorize.painter import Painter
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.web import examples
-from ssimbad.web.connections import BUSY, PATIENCE, Door, config
+from ssimbad.web.connections import BUSY, PACE, PATIENCE, Door, config
 from ssimbad.web.study import Study
 
 HOST = "127.0.0.1"
@@ -50,7 +50,6 @@ MOST_PIXELS = 40_000_000
 """Of a picture: one of 100 million, which the command line takes, needs several GB."""
 WAITING = 16  # requests that are read, wait or are answered, beyond which new ones are refused
 HELD = 4 * MOST_BYTES  # of all of these together
-_PACE = 16 << 10  # bytes a second that a request must come with
 _SMALL = 64 << 10  # bytes of a request without pictures
 _SIGNS = 10_000  # brackets and commas of a request: 64 MiB of them would be gigabytes of Python's objects
 _PART = 64 << 10  # bytes of an answer that are handed out at once
@@ -414,14 +413,14 @@ async def _read(
     try:
         # Whoever sends a byte now and then would keep a place for ever.
         while part := await asyncio.wait_for(
-            anext(parts, b""), min(PATIENCE, begun + PATIENCE + len(body) / _PACE - now())
+            anext(parts, b""), min(PATIENCE, begun + PATIENCE + len(body) / PACE - now())
         ):
             if len(body) + len(part) > most:
                 raise _Refused(413, f"too large: together the pictures may have {MOST_BYTES * 3 // 4 >> 20} MiB")
             take(len(part))
             body += part
     except TimeoutError:
-        slow = f"nothing more came for {PATIENCE:.0f} seconds, or less than {_PACE >> 10} KiB a second; send it again"
+        slow = f"nothing more came for {PATIENCE:.0f} seconds, or less than {PACE >> 10} KiB a second; send it again"
         raise _Refused(408, slow) from None
     return _parsed(body, form)
 
