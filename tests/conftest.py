@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterator
+import tracemalloc
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -245,3 +246,15 @@ def study(tmp_path):
         )
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({"per_rater": 2, "sets": sets}))
     return tmp_path / "study.yaml"
+
+
+@contextmanager
+def peak() -> Iterator[Callable[[], int]]:
+    """Hands out what tells the most bytes that Python had at once in the block."""
+    most = []
+    tracemalloc.start()
+    try:
+        yield lambda: most[0]
+    finally:
+        most.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()

@@ -99,3 +99,15 @@ def anime_face(number: int, side: int = 110) -> Image.Image:
     for left in range(0, 100, 20):
         pen.polygon(at(left, 25, left + 20, 25, left + 10, int(random.integers(38, 50))), fill=hair)
     return image.filter(ImageFilter.GaussianBlur(0.8))
+
+
+def called(folder: Path, names: list[str]) -> Path:
+    """Files that hold their own names."""
+    return fill(folder, {name: name.encode() for name in names})
+
+
+def pack(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ssimbad import artifacts
 from ssimbad.errors import ParameterError, UserError
 from ssimbad.reporting import compare
 
+from .conftest import peak
 from .test_reporting_tables import write_result
 
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.invalid")
@@ -171,12 +171,9 @@ def test_a_file_of_a_zip_that_holds_more_than_it_says_takes_no_more_memory(here,
             archive.writestr(name, bytes(size) if name == f"{ROW}/same.json" else there.read(name))
     data = Path("s.zip").read_bytes().replace(size.to_bytes(4, "little"), said.to_bytes(4, "little"))
     Path("s.zip").write_bytes(data)
-    tracemalloc.start()
-    with pytest.raises(UserError, match=r"^s\.zip: .* cannot be read"):
+    with peak() as used, pytest.raises(UserError, match=r"^s\.zip: .* cannot be read"):
         compare.run("@", "@s.zip")
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert most < 2**25
+    assert used() < 2**25
 
 
 @pytest.mark.parametrize("key", ["method", "stage", "seed", "setting", "n", "size", "metrics"])

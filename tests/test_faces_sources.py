@@ -1,17 +1,12 @@
 """A folder and a .zip with the same files are the same source; neither can lead outside itself."""
 
-import io
 import os
-import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
-import pyarrow as pa
 import pytest
-from pyarrow import parquet
 
 from ssimbad.errors import UserError
 from ssimbad.faces import fetch
@@ -20,36 +15,10 @@ from ssimbad.faces.sources import huggingface, registry, store, webdataset
 from ssimbad.faces.sources.contract import Listing, Picture
 from ssimbad.faces.sources.names import make_ids
 
-from .pictures import COMPRESSIONS
+from .conftest import peak
+from .pictures import COMPRESSIONS, called, pack
 
 LIMIT = 10**4
-
-
-def fill(folder: Path, names: list[str]) -> Path:
-    for name in names:
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(name.encode())
-    return folder
-
-
-def pack(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path
-
-
-@contextmanager
-def peak() -> Iterator[Callable[[], int]]:
-    """Hands out what tells the most bytes that Python had at once in the block."""
-    most = []
-    tracemalloc.start()
-    try:
-        yield lambda: most[0]
-    finally:
-        most.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
 
 
 def listing(path: Path, **block) -> Listing:
@@ -69,7 +38,7 @@ PASSED_OVER = [".DS_Store", "__MACOSX/a.png", ".hidden/x.png", "a.txt", "tags.js
 
 
 def test_folder_and_zip_alike(tmp_path):
-    folder = fill(tmp_path / "folder", NAMES + PASSED_OVER)
+    folder = called(tmp_path / "folder", NAMES + PASSED_OVER)
     archive = pack(tmp_path / "a.zip", {name: name.encode() for name in reversed(NAMES + PASSED_OVER)})
     assert pictures(folder) == pictures(archive)
     found, unused = pictures(folder)
@@ -156,93 +125,14 @@ def test_a_member_without_a_name_harms_no_other(tmp_path):
     assert ("a/b.png", b"2") in list(huggingface.fetch(config, 8 * LIMIT, print))
 
 
-def test_any_byte_of_a_table_may_be_wrong(tmp_path):
-    buffer, path = io.BytesIO(), tmp_path / "train.parquet"
-    parquet.write_table(pa.Table.from_pylist([{"image": {"bytes": bytes(99), "path": "a.png"}, "who": 1}] * 2), buffer)
-    whole = buffer.getvalue()
-    config = huggingface.Config(kind="huggingface", path=str(tmp_path), face="image")
-    for place in range(len(whole)):
-        bit = (0x80, 0x08, 0x01)[place % 3]
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
-        with suppress(UserError):
-            for name, data in huggingface.fetch(config, 8 * LIMIT, print):
-                assert isinstance(name, str) and isinstance(data, bytes)
-    path.write_bytes(whole)
-    wrong = huggingface.Config(kind="huggingface", path=str(tmp_path), face="who")
-    with pytest.raises(UserError, match=r"^train\.parquet: column 'who' holds no pictures; those that do: image$"):
-        list(huggingface.fetch(wrong, 8 * LIMIT, print))
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("metadata.csv", "file_name\na.png,b\n", "more fields than there are columns"),
-        ("metadata.jsonl", "[[1, 2]]\n", "a line is no object"),
-        ("metadata.jsonl", '{"file_name": "a.png"}\n"b"\n', "a line is no object"),
-        ("metadata.jsonl", "null\n", "a line is no object"),
-    ],
-)
-def test_a_list_of_another_form_is_told(tmp_path, name, text, said):
-    (tmp_path / name).write_text(text)
-    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
-    with pytest.raises(UserError, match=rf"^{name}: cannot be read \(.*{said}\); mend it"):
-        list(huggingface.fetch(config, 8 * LIMIT, print))
-
-
-def test_a_table_in_an_archive_that_is_larger_than_any_picture_is_told(tmp_path):
-    pack(tmp_path / "a.zip", {"metadata.csv": b"file_name\n" * 100, "huge.png": bytes(2000), "b.png": b"2"})
-    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
-    with pytest.raises(UserError, match=r"^a\.zip: metadata\.csv is larger than any picture"):
-        list(huggingface.fetch(config, 900, print))
-    pack(tmp_path / "a.zip", {"huge.png": bytes(2000), "b.png": b"2"})
-    assert dict(huggingface.fetch(config, 900, print)) == {"a/huge.png": b"", "a/b.png": b"2"}
-
-
-def test_rows_of_a_table_are_unpacked_one_by_one(tmp_path):
-    """Equal cells lie in it once: a small file may hold more than the memory. None is larger than a picture."""
-    rows = [{"image": {"bytes": bytes(2**22), "path": "a.png"}}] * 64 + [{"image": {"bytes": bytes(2**23), "path": ""}}]
-    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet", compression="zstd")
-    del rows
-    config = huggingface.Config(kind="huggingface", path=str(tmp_path), face="image")
-    before, sizes, most = pa.total_allocated_bytes(), [], 0
-    for _, data in huggingface.fetch(config, 2**22, print):
-        sizes.append(len(data))
-        most = max(most, pa.total_allocated_bytes() - before)
-    assert sizes == [2**22] * 64 + [0] and most < 2**26
-
-
-@pytest.mark.parametrize("kind", ["zip", "table"])
-def test_of_a_hub_no_archive_or_table_is_read_whole(tmp_path, kind):
-    """Theirs are larger than the memory."""
-    if kind == "zip":
-        small = pack(tmp_path / ".small.zip", {"b.png": b"2"}).read_bytes()
-        with (tmp_path / "a.zip").open("wb") as file:
-            file.seek(2**30)  # a hole, before an archive that is found from its end
-            file.write(small)
-    else:
-        rows = pa.table({"image": [bytes([i]) * 2**20 for i in range(96)]})
-        pages = {"use_dictionary": False, "write_batch_size": 1}  # one for each row
-        parquet.write_table(rows, tmp_path / "train.parquet", compression="none", **pages)
-        del rows
-    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
-    before, arrows, found = pa.total_allocated_bytes(), 0, 0
-    with peak() as used:
-        for _ in huggingface.fetch(config, 2**22, print):
-            arrows, found = max(arrows, pa.total_allocated_bytes() - before), found + 1
-    assert found == (1 if kind == "zip" else 96) and used() + arrows < 2**25
-
-
-def test_a_list_that_unpacks_to_more_than_any_list_is_told(tmp_path):
-    """Equal names lie in a table once: a few kilobytes may be gigabytes."""
-    names = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), [f"{'x' * 2**20}.png"])
-    others = {f"column {i}": pa.nulls(2000) for i in range(30)}
-    parquet.write_table(pa.table({"file_name": names, **others}), tmp_path / "metadata.parquet", store_schema=False)
-    assert (tmp_path / "metadata.parquet").stat().st_size < 2**19
-    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
-    said = r"^metadata\.parquet: more than 512 MiB of names; give them in a metadata\.csv$"
-    with peak() as used, pytest.raises(UserError, match=said):
-        list(huggingface.fetch(config, 900, print))
-    assert used() < 2**30
+def test_a_member_that_asks_for_a_large_dictionary_is_not_given_one(tmp_path):
+    data = bytearray(pack(tmp_path / "a.zip", {"a.png": b"x" * 1000}, zipfile.ZIP_LZMA).read_bytes())
+    sides = data.index(b"\x09\x04\x05\x00") + 4  # behind version and length: a byte, then the dictionary's size
+    data[sides + 1 : sides + 5] = b"\xff" * 4
+    (tmp_path / "a.zip").write_bytes(data)
+    with store.opened(tmp_path / "a.zip", LIMIT) as source, peak() as used:
+        assert source.read("a.png") == b"x" * 1000
+    assert used() < 2**25
 
 
 @pytest.mark.parametrize("method", COMPRESSIONS[1:])
@@ -276,8 +166,8 @@ def test_neither_folder_nor_zip(tmp_path, make):
 
 
 def test_links_are_followed_once_and_never_loop(tmp_path):
-    elsewhere = fill(tmp_path / "elsewhere", ["x.png"])
-    folder = fill(tmp_path / "folder", ["sub/a.png"])
+    elsewhere = called(tmp_path / "elsewhere", ["x.png"])
+    folder = called(tmp_path / "folder", ["sub/a.png"])
     (folder / "loop").symlink_to(folder)
     (folder / "sub" / "up").symlink_to("..")
     (folder / "linked").symlink_to(elsewhere)
@@ -286,32 +176,13 @@ def test_links_are_followed_once_and_never_loop(tmp_path):
 
 
 def test_broken_links_and_pipes_are_not_opened(tmp_path):
-    folder = fill(tmp_path / "folder", ["a.png"])
+    folder = called(tmp_path / "folder", ["a.png"])
     (folder / "broken.png").symlink_to("nowhere.png")
     os.mkfifo(folder / "pipe.png")
     with store.opened(folder, LIMIT) as source:
         for name in ("broken.png", "pipe.png", "unheard-of.png"):
             with pytest.raises(Unreadable, match="no plain file"):
                 source.read(name)
-
-
-def test_of_a_copy_of_a_hub_only_plain_files_are_opened(tmp_path):
-    """Pipes, devices, broken links and what is larger than any picture: the name alone is kept, which ends in
-    quarantine."""
-    folder = fill(tmp_path / "hub", ["a.png"])
-    (folder / "broken.png").symlink_to("nowhere.png")
-    (folder / "endless.png").symlink_to("/dev/zero")
-    (folder / "large.png").write_bytes(bytes(901))
-    os.mkfifo(folder / "pipe.png")
-    config = huggingface.Config(kind="huggingface", path=str(folder))
-    found = dict(huggingface.fetch(config, 900, print))
-    assert found == {"a.png": b"a.png", "broken.png": b"", "endless.png": b"", "large.png": b"", "pipe.png": b""}
-    for name in ("train.parquet", "metadata.csv", "x.zip"):
-        for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("nowhere")):
-            make(folder / name)
-            with pytest.raises(UserError, match=rf"^{name}: no plain file, or a link to nowhere; fetch it again$"):
-                list(huggingface.fetch(config, 900, print))
-            (folder / name).unlink()
 
 
 def header(name: bytes, size: int, kind: bytes = b"0", extended: bytes = b"") -> bytes:
@@ -357,7 +228,7 @@ def test_sizes_of_a_tar_are_asked_before_they_are_followed(tmp_path, what, befor
 
 def test_layout_of_references_and_sketches(tmp_path):
     names = ["reference/1.png", "sketch/1.jpg", "reference/2.png", "sketch/3.png", "reference/s/4.png"]
-    folder = fill(tmp_path / "folder", [*names, "sketch/s/4.png", "other/5.png"])
+    folder = called(tmp_path / "folder", [*names, "sketch/s/4.png", "other/5.png"])
     found, unused = pictures(folder)
     assert [(p.id, p.name, p.sketch) for p in found] == [
         ("1", "reference/1.png", "sketch/1.jpg"),
@@ -390,7 +261,7 @@ PAIRS = {  # two pairs each: {face: sketch}
 
 @pytest.mark.parametrize("layout", PAIRS)
 def test_pairs_are_known_by_their_names(tmp_path, layout):
-    found, unused = pictures(fill(tmp_path, [*PAIRS[layout], *PAIRS[layout].values()]))
+    found, unused = pictures(called(tmp_path, [*PAIRS[layout], *PAIRS[layout].values()]))
     assert {p.name: p.sketch for p in found} == PAIRS[layout] and unused == {}
     assert not any(word in p.id.lower() for p in found for word in ("reference", "color", "gt"))
 
@@ -398,7 +269,7 @@ def test_pairs_are_known_by_their_names(tmp_path, layout):
 def test_what_paths_say_besides(tmp_path):
     names = [f"{s}/{side}/{who}/{n}.png" for s in ("train", "valid", "testing") for side in ("color", "sketch")
              for who in "abcd" for n in range(2)]  # fmt: skip
-    found = listing(fill(tmp_path / "a", names))
+    found = listing(called(tmp_path / "a", names))
     assert {p.name: (p.split, p.identity) for p in found.pictures} == {
         f"{folder}/color/{who}/{n}.png": (split, who)
         for folder, split in (("train", "train"), ("valid", "val"), ("testing", "test"))
@@ -419,7 +290,7 @@ def test_what_paths_say_besides(tmp_path):
     ],
 )
 def test_folders_that_are_no_characters(tmp_path, names):
-    assert {p.identity for p in pictures(fill(tmp_path, names))[0]} == {""}
+    assert {p.identity for p in pictures(called(tmp_path, names))[0]} == {""}
 
 
 @pytest.mark.parametrize(
@@ -434,7 +305,7 @@ def test_folders_that_are_no_characters(tmp_path, names):
     ],
 )
 def test_what_looks_like_pairs_and_does_not_fit(tmp_path, names, said):
-    folder = fill(tmp_path, names)
+    folder = called(tmp_path, names)
     with pytest.raises(UserError, match=said):
         pictures(folder)
     found, unused = pictures(folder, layout="plain")
@@ -442,7 +313,7 @@ def test_what_looks_like_pairs_and_does_not_fit(tmp_path, names, said):
 
 
 def test_words_of_ones_own(tmp_path):
-    folder = fill(tmp_path, ["faces/1.png", "ink/1.png", "gt/1.png"])
+    folder = called(tmp_path, ["faces/1.png", "ink/1.png", "gt/1.png"])
     found, unused = pictures(folder, colour="faces", sketch="ink")
     assert [(p.name, p.sketch) for p in found] == [("faces/1.png", "ink/1.png")] and list(unused) == ["gt/1.png"]
     with pytest.raises(UserError, match="named like sketches"):
@@ -452,9 +323,9 @@ def test_words_of_ones_own(tmp_path):
 @pytest.mark.parametrize(("inner", "kind"), [("00000.tar", "webdataset"), ("color/0001.zip", "parallel")])
 def test_archives_in_a_folder_are_another_kind(tmp_path, inner, kind):
     with pytest.raises(UserError, match=rf"such as {inner}.*kind: {kind}"):
-        pictures(fill(tmp_path, [inner]))
+        pictures(called(tmp_path, [inner]))
     with pytest.raises(UserError, match=r"2 tables \.parquet and no image.*kind: huggingface"):
-        pictures(fill(tmp_path / "b", ["0000.parquet", "0001.parquet"]))
+        pictures(called(tmp_path / "b", ["0000.parquet", "0001.parquet"]))
 
 
 def test_ids_are_unique_safe_and_independent_of_order():
@@ -477,7 +348,7 @@ def test_ids_are_unique_safe_and_independent_of_order():
 
 def test_names_of_any_bytes(tmp_path):
     """None is lost, also where one is spelled as another is read."""
-    folder = fill(
+    folder = called(
         tmp_path / "folder", ["a.png", "\\xff.png", "line\rbreak.png", "x" * 250 + ".png", "e\u0301.png", "\u00e9.png"]
     )
     raw = [b"\xff.png", "ソ.png".encode("cp932")]
@@ -532,7 +403,7 @@ def pack_twice(path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
-    folder = fill(tmp_path / "folder", ["a.png", "shut/b.png"])
+    folder = called(tmp_path / "folder", ["a.png", "shut/b.png"])
     scandir = os.scandir
 
     def refusing(path):

@@ -52,7 +52,8 @@ def _lzma(held: bytes, most: int) -> bytes:
     _, length = struct.unpack_from("<HH", held)
     sides, dictionary = struct.unpack_from("<BI", held, 4)
     literal = {"lc": sides % 9, "lp": sides // 9 % 5, "pb": sides // 45}
-    raw = {"id": lzma.FILTER_LZMA1, "dict_size": dictionary, **literal}
+    # It is taken at once, up to 4 GiB, and nothing reaches further back than there are bytes.
+    raw = {"id": lzma.FILTER_LZMA1, "dict_size": min(dictionary, max(most, 4096)), **literal}
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[raw]).decompress(held[4 + length :], most)
 
 
@@ -73,7 +74,7 @@ def below(root: Path) -> dict[str, Path]:
 
 
 def exists(name: str) -> bool:
-    """Whether anything is there. Nor is a name from outside that no file can have, of which `Path.exists` raises."""
+    """Whether anything is there; nothing is by a name that no file can have, at which `Path.exists` raises."""
     return os.path.exists(name)  # noqa: PTH110
 
 

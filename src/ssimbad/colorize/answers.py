@@ -15,7 +15,7 @@ from ssimbad import artifacts
 from ssimbad.colorize.folders import one_name
 from ssimbad.colorize.pictures import MAX_PIXELS
 from ssimbad.errors import ParameterError
-from ssimbad.files import BROKEN, unpacked
+from ssimbad.files import BROKEN
 
 _BEGINS = "ssimbad colorize "
 _KEY = "Software"  # of a PNG's text, whose value, as a zip's comment, tells that it is an answer as it was written
@@ -107,6 +107,4 @@ def _our_zip(archive: zipfile.ZipFile, size: int) -> bool:
     """Ours are not compressed, so that no member is more than its bytes in the file, nor all more than the file."""
     said, members = archive.comment.decode(), archive.infolist()
     plain = all(m.compress_type == zipfile.ZIP_STORED for m in members) and sum(m.file_size for m in members) <= size
-    return (
-        plain and said.startswith(_BEGINS) and said == _mark(_flat((m.filename, unpacked(archive, m)) for m in members))
-    )
+    return plain and said.startswith(_BEGINS) and said == _mark(_flat((m.filename, archive.read(m)) for m in members))

@@ -92,7 +92,7 @@ class _Place:
             if about["type"] != "file" or (about.get("size") or 0) > _LARGEST:
                 raise ValueError(f"no plain file of at most {_LARGEST >> 20} MiB")
             if about.get("compress_type", zipfile.ZIP_STORED) not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError("compressed as `ssimbad export-run` does not")
+                raise ValueError("packed neither plain nor by deflate; pack it again")
             with self._files.open(path) as file:  # an archive may hold more than it says
                 return file.read(_LARGEST if about.get("size") is None else about["size"] + 1)
         except Exception as error:
