@@ -273,9 +273,10 @@ def test_danbooru(tmp_path):
     ]  # fmt: skip
     large = Read(source | {"least_side": 900}, tmp_path / "large")
     assert large.names == {f"512px/{p % 1000:04}/{p}.jpg" for p in POSTS}
-    (path / "metadata/posts1.json").write_text("{}\n")
-    with pytest.raises(UserError, match=r"posts1\.json, line 1: no JSON object with an id"):
-        Read(source, tmp_path / "out")
+    for text, said in (("{}\n", ", line 1: no JSON object with an id"), ("x" * 2**23, ": cannot be read .*characters")):
+        (path / "metadata/posts1.json").write_text(text)
+        with pytest.raises(UserError, match=rf"posts1\.json{said}"):
+            Read(source, tmp_path / "out")
 
 
 NESTED = "[" * 700 + "]" * 700

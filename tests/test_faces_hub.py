@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub, in copies of any form: tables, lists, archives, damaged or larger than memory."""
 
 import io
+import json
 import os
 from contextlib import suppress
 
@@ -41,6 +42,7 @@ def test_any_byte_of_a_table_may_be_wrong(tmp_path):
         ("metadata.jsonl", "[[1, 2]]\n", "a line is no object"),
         ("metadata.jsonl", '{"file_name": "a.png"}\n"b"\n', "a line is no object"),
         ("metadata.jsonl", "null\n", "a line is no object"),
+        ("metadata.jsonl", f'{{"file_name": {"[" * 990}{"]" * 990}}}\n', "recursion.*"),
     ],
 )
 def test_a_list_of_another_form_is_told(tmp_path, name, text, said):
@@ -100,10 +102,81 @@ def test_a_list_that_unpacks_to_more_than_any_list_is_told(tmp_path):
     parquet.write_table(pa.table({"file_name": names, **others}), tmp_path / "metadata.parquet", store_schema=False)
     assert (tmp_path / "metadata.parquet").stat().st_size < 2**19
     config = huggingface.Config(kind="huggingface", path=str(tmp_path))
-    said = r"^metadata\.parquet: more than 512 MiB of names; give them in a metadata\.csv$"
+    said = r"^metadata\.parquet: more than 512 MiB of names; give each folder a list of its own$"
     with peak() as used, pytest.raises(UserError, match=said):
         list(huggingface.fetch(config, 900, print))
     assert used() < 2**30
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_list_is_read_line_by_line(tmp_path, name):
+    """Of each row the names alone are kept, whatever else it tells."""
+    text = "x" * 2**17
+    row = f'a.png,"{text}"\n' if name.endswith(".csv") else json.dumps({"file_name": "a.png", "text": text}) + "\n"
+    with (tmp_path / name).open("w") as file:
+        file.write("file_name,text\n" if name.endswith(".csv") else "")
+        file.writelines([row] * 1000)
+    (tmp_path / "a.png").write_bytes(b"1")
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    with peak() as used:
+        assert [data for _, data in huggingface.fetch(config, 900, print)] == [b"1"] * 1000
+    assert used() < 2**25
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_list_that_never_ends_a_line_is_told(tmp_path, name):
+    with (tmp_path / name).open("w") as file:
+        file.write("file_name,text\na.png," if name.endswith(".csv") else '{"file_name": "')
+        file.truncate(2**29)  # a hole
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    with peak() as used, pytest.raises(UserError, match=rf"^{name}: cannot be read \(.*characters.*\); mend it$"):
+        list(huggingface.fetch(config, 900, print))
+    assert used() < 2**28
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
+def test_a_split_may_have_no_pictures(tmp_path, name):
+    called(tmp_path / "train", ["a.png"])
+    (tmp_path / "train/metadata.csv").write_text("file_name\na.png\n")
+    (tmp_path / "test").mkdir()
+    parquet.write_table(pa.table({"file_name": pa.array([], pa.string())}), tmp_path / "test/metadata.parquet")
+    if name != "metadata.parquet":
+        (tmp_path / "test/metadata.parquet").unlink()
+        (tmp_path / "test" / name).write_text("file_name\n" if name.endswith(".csv") else "\n")
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    assert [data for _, data in huggingface.fetch(config, 900, print)] == [b"a.png"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_column_of_a_list_may_have_any_name(tmp_path, ending):
+    called(tmp_path, ["a.png", "b.png"])
+    rows = {"where": ["a.png"], "drawn": ["b.png"], "who": ["rin"], "file_name": ["c.png"]}
+    if ending == "csv":
+        (tmp_path / "metadata.csv").write_text("where,drawn,who,file_name\na.png,b.png,rin,c.png\n")
+    else:
+        parquet.write_table(pa.table(rows), tmp_path / "metadata.parquet")
+    named = {"face": "where", "sketch": "drawn", "character": "who"}
+    config = huggingface.Config.model_validate({"kind": "huggingface", "path": str(tmp_path)} | named)
+    found = dict(huggingface.fetch(config, 900, print))
+    assert list(found.values()) == [b"a.png", b"b.png"] and all("/rin/" in name for name in found)
+
+
+def test_text_in_a_list_may_hold_what_some_take_for_ends_of_lines(tmp_path):
+    """JSON writes these as they are."""
+    row = {"file_name": "a.png", "text": "a\u2028b\u2029c\x85d\x0be"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\r\n\n", newline="")
+    (tmp_path / "a.png").write_bytes(b"1")
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    assert [data for _, data in huggingface.fetch(config, 900, print)] == [b"1"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_list_may_end_its_lines_as_any_machine_does(tmp_path, end):
+    lines = ["\ufefffile_name,text", 'a.png,"two\nlines"', "b.png,x"]
+    (tmp_path / "metadata.csv").write_text(end.join(lines), newline="")
+    called(tmp_path, ["a.png", "b.png"])
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    assert [data for _, data in huggingface.fetch(config, 900, print)] == [b"a.png", b"b.png"]
 
 
 def test_of_a_copy_of_a_hub_only_plain_files_are_opened(tmp_path):

@@ -1,9 +1,12 @@
 """Splits depend on (seed, id) alone."""
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssimbad import files
 from ssimbad.errors import UserError
 from ssimbad.faces.splits import find_listed, read_list, split_ids
 
@@ -84,4 +87,5 @@ def test_a_list_that_does_not_fit(lines, message):
 
 
 def test_lines_of_a_list():
-    assert read_list("\ufeffa.png\r\n\n  b c.png  \n# note\n") == ["a.png", "b c.png"]
+    text = "\ufeffa.png\r\n\n  b\u2028c.png  \n# note\rd.png"
+    assert read_list(files.lines(io.BytesIO(text.encode()))) == ["a.png", "b\u2028c.png", "d.png"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import copy
+import io
 import lzma
 import os
 import struct
@@ -12,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from ssimbad.errors import UserError
 
@@ -55,6 +56,23 @@ def _lzma(held: bytes, most: int) -> bytes:
     # It is taken at once, up to 4 GiB, and nothing reaches further back than there are bytes.
     raw = {"id": lzma.FILTER_LZMA1, "dict_size": min(dictionary, max(most, 4096)), **literal}
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[raw]).decompress(held[4 + length :], most)
+
+
+LINE = 1 << 22
+"""Characters of a line of text, at most."""
+
+
+def lines(file: BinaryIO) -> Iterator[str]:
+    """Lines of UTF-8 text with their ends, of whatever machine; a byte order mark before them is passed over.
+
+    Raises:
+        ValueError: it is no UTF-8, or a line is longer than `LINE`.
+    """
+    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    while line := text.readline(LINE + 1):
+        if len(line) > LINE:
+            raise ValueError(f"a line of more than {LINE} characters")
+        yield line
 
 
 def below(root: Path) -> dict[str, Path]:

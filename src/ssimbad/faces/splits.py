@@ -70,10 +70,9 @@ def _first(split: str, pools: Mapping[str, list[str]]) -> str:
     return next((name for name in order if pools[name]), "train")
 
 
-def read_list(text: str) -> list[str]:
+def read_list(lines: Iterable[str]) -> list[str]:
     """The names of a test list: one a line; empty lines and lines that begin with # do not count."""
-    lines = (line.strip() for line in text.lstrip("\ufeff").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
 
 
 def find_listed(lines: Iterable[str], names: dict[str, str], where: str) -> list[str]:

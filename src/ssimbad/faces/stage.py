@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssimbad import artifacts
+from ssimbad import artifacts, files
 from ssimbad.errors import UserError
 from ssimbad.faces import examining, framing, shards
 from ssimbad.faces.examining import Looks, Seen
@@ -152,10 +152,11 @@ def _listed(test_list: str | None, pictures: list[Picture]) -> list[str] | None:
     if test_list is None:
         return None
     try:
-        text = Path(test_list).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with Path(test_list).open("rb") as file:
+            listed = read_list(files.lines(file))
+    except (OSError, ValueError) as error:
         raise UserError(f"{test_list}: cannot be read ({error}); check data.test_list") from None
-    return find_listed(read_list(text), {p.id: p.name for p in pictures}, test_list)
+    return find_listed(listed, {p.id: p.name for p in pictures}, test_list)
 
 
 def _check_listed(

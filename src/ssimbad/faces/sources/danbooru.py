@@ -14,6 +14,7 @@ from pydantic import Field
 from ssimbad.errors import UserError
 from ssimbad.faces.sources import names, store
 from ssimbad.faces.sources.contract import Kind, Listing, Picture, Source
+from ssimbad.files import lines
 from ssimbad.params.base import OwnPath, Strict
 
 
@@ -81,15 +82,15 @@ def _post(name: str) -> int | None:
 def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, entry) of every line of the metadata."""
     files = sorted(file for file in path.rglob("*.json*") if file.is_file()) if path.is_dir() else [path]
-    if not files:
+    if not (files and files[0].is_file()):
         raise UserError(f"{path}: no metadata .json there; set data.source.metadata, or use {{kind: folder, path: …}}")
     for file in files:
         try:
-            with file.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
+            with file.open("rb") as there:
+                for number, line in enumerate(lines(there), 1):
                     if line.strip():
                         yield _entry(file, number, line)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{file}: cannot be read ({error}); set data.source.metadata to JSON lines") from None
 
 

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from ssimbad.errors import UserError, first_line
 from ssimbad.faces.sources import folder, layout, names, store
 from ssimbad.faces.sources.contract import Kind, Source
-from ssimbad.files import BROKEN, below, unpacked
+from ssimbad.files import BROKEN, below, lines, unpacked
 from ssimbad.params.base import OwnPath, Strict
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _BATCH = 1
 _BUFFER = 1 << 20
 """Bytes of a column that are read at a time: without, a row group is, which may be most of the file."""
 _LIST, _ROW = 1 << 29, 500
-"""Bytes of a table of metadata when it is unpacked, and of a row beside its names: a million rows."""
+"""Bytes of a list of metadata, and of a row beside its names: a million rows."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _NAME = "file_name"
 
@@ -110,7 +110,7 @@ def _is_table(name: str) -> bool:
 class _File:
     """A file of the data set.
 
-    `read` gives the bytes of a picture or a list; `opened` the file itself, which may be larger than the memory.
+    `read` gives the bytes of a picture; `opened` the file itself, which may be larger than the memory.
     """
 
     read: Callable[[], bytes]
@@ -152,9 +152,6 @@ def _local(root: Path, max_bytes: int) -> dict[str, _File]:
 
 def _content(name: str, file: Path, max_bytes: int) -> bytes:
     """Bytes of a file; none of what can be no picture: its name alone is kept, which ends in quarantine."""
-    if name.lower().endswith(_METADATA):
-        with _plain_file(name, file) as there:
-            return there.read()
     size = store.plain_size(file)
     return file.read_bytes() if size is not None and size <= max_bytes else b""
 
@@ -346,7 +343,9 @@ def _sample(
 
 def _of_metadata(config: Config, name: str, there: Mapping[str, _File]) -> Iterator[tuple[str, bytes]]:
     """The pictures that a file of metadata names, relative to its folder."""
-    known, rows = _rows(name, there[name], config.character)
+    known, rows = _rows(name, there[name], {config.face, config.sketch, config.character})
+    if not rows:  # of a split without pictures
+        return
     if lists := [key for key in known if key.endswith("file_names")]:
         raise UserError(
             f"{name}: {lists[0]} names lists of pictures, of which none is the face; give one column a face"
@@ -355,8 +354,8 @@ def _of_metadata(config: Config, name: str, there: Mapping[str, _File]) -> Itera
     columns = _columns(config, name, list(pictures), [*known, *pictures])
     parent = PurePosixPath(name).parent
 
-    def had(row: Mapping[str, Any], column: str) -> tuple[bytes, str]:
-        named = str(parent / str(row.get(pictures.get(column, column)) or ""))
+    def had(row: Mapping[str, str], column: str) -> tuple[bytes, str]:
+        named = str(parent / row.get(pictures.get(column, column), ""))
         return there[named].read() if named in there else b"", named
 
     for number, row in enumerate(rows):
@@ -365,43 +364,58 @@ def _of_metadata(config: Config, name: str, there: Mapping[str, _File]) -> Itera
         yield from _sample(_split(face[1]), who, f"{_stem(name)}-{number:08d}", face, sketch)
 
 
-def _rows(name: str, file: _File, character: str | None) -> tuple[list[str], list[dict[str, Any]]]:
-    """The columns of a list, and its rows: of a table with the columns alone that are looked at."""
-    if name.endswith(".parquet"):
-        with file.opened() as there:
-            table = _opened(name, there)
-            known = table.schema_arrow.names
-            return known, _rows_of_table(name, table, [k for k in known if k.endswith(_NAME) or k == character])
-    data = file.read()
+def _rows(name: str, file: _File, named: set[str | None]) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns of a list, and its rows, of which those columns alone are kept that are looked at."""
+    columns: dict[str, None] = {}
+    rows: list[dict[str, str]] = []
+    size = 0
+
+    def asked(key: str) -> bool:
+        return key.endswith(_NAME) or key in named
+
+    with file.opened() as there, _legible(name):
+        for row in _READERS[PurePosixPath(name).suffix](name, there, asked):
+            size += sum(_ROW + len(key) for key in row if key not in columns)
+            columns |= dict.fromkeys(row)
+            rows.append({key: str("" if value is None else value) for key, value in row.items() if asked(key)})
+            size += _ROW + sum(map(len, rows[-1].values()))
+            if size > _LIST:
+                raise UserError(f"{name}: more than {_LIST >> 20} MiB of names; give each folder a list of its own")
+    return list(columns), rows
+
+
+_Asked = Callable[[str], bool]
+
+
+def _rows_of_csv(name: str, file: BinaryIO, asked: _Asked) -> Iterator[dict[str, Any]]:
+    for row in csv.DictReader(lines(file)):
+        if None in row:
+            raise ValueError("a line has more fields than there are columns")
+        yield row
+
+
+def _rows_of_json(name: str, file: BinaryIO, asked: _Asked) -> Iterator[dict[str, Any]]:
+    for row in map(json.loads, filter(str.strip, lines(file))):
+        if not isinstance(row, dict):
+            raise ValueError("a line is no object")
+        yield row
+
+
+@contextmanager
+def _legible(name: str) -> Iterator[None]:
     try:
-        rows = _rows_of_text(name, data)
+        yield
     except (ValueError, TypeError, csv.Error, RecursionError) as error:
         raise UserError(f"{name}: cannot be read ({error}); mend it") from None
-    return list(dict.fromkeys(key for row in rows for key in row)), rows
 
 
-def _rows_of_text(name: str, data: bytes) -> list[dict[str, Any]]:
-    if name.endswith(".csv"):
-        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
-        if any(None in row for row in rows):
-            raise ValueError("a line has more fields than there are columns")
-        return rows
-    found = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
-    if not all(isinstance(row, dict) for row in found):
-        raise ValueError("a line is no object")
-    return found
+def _rows_of_table(name: str, file: BinaryIO, asked: _Asked) -> Iterator[dict[str, Any]]:
+    table = _opened(name, file)
+    known = table.schema_arrow.names
+    for row in _cells(name, table, [key for key in known if asked(key)]):
+        yield dict.fromkeys(known) | row
 
 
-def _rows_of_table(name: str, table: parquet.ParquetFile, columns: list[str]) -> list[dict[str, Any]]:
-    """Equal names lie in a table once, and may be more than the memory when they are unpacked."""
-    rows: list[dict[str, Any]] = []
-    size = 0
-    with _readable(name):
-        for batch in table.iter_batches(batch_size=_BATCH, columns=columns):
-            if (size := size + batch.nbytes + _ROW) > _LIST:
-                raise UserError(f"{name}: more than {_LIST >> 20} MiB of names; give them in a metadata.csv")
-            rows += batch.to_pylist()
-    return rows
-
+_READERS = {".csv": _rows_of_csv, ".jsonl": _rows_of_json, ".parquet": _rows_of_table}
 
 KIND = Kind(Config=Config, opened=opened, fetch=fetch, fetched=lambda config: True)
