@@ -159,6 +159,17 @@ def test_without_strangers_nothing_is_left(house, tree, capsys):
     assert "0 files removed" in clean("results", tree, capsys)
 
 
+def test_names_of_any_bytes_are_told_in_the_one_line(house, tree):
+    pretend(tree)
+    for name in (b"\xff", b"a\nssimbad: error", b"\x1b[31m"):
+        Path(os.fsdecode(b"reports/" + name)).touch()
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    program = (sys.executable, "-c", "from ssimbad.cli import main; main()", "clean", "results")
+    done = subprocess.run(program, env=strict, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.endswith(r"reports/\x1b[31m, reports/a\nssimbad: error, reports/\udcff" + "\n")
+
+
 def test_make_removes_nothing_where_nobody_knows_what_is_whose(house, tree):
     shutil.copy(ROOT / "Makefile", house)
     ours = pretend(tree)

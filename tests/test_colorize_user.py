@@ -277,7 +277,7 @@ def test_a_folder_is_read_by_content_and_its_bad_files_are_named_at_the_end(weig
     (folder / "._a.png").write_bytes(b"\0\5\x16\7")
     (folder / "notes.txt").write_text("no picture")
     (folder / "empty.jpg").write_bytes(b"")
-    (folder / "more").mkdir()
+    (folder / "more\nssimbad: forged").mkdir()
     reference = line_art(tmp_path / "reference.png")
     with pytest.raises(UserError, match="3 of 6 sketches were not coloured") as caught:
         user.run(folder, reference, weights, out)
@@ -286,7 +286,7 @@ def test_a_folder_is_read_by_content_and_its_bad_files_are_named_at_the_end(weig
     told = capsys.readouterr()
     assert told.out.split() == [str(out / name) for name in ("a.png", "b.png", "c.png")]
     first, *bad = told.err.splitlines()
-    assert first == "ssimbad: passed over, no pictures: more, notes.txt"
+    assert first == r"ssimbad: passed over, no pictures: more\nssimbad: forged, notes.txt"
     assert [re.search(r"mixed/(\S+): ", line)[1] for line in bad] == ["blank.png", "broken.png", "empty.jpg"]
     assert "no lines found" in bad[0]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssimbad.errors import ParameterError, UserError, first_line, in_one_line, legible, there
+from ssimbad.errors import ParameterError, UserError, first_line, in_one_line, legible, shown, there
 
 from .conftest import ROOT
 
@@ -24,10 +24,11 @@ def test_the_first_line_of_an_exception_that_may_say_nothing(said, line):
 
 @given(st.text(st.characters(codec=None)) | st.binary().map(os.fsdecode))
 def test_no_text_makes_a_terminal_do_anything_or_cannot_be_written(text):
-    shown = legible(text)
-    shown.encode()
-    assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") for c in shown)
-    assert not any(unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "LRI", "RLI", "FSI") for c in shown)
+    written = legible(text)
+    written.encode()
+    assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") for c in written)
+    assert not any(unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "LRI", "RLI", "FSI") for c in written)
+    assert shown(text).split("\n") == [shown(text)] and "\t" not in shown(text)
 
 
 @pytest.mark.parametrize("text", ["two\nlines\tand more", "日本語\u3000 1.png", "👩\u200d🎨", "a\u00a0b"])

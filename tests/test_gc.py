@@ -94,7 +94,8 @@ def test_of_other_parameters_the_newest_results_stay(house, tree):
 
 
 def test_what_killed_processes_were_writing_is_collected(house, tree, capsys):
-    """Of what is needed too, beside outputs and records; nothing of another form."""
+    """Of what is needed too, beside outputs and records; nothing of another form, and nothing that may be written just
+    now: a stage may have begun since it was looked."""
     asked = records.fingerprint(bring(tree))
     whole = result(asked, 9)
     output = next(iter(of(tree).outputs.values()))
@@ -103,10 +104,13 @@ def test_what_killed_processes_were_writing_is_collected(house, tree, capsys):
     begun += [f"records/.{NAME}.json", f"work/{NAME}/{'f' * 12}/kept/.weights"]  # the last of other parameters
     half = {put(f"{name}.0123456789ab.tmp") for name in begun}
     own = {put(f"work/{NAME}/{asked}/kept/.my.0123.tmp"), put("records/.notes.tmp")}
+    young = {put(f"{name}.ba9876543210.tmp") for name in begun[:-1]}
+    for path in half | own:
+        os.utime(path, (time.time() - 3700,) * 2)
     collect(tree, keep=0, dry=True)
     assert there(half)
     collect(tree, keep=0)
-    assert not there(half) and there(whole) and there(own)
+    assert not there(half) and there(whole) and there(own) and there(young)
     assert "gc: what killed processes left half-written: 4 files" in capsys.readouterr().out
 
 

@@ -218,18 +218,59 @@ def test_who_takes_no_answers_is_left_and_who_takes_them_slowly_is_not(site, mon
         assert rest < 600
 
 
-def test_a_reader_who_stops_holds_up_nobody_for_long(site, asked, monkeypatch):
-    """32 MiB, more than the system takes without a reader; what waits for him is then given up."""
-    monkeypatch.setattr(server, "PATIENCE", 3.0)
+def test_a_reader_who_stops_holds_up_nobody(site, asked, monkeypatch):
+    """32 MiB, more than the system takes without a reader."""
+    monkeypatch.setattr(connections, "PATIENCE", 3600.0)
     monkeypatch.setattr(server, "answer", lambda *_: {"image": "x" * (32 << 20)})
     with sent(site, asked) as opened:
         opened.recv(100)
         status, told = site("/api/colour", asked)
         assert status == 200 and len(told) > 32 << 20
-        rest = 0
-        while part := opened.recv(1 << 20):
-            rest += len(part)
-    assert rest < 32 << 20
+
+
+def test_a_reader_who_stops_holds_up_nobody_for_long_though_no_more_can_be_held(site, asked, monkeypatch, capfd):
+    """What waits for him is then given up, and nothing said where the page was started."""
+    monkeypatch.setattr(connections, "PATIENCE", 1.0)
+    monkeypatch.setattr(server, "HELD", 40 << 20)
+    monkeypatch.setattr(server, "answer", lambda *_: {"image": "x" * (32 << 20)})
+    with sent(site, asked) as first, sent(site, asked) as second:
+        for opened in (first, second):
+            opened.recv(100)
+        assert site("/api/colour", asked)[0] == 200
+        for opened in (first, second):
+            rest = 0
+            with suppress(ConnectionError):
+                while part := opened.recv(1 << 20):
+                    rest += len(part)
+            assert rest < 32 << 20
+    assert capfd.readouterr().err == ""
+
+
+def test_a_reader_may_be_slow(site, asked, monkeypatch, capfd):
+    """Of what the system takes ahead a third must be read before anybody can see it."""
+    monkeypatch.setattr(connections, "PATIENCE", 1.0)
+    monkeypatch.setattr(server, "answer", lambda *_: {"image": "x" * (12 << 20)})
+    with sent(site, asked) as opened:
+        for _ in range(60):
+            time.sleep(0.1)
+            left = 32 << 10
+            while left:
+                part = opened.recv(left)
+                assert part, "left though it reads"
+                left -= len(part)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_rest_of_a_refused_upload_is_not_taken_for_ever(site, monkeypatch):
+    monkeypatch.setattr(connections, "PATIENCE", 0.2)
+    head = b"POST /api/state HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", site.port), timeout=60) as opened:
+        opened.sendall(head)
+        begun = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < begun + 60:
+                opened.sendall(b"%x\r\n%b\r\n" % (1 << 14, bytes(1 << 14)))
+                time.sleep(0.01)
 
 
 def test_between_two_parts_of_an_answer_the_loop_learns_who_has_gone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -412,6 +413,8 @@ def main() -> None:
     """Entry point: a user's mistake ends in one line on stderr and its exit code."""
     # Before PyTorch is loaded: its C++ side would warn of what is meant so, such as parameters that may go unused.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: names of files may be no text
     try:
         with in_one_line("ssimbad"):
             cores.claim()

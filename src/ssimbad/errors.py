@@ -11,8 +11,8 @@ T = TypeVar("T")
 HOME = "run in a checkout, or in a folder that `ssimbad init FOLDER` has laid out"
 """What to do where a command of the pipeline finds none around it."""
 _USER = re.compile(r"(?<=://)[^/\s]\S*@")
-_OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, those that turn the direction of writing, and what stands for bytes that are no text."""
+_OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, those that end lines or turn the direction of writing, and what stands for bytes without text."""
 _SECRET = re.compile(r"(?i)([?&;][^=&;\s]*(?:pass|pwd|token|secret|key|sig)[^=&;\s]*=)[^&;\s]*")
 
 
@@ -22,8 +22,14 @@ def masked(text: str) -> str:
 
 
 def legible(text: str) -> str:
-    """The text with everything that a terminal would obey, or could not show, written out: `\\x1b`."""
+    """The text, of several lines maybe, with everything that a terminal would obey, or could not show, written out:
+    `\\x1b`."""
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shown(name: object) -> str:
+    """A file or whatever else somebody has named, as part of one line."""
+    return legible(str(name)).replace("\n", r"\n").replace("\t", r"\t")
 
 
 def first_line(error: BaseException) -> str:

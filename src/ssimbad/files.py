@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import copy
 import io
 import lzma
 import os
@@ -26,26 +25,45 @@ BROKEN = (
 members, places before the file's beginning and sparse members that are cut off, too."""
 
 
-def unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """A member's bytes, as many as the archive says: `ZipFile.read` first unpacks all that its stream holds.
+def unpacked(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
+    """A member's bytes, as many as its archive says: `zipfile` takes all that the stream holds, and needs each archive
+    of a data set to stay open, of which there may be more than a process may have.
 
     Raises:
-        BROKEN: it is damaged, or its stream holds more or less than that.
+        BROKEN: it is damaged, encrypted, or its stream holds less than that.
     """
-    if member.compress_type not in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
-        with archive.open(member) as file:
-            return file.read(member.file_size + 1)
-    # The file of these unpacks a part as a whole, and a few bytes may hold a gigabyte: read as it is packed.
-    packed = copy.copy(member)
-    packed.compress_type, packed.file_size = zipfile.ZIP_STORED, member.compress_size
-    del packed.CRC  # which is that of the unpacked bytes
-    with archive.open(packed) as file:
-        held = file.read()
-    bzip2 = member.compress_type == zipfile.ZIP_BZIP2
-    data = bz2.BZ2Decompressor().decompress(held, member.file_size + 1) if bzip2 else _lzma(held, member.file_size + 1)
+    file.seek(member.header_offset)
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size or not head.startswith(b"PK\3\4"):
+        raise zipfile.BadZipFile(f"{member.filename!r} does not begin where the archive says")
+    file.seek(sum(_HEAD.unpack(head)), os.SEEK_CUR)
+    if member.compress_size > 2 * member.file_size + _LEAST:
+        raise zipfile.BadZipFile(f"{member.filename!r} is much larger packed than unpacked")
+    data = _unpack(member, file.read(member.compress_size))
     if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
         raise zipfile.BadZipFile(f"{member.filename!r}: its bytes are not those that the archive says")
     return data
+
+
+_HEAD = struct.Struct("<4x22xHH")
+"""Before a member's bytes (APPNOTE 4.3.7): how long its name and what else is told there are."""
+_LEAST = 1 << 12  # bytes that any packed stream may have
+
+
+def _unpack(member: zipfile.ZipInfo, held: bytes) -> bytes:
+    most = max(1, member.file_size)  # 0 would be without limit
+    if member.flag_bits & 1:
+        raise zipfile.BadZipFile(f"{member.filename!r} is encrypted")
+    match member.compress_type:
+        case zipfile.ZIP_STORED:
+            return held
+        case zipfile.ZIP_DEFLATED:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(held, most)
+        case zipfile.ZIP_BZIP2:
+            return bz2.BZ2Decompressor().decompress(held, most)
+        case zipfile.ZIP_LZMA:
+            return _lzma(held, most)
+    raise zipfile.BadZipFile(f"{member.filename!r} is packed in way {member.compress_type}, which is not known here")
 
 
 def _lzma(held: bytes, most: int) -> bytes:

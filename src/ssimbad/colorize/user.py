@@ -15,7 +15,7 @@ from ssimbad import artifacts, strict_yaml
 from ssimbad.colorize import answers, at_hand, folders, load, recipe
 from ssimbad.colorize.painter import Answer, Painter
 from ssimbad.colorize.pictures import Wrong
-from ssimbad.errors import ParameterError, UserError, legible
+from ssimbad.errors import ParameterError, UserError, shown
 from ssimbad.runtime import cores, devices, pool
 
 SOME_FAILED = 3
@@ -134,7 +134,7 @@ def run(
                     raise _told(answer, job)
                 failed.append(_told(answer, job))
             else:
-                tqdm.write(legible(str(job.places["out"])))
+                tqdm.write(shown(job.places["out"]))
                 frames.add(job.sketch.name, answer)
             bar.update()
     if sequence:
@@ -170,7 +170,7 @@ class Flicker:
         mean = sum(change for change, _, _ in self.steps) / len(self.steps)
         return (
             f"flicker between neighbouring frames, where neither has a line: {mean:.2f} of 255 on average,"
-            f" {most:.2f} at most, from {legible(str(one))} to {legible(str(other))}"
+            f" {most:.2f} at most, from {shown(one)} to {shown(other)}"
         )
 
 
@@ -227,11 +227,11 @@ def _jobs(
         return [Job(sketch, references, mask, [reference_mask] if reference_mask else None, written)]
     sketches, others = folders.pictures(sketch)
     if others:
-        print(f"ssimbad: passed over, no pictures: {', '.join(path.name for path in others)}", file=sys.stderr)
+        print(f"ssimbad: passed over, no pictures: {', '.join(shown(path.name) for path in others)}", file=sys.stderr)
     if any(path.is_dir() and path.samefile(sketch) for path in places.values()):
         earlier = {path: answers.ours(path) for path in sketches}
         if any(earlier.values()):
-            named = ", ".join(path.name for path, is_ours in earlier.items() if is_ours)
+            named = ", ".join(shown(path.name) for path, is_ours in earlier.items() if is_ours)
             print(f"ssimbad: passed over, earlier answers: {named}", file=sys.stderr)
         sketches = [path for path in sketches if not earlier[path]]
     if not sketches:

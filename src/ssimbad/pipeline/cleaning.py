@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from ssimbad import artifacts
-from ssimbad.errors import ParameterError
+from ssimbad.errors import ParameterError, shown
 from ssimbad.files import exists
 from ssimbad.params.blocks import WeightFile
 from ssimbad.params.tree import Params
@@ -60,10 +60,10 @@ def run(what: str, params: Params) -> None:
     usual = {parent for f in [*ours, *map(Path, _outputs(table))] for parent in f.parents}
     tops = {"work"} if what == "work" else {f.split("/")[0] for f in _outputs(table)} | {"records", "logs", ".state"}
     left = [line for top in sorted(tops) for line in _strangers(Path(top), usual, remarks)]
-    shown = ", ".join(left[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if left[_SHOWN:] else "")
+    listed = ", ".join(left[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if left[_SHOWN:] else "")
     print(
         f"clean {what}: {len(ours):,} files removed ({size / 1e6:,.1f} MB)"
-        + (f"; left, as yours or still needed: {shown}" if left else "")
+        + (f"; left, as yours or still needed: {listed}" if left else "")
     )
 
 
@@ -71,14 +71,22 @@ def _results(params: Params, table: list[Instance]) -> Found:
     made, noted = _records(), _notes()
     possible = [*_outputs(table), *written.SUMMARY]
     ours, remarks = _made(_brought(params, table), possible, [*(r["outputs"] for r in made.values()), *noted.values()])
+    ours |= _told(_names(table, made)) | {RECORDS / f"{name}.json" for name in made} | slurm_logs() | noted.keys()
+    return ours | _unfinished_results(table, made, noted), remarks
+
+
+def _told(names: set[str]) -> set[Path]:
+    """Where markers, notes, logs and the memory of digests stand, whether or not they are there."""
+    markers = {file for name in names for file in (records.STATE / f"{name}.ok", written.NOTES / f"{name}.json")}
+    return {*markers, *(file for name in names for file in _log(name)), records.MEMO}
+
+
+def _unfinished_results(table: list[Instance], made: Mapping[str, records.Record], noted: Mapping) -> set[Path]:
+    """What a killed process was writing of outputs, records and their like."""
     names = _names(table, made)
-    for name in names:
-        ours |= {records.STATE / f"{name}.ok", written.NOTES / f"{name}.json", *_log(name)}
-    ours |= {RECORDS / f"{name}.json" for name in made}
-    ours |= slurm_logs()
-    ours |= {records.MEMO, *noted}
-    meant = {*ours, *map(Path, possible), *(RECORDS / f"{name}.json" for name in names)}
-    return ours | _unfinished(meant), remarks
+    told = [*(record["outputs"] for record in made.values()), *noted.values(), _outputs(table), written.SUMMARY]
+    outputs = {Path(file) for files in told for file in files}
+    return _unfinished(outputs | {RECORDS / f"{name}.json" for name in names} | _told(names) | noted.keys())
 
 
 def _work(params: Params, table: list[Instance]) -> Found:
@@ -111,10 +119,11 @@ def scratches() -> dict[str, list[Path]]:
 
 
 def unfinished(params: Params) -> set[Path]:
-    """What killed processes were writing: outputs, records and their like, states and kept results."""
+    """What processes are writing, or have left when they were killed: outputs, records and their like, states and kept
+    results."""
     table = instances(params)
-    ours = _results(params, table)[0] | _work(params, table)[0]
-    return {path for path in ours if _meant(path) != path and path.is_file()}
+    found = _unfinished_results(table, _records(), _notes()) | _work(params, table)[0]
+    return {path for path in found if _meant(path) != path and path.is_file()}
 
 
 def scratch_files(folder: Path) -> set[Path]:
@@ -145,7 +154,7 @@ def _outputs(table: list[Instance]) -> list[str]:
     return [f for instance in table for f in instance.outputs.values()]
 
 
-def _names(table: list[Instance], made: dict[str, records.Record]) -> set[str]:
+def _names(table: list[Instance], made: Mapping[str, records.Record]) -> set[str]:
     """Instances of these parameters, of those that have left a record, and of those that have ever run here."""
     return {i.name for i in table} | made.keys() | {p.parent.name for p in WORK.glob("*/lock.guard")}
 
@@ -218,7 +227,7 @@ def _made(brought: set[Path], possible: list[str], told: list[dict[str, str]]) -
 
 def _unfinished(files: set[Path]) -> set[Path]:
     """What a killed process has left beside the files that it was writing."""
-    beside = (t for folder in {f.parent for f in files} for t in folder.glob(".*.tmp"))
+    beside = (t for folder in {f.parent for f in files} if exists(str(folder)) for t in folder.glob(".*.tmp"))
     return {t for t in beside if _meant(t) != t and _meant(t) in files}
 
 
@@ -262,6 +271,6 @@ def _strangers(folder: Path, usual: set[Path], remarks: dict[Path, str]) -> Iter
         if entry in usual and entry.is_dir():
             yield from _strangers(entry, usual, remarks)
         elif entry.is_dir() and not entry.is_symlink():
-            yield f"{entry}/ ({sum(len(names) for _, _, names in os.walk(entry)):,} files)"
+            yield f"{shown(entry)}/ ({sum(len(names) for _, _, names in os.walk(entry)):,} files)"
         else:
-            yield f"{entry} ({remarks[entry]})" if entry in remarks else str(entry)
+            yield f"{shown(entry)} ({remarks[entry]})" if entry in remarks else shown(entry)

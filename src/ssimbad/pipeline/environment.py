@@ -32,7 +32,8 @@ def main(venv: Path) -> None:
         _remove(venv, [name for name in entries if _is_environment(venv, name, named)])
         if left := [name for name in entries if os.path.lexists(venv / name)]:
             more = f" and {len(left) - _SHOWN} more" if left[_SHOWN:] else ""
-            print(f"{venv} stays, with what is not the environment's: {', '.join(left[:_SHOWN])}{more}")
+            names = ", ".join(name if name.isprintable() else ascii(name) for name in left[:_SHOWN])
+            print(f"{venv} stays, with what is not the environment's: {names}{more}")
     else:
         print(f"{venv}: no virtual environment, nothing removed")
 

@@ -27,7 +27,8 @@ from ssimbad.pipeline import cleaning, records, snakefile
 from ssimbad.pipeline.table import Instance, instances
 from ssimbad.tracking import store
 
-_DAY = 86400
+_DAY, _HOUR = 86400, 3600
+"""Seconds. What has been written to within an hour may be that of a stage that has begun since it was looked."""
 _RUN = re.compile("[0-9a-f]{64}")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -56,7 +57,7 @@ def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dr
     outdated = set(_outdated(params, keep))
     groups = {
         "kept results and states of other parameters": outdated,
-        "what killed processes left half-written": cleaning.unfinished(params) - outdated,
+        "what killed processes left half-written": _older(cleaning.unfinished(params) - outdated, time.time() - _HOUR),
         f"spools in the logbook for over {days:g} days": _imported(old),
         f"logs of SLURM of over {days:g} days": _older(cleaning.slurm_logs(), old),
     }

@@ -22,7 +22,7 @@ import psutil
 from filelock import FileLock
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError, legible
+from ssimbad.errors import UserError, shown
 from ssimbad.runtime import slurm
 
 GLANCE = 2.0  # seconds between two looks of one who waits
@@ -122,7 +122,7 @@ def _described(name: str, holder: Holder) -> str:
     job = holder["slurm_job_id"]
     where = f"process {holder['pid']} on {holder['host']}" + (f", SLURM job {job}," if job else "")
     stop = f"scancel {job}" if job else f"kill {holder['pid']}"
-    return legible(f"{name}: {where} is working on it (`{stop}` would stop it; a training keeps its state)")
+    return shown(f"{name}: {where} is working on it (`{stop}` would stop it; a training keeps its state)")
 
 
 def _me() -> Holder:

@@ -93,8 +93,12 @@ class _Place:
                 raise ValueError(f"no plain file of at most {_LARGEST >> 20} MiB")
             if about.get("compress_type", zipfile.ZIP_STORED) not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError("packed neither plain nor by deflate; pack it again")
-            with self._files.open(path) as file:  # an archive may hold more than it says
-                return file.read(_LARGEST if about.get("size") is None else about["size"] + 1)
+            most = _LARGEST if about.get("size") is None else about["size"]
+            with self._files.open(path) as file:  # an archive may hold more than it says, a server say nothing
+                data = file.read(most + 1)  # one more, so that an archive's file comes to its end and checks its sum
+            if len(data) > most:
+                raise ValueError(f"more than {most} bytes")
+            return data
         except Exception as error:
             raise UserError(f"{self.name}: {path} cannot be read ({first_line(error)})") from None
 

@@ -23,7 +23,7 @@ import psutil
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError, first_line, masked
+from ssimbad.errors import UserError, first_line, masked, shown
 from ssimbad.runtime import slurm
 
 ROOT = Path("work/spool")
@@ -63,7 +63,7 @@ class Spool:
     def _tell(self, problem: str) -> None:
         if not self._broken:
             print(
-                f"ssimbad: the logbook is incomplete, the stage goes on ({masked(problem)})",
+                f"ssimbad: the logbook is incomplete, the stage goes on ({shown(masked(problem))})",
                 file=sys.stderr,
                 flush=True,
             )

@@ -24,12 +24,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 BUSY = "too many are waiting; try again in a while"
 PATIENCE = 30.0  # seconds for a request or its next part to come, or for some of an answer to be taken
 PACE = 16 << 10  # bytes a second that a request comes with, the rest of a refused one too
+LOOKS = 20  # times PATIENCE that the rest of a request may take to come when its answer has been given
 MOST = 256
 """Connections at once, idle ones too; a browser opens six."""
 _SAID = json.dumps({"error": BUSY}).encode()
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
 _FULL += b"Content-Length: %d\r\n\r\n%b" % (len(_SAID), _SAID)
 _PAUSE = 0.1  # seconds after which the system may have a file again
+_BUFFER = 1 << 17  # bytes of an answer that the system takes ahead; of megabytes nobody sees that some are read
 
 
 def _places() -> int:
@@ -46,6 +48,7 @@ class Door(socket.socket):
 
     def __init__(self) -> None:
         super().__init__()
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)  # of those that are let in too
         self._places = _places()
         self._inside: WeakSet[socket.socket] = WeakSet()
 
@@ -74,6 +77,7 @@ class Connection(H11Protocol):
     _due: asyncio.TimerHandle | None = None
     _left = math.inf  # bytes of answers that were still to be taken at the last look
     _came = 0  # bytes since then
+    _looks = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -114,12 +118,13 @@ class Connection(H11Protocol):
     def _rest(self) -> None:
         if self._due:
             self._due.cancel()
-        self._due, self._left = None, math.inf
+        self._due, self._left, self._looks = None, math.inf, 0
 
     def _look(self) -> None:
-        left = self.transport.get_write_buffer_size()
-        # A slow reader, but one who reads; or one who was refused, and hears of it when all is sent.
-        if 0 < left < self._left or self._came >= PACE * PATIENCE:
+        left, self._looks = self.transport.get_write_buffer_size(), self._looks + 1
+        reads = 0 < left < self._left  # slowly, maybe
+        sends = self._came >= PACE * PATIENCE and self._looks < LOOKS  # who was refused hears of it when all is sent
+        if reads or sends:
             self._left, self._due, self._came = left, self.loop.call_later(PATIENCE, self._look), 0
         else:
             self.transport.abort()

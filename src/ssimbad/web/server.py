@@ -1,7 +1,7 @@
 """The page in the browser: a thin user of the painter, on 127.0.0.1 alone, that asks nothing of any other machine.
 
-One sketch is coloured at a time, whatever the number of tabs, and its answer is sent before the next begins; the others
-wait their turn. What waits is counted, in requests and in bytes: whoever comes when all places are taken is told so.
+One sketch is coloured at a time, whatever the number of tabs; the others wait their turn. What waits is counted, in
+requests and in bytes, the answers among them: whoever comes when all places are taken is told so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, aclosing, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -199,10 +199,11 @@ def app(studio: Studio, study: Study | None = None) -> Starlette:
 
     async def colour(request: Request) -> Response:
         with ExitStack() as place:
-            asked = await _read(request, Asked, MOST_BYTES, place.enter_context(studio.seat()))
+            take = place.enter_context(studio.seat())
+            asked = await _read(request, Asked, MOST_BYTES, take)
             pictures = _pictures(asked)
             studio.require(asked.weights)
-            return Streamed(_coloured(studio, asked, pictures), place.pop_all())
+            return Streamed(_coloured(studio, asked, pictures, take), place.pop_all())
 
     async def sets(request: Request) -> Response:
         return JSONResponse(_of(study).shown(request.query_params.get("rater", "")))
@@ -258,19 +259,23 @@ class Streamed(StreamingResponse):
         self._lines, self._place = lines, place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def patient(message: Message) -> None:
-            async with asyncio.timeout(PATIENCE):
-                await send(message)
-                await asyncio.sleep(0)  # the loop learns that he has gone before more is written to him
+        async def heard(message: Message) -> None:
+            await send(message)
+            await asyncio.sleep(0)  # the loop learns that he has gone before more is written to him
 
         with self._place:
             async with aclosing(self._lines):
-                with suppress(TimeoutError):  # the connection is then closed
-                    await super().__call__(scope, receive, patient)
+                await super().__call__(scope, receive, heard)
 
 
-async def _coloured(studio: Studio, asked: Asked, pictures: dict[str, Any]) -> AsyncGenerator[bytes]:
-    """Lines of JSON: {made, calls, picture} after network calls, then the answer, or {error}."""
+async def _coloured(
+    studio: Studio, asked: Asked, pictures: dict[str, Any], take: Callable[[int], None]
+) -> AsyncGenerator[bytes]:
+    """Lines of JSON: {made, calls, picture} after network calls, then the answer, or {error}.
+
+    `take` is told of the answer's bytes; where these are too many beside all that is held, the next sketch waits until
+    they are read.
+    """
     loop, lines, left = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
 
     def put(line: bytes, last: bool) -> None:
@@ -300,12 +305,17 @@ async def _coloured(studio: Studio, asked: Asked, pictures: dict[str, Any]) -> A
             told = {"error": _FAULT}
         tell(told | {"end": True}, last=True)
 
-    async with studio.turn:
+    async with AsyncExitStack() as turn:
+        await turn.enter_async_context(studio.turn)
         loop.run_in_executor(studio.thread, work)
         try:
             last = False
             while not last:
                 line, last = await lines.get()
+                if last:
+                    with suppress(_Refused):
+                        take(len(line))
+                        await turn.aclose()
                 for at in range(0, len(line), _PART):
                     yield line[at : at + _PART]
         finally:
@@ -407,6 +417,9 @@ async def _read(
     # A page of another origin cannot send this type without asking first, and is then refused.
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise ParameterError("the request is not this page's; reload it")
+    large = _Refused(413, f"too large: together the pictures may have {MOST_BYTES * 3 // 4 >> 20} MiB")
+    if int(request.headers.get("content-length", 0)) > most:
+        raise large
     body, parts = bytearray(), aiter(request.stream())
     now = asyncio.get_running_loop().time
     begun = now()
@@ -416,7 +429,7 @@ async def _read(
             anext(parts, b""), min(PATIENCE, begun + PATIENCE + len(body) / PACE - now())
         ):
             if len(body) + len(part) > most:
-                raise _Refused(413, f"too large: together the pictures may have {MOST_BYTES * 3 // 4 >> 20} MiB")
+                raise large
             take(len(part))
             body += part
     except TimeoutError:

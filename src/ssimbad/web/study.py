@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError
 from scipy import stats
 
 from ssimbad import strict_yaml
-from ssimbad.errors import ParameterError, UserError
+from ssimbad.errors import ParameterError, UserError, shown
 from ssimbad.params.base import Positive, Strict
 from ssimbad.seeding import derive
 
@@ -204,7 +204,7 @@ class Study:
             self._told = len(wrong)
             many = f"line {wrong[0]} counts" if len(wrong) == 1 else f"{len(wrong)} lines, first {wrong[0]}, count"
             why = "torn, or of a set, question or row that the study does not have"
-            print(f"ssimbad: {self._votes}: {many} for nothing: {why}", file=sys.stderr, flush=True)
+            print(f"ssimbad: {shown(self._votes)}: {many} for nothing: {why}", file=sys.stderr, flush=True)
 
     def preferences(self) -> list[Preference]:
         """Per question: how often each row was chosen, with Wilson's interval, and the test of all being equal."""

@@ -12,7 +12,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from ssimbad.errors import UserError, first_line
 from ssimbad.faces.sources import folder, layout, names, store
 from ssimbad.faces.sources.contract import Kind, Source
-from ssimbad.files import BROKEN, below, lines, unpacked
+from ssimbad.files import BROKEN, below, lines, unlike, unpacked
 from ssimbad.params.base import OwnPath, Strict
 
 if TYPE_CHECKING:
@@ -88,13 +88,11 @@ def opened(config: Config, root: Path, max_pixels: int) -> Iterator[Source]:
 def fetch(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterator[tuple[str, bytes]]:
     """Every picture of the data set, by the layout above."""
     with _files(config, max_bytes, say) as there:
-        tables = [name for name in there if name.endswith(".parquet") and _is_table(name)]
-        metadata = [name for name in there if PurePosixPath(name).name in _METADATA]
-        if tables:
+        if tables := [name for name in there if _is_table(name)]:
             for name in tables:
                 yield from _of_table(config, name, there[name], max_bytes)
-        elif metadata:
-            for name in metadata:
+        elif lists := [name for name in there if _is_list(name)]:
+            for name in lists:
                 yield from _of_metadata(config, name, there)
         else:
             for name, file in there.items():
@@ -102,8 +100,12 @@ def fetch(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterato
                     yield name, file.read()
 
 
+def _is_list(name: str) -> bool:
+    return PurePosixPath(name).name in _METADATA
+
+
 def _is_table(name: str) -> bool:
-    return PurePosixPath(name).name not in _METADATA
+    return name.endswith(".parquet") and not _is_list(name)
 
 
 @dataclass(frozen=True)
@@ -120,19 +122,22 @@ class _File:
 @contextmanager
 def _files(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterator[dict[str, _File]]:
     """{name: file} of the data set's files, those in zips among them."""
-    found = _local(Path(config.path), max_bytes) if config.path else _remote(config, max_bytes, say)
-    if config.folder:
-        found = {name: file for name, file in found.items() if name.startswith(f"{config.folder.rstrip('/')}/")}
-    files: dict[str, _File] = {}
-    with ExitStack() as stack:
+    # Not the library's cache: a data set would stay on this disk twice.
+    with tempfile.TemporaryDirectory() as place:
+        found = _local(Path(config.path), max_bytes) if config.path else _remote(config, max_bytes, say, place)
+        if config.folder:
+            found = {name: file for name, file in found.items() if name.startswith(f"{config.folder.rstrip('/')}/")}
+        files: dict[str, _File] = {}
         for name, file in sorted(found.items()):
-            if name.lower().endswith(".zip"):
-                files |= _zipped(name[: -len(".zip")], stack.enter_context(file.opened()), max_bytes)
-            else:
-                files[name] = file
+            for each, its in _zipped(name, file, max_bytes) if _is_zip(name) else [(name, file)]:
+                files[unlike(each, files)] = its
         if not files:
             raise UserError(f"{_where(config)}: no file there; check data.source")
         yield files
+
+
+def _is_zip(name: str) -> bool:
+    return name.lower().endswith(".zip")
 
 
 def _where(config: Config) -> str:
@@ -164,37 +169,42 @@ def _plain_file(name: str, file: Path) -> Iterator[BinaryIO]:
         yield there
 
 
-def _zipped(folder: str, file: BinaryIO, max_bytes: int) -> dict[str, _File]:
-    """Members of an archive, which stays open meanwhile."""
+def _zipped(name: str, file: _File, max_bytes: int) -> Iterator[tuple[str, _File]]:
+    """Members of an archive, which is open only while one is read: there may be thousands."""
     try:
-        archive = zipfile.ZipFile(file)
+        with file.opened() as there, zipfile.ZipFile(there) as archive:
+            members = archive.infolist()
     except BROKEN as error:
-        raise UserError(f"{folder}.zip: no readable .zip ({error}); fetch it again") from None
+        raise UserError(f"{name}: no readable .zip ({error}); fetch it again") from None
 
     def read(member: zipfile.ZipInfo) -> bytes:
         if member.file_size > max_bytes:
-            if member.filename.endswith((".parquet", *_METADATA)):
-                raise UserError(f"{folder}.zip: {member.filename} is larger than any picture; unpack it beside")
+            if _is_table(member.filename) or _is_list(member.filename):
+                raise UserError(f"{name}: {member.filename} is larger than any picture; unpack it beside")
             return b""  # as in `_content`
         try:
-            return unpacked(archive, member)
+            with file.opened() as there:
+                return unpacked(there, member)
         except BROKEN as error:
-            raise UserError(f"{folder}.zip: {member.filename} cannot be read ({error}); fetch it again") from None
+            raise UserError(f"{name}: {member.filename} cannot be read ({error}); fetch it again") from None
 
     @contextmanager
     def opened(member: zipfile.ZipInfo) -> Iterator[BinaryIO]:
         yield io.BytesIO(read(member))
 
-    plain = [member for member in archive.infolist() if member.filename[-1:] not in ("", "/")]
-    return {f"{folder}/{m.filename}": _File(partial(read, m), partial(opened, m)) for m in plain}
+    for inner, member in zip(store.member_names(members), members, strict=True):
+        if inner[-1:] not in ("", "/"):
+            yield f"{name[: -len('.zip')]}/{inner}", _File(partial(read, member), partial(opened, member))
 
 
-def _remote(config: Config, max_bytes: int, say: Callable[[str], None]) -> dict[str, _File]:
+def _remote(config: Config, max_bytes: int, say: Callable[[str], None], place: str) -> dict[str, _File]:
+    """Files of the hub, each fetched into `place` when it is opened; an archive stays there, to be opened again."""
     from huggingface_hub import HfApi
 
     # To another hub than the usual one nobody's token is shown.
     api = HfApi(endpoint=config.endpoint, token=False if config.endpoint else None)
     where = {"repo_id": config.repository, "repo_type": "dataset", "revision": config.revision}
+    kept: dict[str, Path] = {}
 
     def had(call: Callable[..., T], **more: str | bool) -> T:
         try:
@@ -207,10 +217,12 @@ def _remote(config: Config, max_bytes: int, say: Callable[[str], None]) -> dict[
 
     @contextmanager
     def fetched(name: str) -> Iterator[Path]:
-        say(f"{config.repository}: {name} …")
-        # Not into the library's cache: a data set would stay on this disk twice.
-        with tempfile.TemporaryDirectory() as place:
-            yield Path(had(api.hf_hub_download, filename=name, local_dir=place))
+        if name not in kept:
+            say(f"{config.repository}: {name} …")
+            kept[name] = Path(had(api.hf_hub_download, filename=name, local_dir=place))
+        yield kept[name]
+        if not _is_zip(name):
+            kept.pop(name).unlink()
 
     def read(name: str) -> bytes:
         with fetched(name) as file:

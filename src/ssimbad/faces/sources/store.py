@@ -77,16 +77,18 @@ def opened(path: Path, max_pixels: int) -> Iterator[Store]:
         yield Store(str(path), sizes, image_bytes(max_pixels), lambda name: files[name].read_bytes(), passed)
     elif path.is_file():
         try:
-            archive = zipfile.ZipFile(path)
+            with zipfile.ZipFile(path) as archive:
+                there = archive.infolist()
         except BROKEN as error:
             raise UserError(f"{path}: no folder and no readable .zip ({error}); check data.path") from None
-        with archive:
-            members = _members(path, archive)
-            sizes = {name: member.file_size for name, member in members.items()}
-            passed = _endings(n for n in archive.namelist() if not wanted(n))
-            yield Store(
-                str(path), sizes, image_bytes(max_pixels), lambda name: unpacked(archive, members[name]), passed
-            )
+        members = _members(path, there)
+
+        def read(name: str) -> bytes:
+            with path.open("rb") as file:
+                return unpacked(file, members[name])
+
+        passed = _endings(member.filename for member in there if not wanted(member.filename))
+        yield Store(str(path), {n: m.file_size for n, m in members.items()}, image_bytes(max_pixels), read, passed)
     else:
         raise UserError(f"{path}: no folder or .zip of images there; check data.path")
 
@@ -112,20 +114,18 @@ def zips(root: Path, max_pixels: int) -> Iterator[Store]:
 @contextmanager
 def tars(root: Path, max_pixels: int) -> Iterator[Store]:
     """A .tar, or all below a folder, as if each were unpacked into a folder of its name. They are not compressed."""
-    with ExitStack() as stack:
-        places: dict[str, tuple[int, int, int]] = {}
-        for shard, file in _archives(root, ".tar", "webdataset").items():
-            folder = shard[: -len(".tar")]
-            descriptor = os.open(file, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            for name, start, size in _wanted_members(file):
-                places[unlike(f"{folder}/{name}", places)] = (descriptor, start, size)
+    places: dict[str, tuple[Path, int, int]] = {}
+    for shard, file in _archives(root, ".tar", "webdataset").items():
+        for name, start, size in _wanted_members(file):
+            places[unlike(f"{shard[: -len('.tar')]}/{name}", places)] = (file, start, size)
 
-        def read(name: str) -> bytes:
-            descriptor, start, size = places[name]
-            return os.pread(descriptor, size, start)
+    def read(name: str) -> bytes:
+        file, start, size = places[name]
+        with file.open("rb") as there:
+            there.seek(start)
+            return there.read(size)
 
-        yield Store(str(root), {name: size for name, (_, _, size) in places.items()}, image_bytes(max_pixels), read)
+    yield Store(str(root), {name: size for name, (_, _, size) in places.items()}, image_bytes(max_pixels), read)
 
 
 def _archives(root: Path, ending: str, kind: str) -> dict[str, Path]:
@@ -232,10 +232,9 @@ def plain_size(file: Path) -> int | None:
     return info.st_size if stat.S_ISREG(info.st_mode) else None
 
 
-def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _members(path: Path, there: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
-    found = archive.infolist()
-    for name, member in zip(_names(found), found, strict=True):
+    for name, member in zip(member_names(there), there, strict=True):
         if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
             raise UserError(f"{path}: member {name!r} points outside the archive; pack it again without such paths")
         if name.endswith("/") or not wanted(name):
@@ -249,7 +248,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 _UTF8 = 0x800  # flag of a member whose name is UTF-8
 
 
-def _names(members: Iterable[zipfile.ZipInfo]) -> list[str]:
+def member_names(members: Iterable[zipfile.ZipInfo]) -> list[str]:
     """Names of members. Those without the flag of UTF-8 are in whatever the packer's machine spoke: of the encodings
     that fit them all, the first. A backslash is one only after decoding, since cp932 has its byte within letters."""
     members = list(members)
