@@ -248,6 +248,19 @@ def study(tmp_path):
     return tmp_path / "study.yaml"
 
 
+@pytest.fixture
+def synced(monkeypatch) -> list[Path]:
+    """The files and folders that the disk was asked to hold, in order."""
+    asked, fsync = [], os.fsync
+
+    def note(descriptor: int) -> None:
+        asked.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", note)
+    return asked
+
+
 @contextmanager
 def peak() -> Iterator[Callable[[], int]]:
     """Hands out what tells the most bytes that Python had at once in the block."""

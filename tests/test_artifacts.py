@@ -1,4 +1,4 @@
-"""CSV files: the same bytes for the same rows, whoever writes them."""
+"""Files are on the disk with their names; CSV files have the same bytes for the same rows, whoever writes them."""
 
 from __future__ import annotations
 
@@ -35,3 +35,10 @@ def test_what_is_unknown_is_an_empty_field(tmp_path):
     assert [(row["value"], row["note"]) for row in read[1:]] == [("1e-09", ""), ("", "two\nlines"), ("7", "")]
     artifacts.write_csv(tmp_path / "b.csv", COLUMNS, [])
     assert (tmp_path / "b.csv").read_text() == "id,value,note\n"
+
+
+def test_a_file_is_on_the_disk_with_its_name_and_those_of_new_folders(tmp_path, synced):
+    artifacts.write_text(tmp_path / "a/b/c.txt", "x")
+    *before, bytes_, name = synced
+    assert set(before) == {tmp_path, tmp_path / "a"}
+    assert bytes_.name.startswith(".c.txt.") and name == tmp_path / "a/b"

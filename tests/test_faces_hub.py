@@ -179,6 +179,59 @@ def test_a_list_may_end_its_lines_as_any_machine_does(tmp_path, end):
     assert [data for _, data in huggingface.fetch(config, 900, print)] == [b"a.png", b"b.png"]
 
 
+def test_of_a_list_only_what_is_looked_at_is_unpacked(tmp_path):
+    """Beside names a table may tell much of each picture."""
+    called(tmp_path, ["a.png"])
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 9, pa.int32()), ["x" * 2**26])
+    who = pa.DictionaryArray.from_arrays(pa.array(range(9), pa.int32()), [f"{i}{'y' * 2**20}" for i in range(9)])
+    parquet.write_table(pa.table({"file_name": ["a.png"] * 9, "text": text, "who": who}), tmp_path / "metadata.parquet")
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path), character="who")
+    pool, usual = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        found = dict(huggingface.fetch(config, 900, print))
+    finally:
+        pa.set_memory_pool(usual)
+    assert list(found.values()) == [b"a.png"] * 9 and pool.max_memory() < 2**26
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_list_of_very_many_rows_is_told(tmp_path, monkeypatch, ending):
+    """Of which none tells anything."""
+    monkeypatch.setattr(huggingface, "LIST", 2**20)
+    if ending == "parquet":
+        parquet.write_table(pa.table({"file_name": pa.nulls(3000, pa.string())}), tmp_path / "metadata.parquet")
+    else:
+        row = "x,\n" if ending == "csv" else '{"file_name": null}\n'
+        (tmp_path / f"metadata.{ending}").write_text("text,file_name\n" * (ending == "csv") + row * 3000)
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    with pytest.raises(UserError, match=r"more than 1 MiB of names"):
+        list(huggingface.fetch(config, 900, print))
+
+
+def test_a_table_of_names_may_have_a_column_of_categories(tmp_path):
+    """Which lie in it once, of all rows together."""
+    called(tmp_path, ["a.png"])
+    who = pa.DictionaryArray.from_arrays(pa.array(range(100), pa.int32()), [f"{i}{'y' * 10**5}" for i in range(100)])
+    parquet.write_table(pa.table({"file_name": ["a.png"] * 100, "who": who}), tmp_path / "metadata.parquet")
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path), character="who")
+    assert len(list(huggingface.fetch(config, 900, print))) == 100
+
+
+def test_files_in_zips_and_beside_them_may_have_equal_names(tmp_path):
+    called(tmp_path, ["a/x.png"])
+    pack(tmp_path / "a.zip", {"x.png": b"2"})
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    assert sorted(dict(huggingface.fetch(config, 900, print)).values()) == [b"2", b"a/x.png"]
+
+
+def test_names_in_a_zip_of_an_old_packer_are_those_of_its_list(tmp_path):
+    path = pack(tmp_path / "a.zip", {"QQ.png": b"1", "metadata.csv": "file_name\nあ.png\n".encode()})
+    path.write_bytes(path.read_bytes().replace(b"QQ", "あ".encode("cp932")))
+    config = huggingface.Config(kind="huggingface", path=str(tmp_path))
+    assert [data for _, data in huggingface.fetch(config, 900, print)] == [b"1"]
+
+
 def test_of_a_copy_of_a_hub_only_plain_files_are_opened(tmp_path):
     """Pipes, devices, broken links and what is larger than any picture: the name alone is kept, which ends in
     quarantine."""

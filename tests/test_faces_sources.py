@@ -1,7 +1,10 @@
 """A folder and a .zip with the same files are the same source; neither can lead outside itself."""
 
 import os
+import random
+import resource
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from unittest import mock
@@ -16,7 +19,7 @@ from ssimbad.faces.sources.contract import Listing, Picture
 from ssimbad.faces.sources.names import make_ids
 
 from .conftest import peak
-from .pictures import COMPRESSIONS, called, pack
+from .pictures import COMPRESSIONS, called, pack, tarred
 
 LIMIT = 10**4
 
@@ -88,7 +91,7 @@ def test_member_that_unpacks_to_more_than_it_declares(tmp_path):
     path = pack(tmp_path / "a.zip", {"a.png": bytes(10**6)})
     data = path.read_bytes().replace((10**6).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     path.write_bytes(data)
-    with store.opened(path, LIMIT) as source, pytest.raises(Unreadable, match="CRC"):
+    with store.opened(path, LIMIT) as source, pytest.raises(Unreadable, match="not those that the archive says"):
         source.read("a.png")
 
 
@@ -133,6 +136,87 @@ def test_a_member_that_asks_for_a_large_dictionary_is_not_given_one(tmp_path):
     with store.opened(tmp_path / "a.zip", LIMIT) as source, peak() as used:
         assert source.read("a.png") == b"x" * 1000
     assert used() < 2**25
+
+
+def test_a_member_that_is_much_larger_packed_is_not_read(tmp_path):
+    """Eight kilobytes on the disk, where its bytes are a hole."""
+    data = pack(tmp_path / "a.zip", {"a.png": b"1"}, zipfile.ZIP_STORED).read_bytes()
+    packed, large = data.index(b"1", 30), 2**28
+    head = bytearray(data[packed + 1 :])
+    head[10:12] = zipfile.ZIP_BZIP2.to_bytes(2, "little")
+    head[20:24] = large.to_bytes(4, "little")
+    end = head.index(b"PK\5\6")
+    head[end + 16 : end + 20] = (packed + large).to_bytes(4, "little")
+    with (tmp_path / "a.zip").open("wb") as file:
+        file.write(data[:packed])
+        file.seek(packed + large)
+        file.write(head)
+    with store.opened(tmp_path / "a.zip", LIMIT) as source, peak() as used, pytest.raises(Unreadable, match="larger"):
+        source.read("a.png")
+    assert used() < 2**25
+
+
+@pytest.mark.parametrize("make", [lambda p: pack(p / "00.zip", {"x.png": b"x"}), lambda p: tar(p / "00.tar")])
+def test_of_a_thousand_archives_none_is_open_but_for_reading(tmp_path, make):
+    first = make(tmp_path)
+    for number in range(1, 100):
+        (tmp_path / f"{number:02d}{first.suffix}").write_bytes(first.read_bytes())
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (90, limits[1]))
+    try:
+        if first.suffix == ".zip":
+            hub = huggingface.Config(kind="huggingface", path=str(tmp_path))
+            assert len(list(huggingface.fetch(hub, 900, print))) == 100
+        with (store.zips if first.suffix == ".zip" else store.tars)(tmp_path, LIMIT) as source:
+            assert [source.read(name) for name in source.sizes] == [b"x"] * 100
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def tar(path: Path) -> Path:
+    path.write_bytes(tarred({"x.png": b"x"}))
+    return path
+
+
+def test_a_stream_of_lzma_may_have_no_mark_of_its_end(tmp_path):
+    """Other packers write none. The decoder, asked for more than there is, may make a byte of what is left over."""
+    made = random.Random(0)
+    for number in range(40):
+        data = bytes(made.choices(range(256), range(256, 0, -1), k=50 + number))
+        stream = b"\x09\x14\x05\0" + bytes([3 + 9 * (0 + 5 * 2)]) + (1 << 16).to_bytes(4, "little") + literals(data)
+        path = pack(tmp_path / "a.zip", {"a.png": stream}, zipfile.ZIP_STORED)
+        whole = bytearray(path.read_bytes())
+        at = whole.rindex(b"PK\1\2")
+        whole[at + 10 : at + 12] = zipfile.ZIP_LZMA.to_bytes(2, "little")
+        whole[at + 16 : at + 20] = zlib.crc32(data).to_bytes(4, "little")
+        whole[at + 24 : at + 28] = len(data).to_bytes(4, "little")
+        path.write_bytes(whole)
+        with store.opened(path, LIMIT) as source:
+            assert source.read("a.png") == data
+
+
+def literals(data: bytes) -> bytes:
+    """LZMA (lc 3, lp 0, pb 2) of literals alone: a range coder, whose bits are told by what came before."""
+    low, width, chances, out = 0, 0xFFFFFFFF, {}, 0
+
+    def code(place: tuple[int, ...], bit: int) -> None:
+        nonlocal low, width, out
+        chance = chances.setdefault(place, 1024)
+        bound = (width >> 11) * chance
+        low, width = (low + bound, width - bound) if bit else (low, bound)
+        chances[place] = chance - (chance >> 5) if bit else chance + ((2048 - chance) >> 5)
+        while width < 1 << 24:  # a byte is settled, but for what is carried into it later
+            low, width, out = low << 8, width << 8 & 0xFFFFFFFF, out + 1
+
+    before = 0
+    for at, byte in enumerate(data):
+        code((at % 4,), 0)
+        node = 1
+        for bit in map(int, f"{byte:08b}"):
+            code((before >> 5, 4, node), bit)
+            node = 2 * node + bit
+        before = byte
+    return low.to_bytes(out + 5, "big")
 
 
 @pytest.mark.parametrize("method", COMPRESSIONS[1:])

@@ -107,6 +107,13 @@ def test_a_holder_on_another_host_is_believed_as_long_as_its_heart_beats(tmp_pat
     assert lock.living(work.parent) == []
 
 
+def test_a_holder_may_be_on_a_host_of_any_name(tmp_path):
+    work = tmp_path / "work/x"
+    work.mkdir(parents=True)
+    elsewhere(work, host="\x1b[31m\nssimbad: error")
+    assert r"process 1 on \x1b[31m\nssimbad: error" in lock.living(work.parent)[0]
+
+
 def test_a_silent_job_is_believed_as_long_as_slurm_has_it(tmp_path, monkeypatch):
     work = tmp_path / "work/x"
     work.mkdir(parents=True)

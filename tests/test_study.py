@@ -160,6 +160,15 @@ def test_two_pages_vote_into_one_file_at_once(study, tmp_path, monkeypatch):
     assert votes.read_text().count("rater,") == 1 and len(votes.read_text().splitlines()) == 21
 
 
+def test_a_vote_is_on_the_disk_and_so_is_the_name_of_a_new_file(study, tmp_path, synced):
+    rating, votes = Study(study, tmp_path / "new/votes.csv"), tmp_path / "new/votes.csv"
+    first, second = (one["name"] for one in rating.shown("r")["sets"])
+    rating.vote("r", first, "colour", "0")
+    assert synced == [tmp_path, votes, tmp_path / "new"]
+    rating.vote("r", second, "colour", "0")
+    assert synced[3:] == [votes]
+
+
 def test_a_vote_that_cannot_be_written_is_told_and_not_counted(study, tmp_path, monkeypatch):
     rating, votes = Study(study, tmp_path / "votes.csv"), tmp_path / "votes.csv"
     first, second = (one["name"] for one in rating.shown("r")["sets"])

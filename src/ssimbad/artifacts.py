@@ -57,7 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
         for note in _witnesses:
             note(temporary, path)
         os.replace(temporary, path)
-        _sync_names(path.parent)
+        sync_names(path.parent)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say which file was too much
         raise
@@ -70,10 +70,10 @@ def make_folder(folder: Path) -> None:
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in missing:
-        _sync_names(place.parent)
+        sync_names(place.parent)
 
 
-def _sync_names(folder: Path) -> None:
+def sync_names(folder: Path) -> None:
     """Have the disk hold the names of a folder: what was there before a file may be removed once that is written."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -114,7 +114,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         temporary.rename(path)
-        _sync_names(path.parent)
+        sync_names(path.parent)
     except OSError as error:
         error.filename = error.filename or str(path)
         raise

@@ -250,7 +250,9 @@ class Disk:
         _named(self._now, names)
 
     def _sync_names(self, folder: Path) -> None:
-        mine = [names for names in self._since if any(path.parent == folder for path in names)]
+        # Of a folder that was renamed its own name counts, and not those of what is in it.
+        tops = ((names, {path.parent for path in names if path.parent not in names}) for names in self._since)
+        mine = [names for names, folders in tops if folder in folders]
         for names in mine:
             _named(self._safe, names)
         self._since = [names for names in self._since if not any(names is other for other in mine)]

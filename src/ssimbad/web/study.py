@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 from scipy import stats
 
-from ssimbad import strict_yaml
+from ssimbad import artifacts, strict_yaml
 from ssimbad.errors import ParameterError, UserError, shown
 from ssimbad.params.base import Positive, Strict
 from ssimbad.seeding import derive
@@ -133,7 +133,7 @@ class Study:
         if question not in QUESTIONS or place not in map(str, range(len(order))):
             raise ParameterError(f"vote {question} {place}: no such question or picture; reload the page")
         try:
-            self._votes.parent.mkdir(parents=True, exist_ok=True)
+            artifacts.make_folder(self._votes.parent)
             # Another page, in another process, may have the same file.
             with FileLock(self._votes.with_name(f".{self._votes.name}.lock"), timeout=PATIENCE):
                 if any((v["rater"], v["set"], v["question"]) == (rater, name, question) for v in self.votes()):
@@ -155,6 +155,8 @@ class Study:
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
+                if not there:
+                    artifacts.sync_names(self._votes.parent)
             except OSError:
                 file.truncate(len(there))
                 raise

@@ -36,7 +36,7 @@ _BATCH = 1
 """Rows that are unpacked at a time: equal cells lie in a table once, and many of them would fill the memory."""
 _BUFFER = 1 << 20
 """Bytes of a column that are read at a time: without, a row group is, which may be most of the file."""
-_LIST, _ROW = 1 << 29, 500
+LIST, _ROW = 1 << 29, 500
 """Bytes of a list of metadata, and of a row beside its names: a million rows."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _NAME = "file_name"
@@ -391,8 +391,8 @@ def _rows(name: str, file: _File, named: set[str | None]) -> tuple[list[str], li
             columns |= dict.fromkeys(row)
             rows.append({key: str("" if value is None else value) for key, value in row.items() if asked(key)})
             size += _ROW + sum(map(len, rows[-1].values()))
-            if size > _LIST:
-                raise UserError(f"{name}: more than {_LIST >> 20} MiB of names; give each folder a list of its own")
+            if size > LIST:
+                raise UserError(f"{name}: more than {LIST >> 20} MiB of names; give each folder a list of its own")
     return list(columns), rows
 
 
