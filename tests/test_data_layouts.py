@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from ssimbad import artifacts
-from ssimbad.errors import UserError
+from ssimbad.errors import UserError, there
 from ssimbad.faces import fetch, stage
 from ssimbad.faces.reading import normalise, normalise_grey
 from ssimbad.faces.sources import registry
@@ -457,6 +457,20 @@ def test_a_data_set_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
     assert again.rows == found.rows
     with zipfile.ZipFile(tmp_path / "out/fetched.zip") as archive:
         assert len(archive.namelist()) == 2 * N
+
+
+def test_of_what_is_fetched_only_archives_stay_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    files = {f"train/{n}.png": b"1" for n in range(9)} | {"b.zip": zipped({"x.png": b"2", "y.png": b"2"})}
+    monkeypatch.setattr(Hub, "files", files)
+    said: list[str] = []
+    with served(Hub) as url:
+        source = {"kind": "huggingface", "repository": "who/faces", "revision": COMMIT, "endpoint": url}
+        config = registry.get("huggingface").Config.model_validate(source)
+        pictures = there(registry.of(config).fetch)(config, 900, said.append)
+        left = [len([*tmp_path.rglob("*.png*")]) for _ in pictures]
+    assert left == [0] * 11 and len(said) == 10 and not list(tmp_path.iterdir())
 
 
 def test_a_commit_is_asked_for():

@@ -156,10 +156,19 @@ def test_a_member_that_is_much_larger_packed_is_not_read(tmp_path):
     assert used() < 2**25
 
 
+def test_each_byte_of_a_member_may_be_flushed_by_itself(tmp_path):
+    pen, data = zlib.compressobj(wbits=-15), bytes(range(256)) * 12
+    parts = [pen.compress(data[i : i + 1]) + pen.flush(zlib.Z_SYNC_FLUSH) for i in range(len(data))]
+    stream = b"".join(parts) + pen.flush()
+    path = packed_as(tmp_path / "a.zip", zipfile.ZIP_DEFLATED, stream, data)
+    with store.opened(path, LIMIT) as source:
+        assert len(stream) > 6 * len(data) and source.read("a.png") == data
+
+
 @pytest.mark.parametrize("make", [lambda p: pack(p / "00.zip", {"x.png": b"x"}), lambda p: tar(p / "00.tar")])
-def test_of_a_thousand_archives_none_is_open_but_for_reading(tmp_path, make):
+def test_there_may_be_more_archives_than_files_that_may_be_open(tmp_path, make):
     first = make(tmp_path)
-    for number in range(1, 100):
+    for number in range(1, 100):  # where 90 files may be
         (tmp_path / f"{number:02d}{first.suffix}").write_bytes(first.read_bytes())
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (90, limits[1]))
@@ -184,15 +193,20 @@ def test_a_stream_of_lzma_may_have_no_mark_of_its_end(tmp_path):
     for number in range(40):
         data = bytes(made.choices(range(256), range(256, 0, -1), k=50 + number))
         stream = b"\x09\x14\x05\0" + bytes([3 + 9 * (0 + 5 * 2)]) + (1 << 16).to_bytes(4, "little") + literals(data)
-        path = pack(tmp_path / "a.zip", {"a.png": stream}, zipfile.ZIP_STORED)
-        whole = bytearray(path.read_bytes())
-        at = whole.rindex(b"PK\1\2")
-        whole[at + 10 : at + 12] = zipfile.ZIP_LZMA.to_bytes(2, "little")
-        whole[at + 16 : at + 20] = zlib.crc32(data).to_bytes(4, "little")
-        whole[at + 24 : at + 28] = len(data).to_bytes(4, "little")
-        path.write_bytes(whole)
+        path = packed_as(tmp_path / "a.zip", zipfile.ZIP_LZMA, stream, data)
         with store.opened(path, LIMIT) as source:
             assert source.read("a.png") == data
+
+
+def packed_as(path: Path, method: int, stream: bytes, data: bytes) -> Path:
+    """An archive whose only member is a.png, packed in some way."""
+    whole = bytearray(pack(path, {"a.png": stream}, zipfile.ZIP_STORED).read_bytes())
+    at = whole.rindex(b"PK\1\2")
+    whole[at + 10 : at + 12] = method.to_bytes(2, "little")
+    whole[at + 16 : at + 20] = zlib.crc32(data).to_bytes(4, "little")
+    whole[at + 24 : at + 28] = len(data).to_bytes(4, "little")
+    path.write_bytes(whole)
+    return path
 
 
 def literals(data: bytes) -> bytes:

@@ -104,7 +104,7 @@ def test_what_killed_processes_were_writing_is_collected(house, tree, capsys):
     begun += [f"records/.{NAME}.json", f"work/{NAME}/{'f' * 12}/kept/.weights"]  # the last of other parameters
     half = {put(f"{name}.0123456789ab.tmp") for name in begun}
     own = {put(f"work/{NAME}/{asked}/kept/.my.0123.tmp"), put("records/.notes.tmp")}
-    young = {put(f"{name}.ba9876543210.tmp") for name in begun[:-1]}
+    young = {put(f"{name}.ba9876543210.tmp") for name in begun}
     for path in half | own:
         os.utime(path, (time.time() - 3700,) * 2)
     collect(tree, keep=0, dry=True)

@@ -218,10 +218,16 @@ def test_who_takes_no_answers_is_left_and_who_takes_them_slowly_is_not(site, mon
         assert rest < 600
 
 
+def large(studio, asked, pictures, progress) -> dict:
+    """An answer of 32 MiB, more than the system takes without a reader, and pictures on the way to it."""
+    for made in range(6):
+        progress(made, 6, np.random.default_rng(made).integers(0, 256, (512, 512, 3), np.uint8))
+    return {"image": "x" * (32 << 20)}
+
+
 def test_a_reader_who_stops_holds_up_nobody(site, asked, monkeypatch):
-    """32 MiB, more than the system takes without a reader."""
     monkeypatch.setattr(connections, "PATIENCE", 3600.0)
-    monkeypatch.setattr(server, "answer", lambda *_: {"image": "x" * (32 << 20)})
+    monkeypatch.setattr(server, "answer", large)
     with sent(site, asked) as opened:
         opened.recv(100)
         status, told = site("/api/colour", asked)
@@ -232,7 +238,7 @@ def test_a_reader_who_stops_holds_up_nobody_for_long_though_no_more_can_be_held(
     """What waits for him is then given up, and nothing said where the page was started."""
     monkeypatch.setattr(connections, "PATIENCE", 1.0)
     monkeypatch.setattr(server, "HELD", 40 << 20)
-    monkeypatch.setattr(server, "answer", lambda *_: {"image": "x" * (32 << 20)})
+    monkeypatch.setattr(server, "answer", large)
     with sent(site, asked) as first, sent(site, asked) as second:
         for opened in (first, second):
             opened.recv(100)

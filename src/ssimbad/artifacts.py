@@ -73,6 +73,10 @@ def make_folder(folder: Path) -> None:
         sync_names(place.parent)
 
 
+_NO_SUCH_THING = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems say whose folders cannot be synced."""
+
+
 def sync_names(folder: Path) -> None:
     """Have the disk hold the names of a folder: what was there before a file may be removed once that is written."""
     try:
@@ -82,7 +86,7 @@ def sync_names(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # what file systems say that have no such thing
+        if error.errno not in _NO_SUCH_THING:
             raise
     finally:
         os.close(descriptor)

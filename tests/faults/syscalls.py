@@ -234,7 +234,10 @@ class Disk:
                 self._sync_names(path)
             case "rename":  # of a file, or of a folder with what is in it
                 moved = {p: f for p, f in self._now.items() if p.is_relative_to(path)}
-                self._name({p: None for p in moved} | {other / p.relative_to(path): f for p, f in moved.items()})
+                safe = {p: f for p, f in moved.items() if p == path or self._safe.get(p) is f}
+                self._name(_moved(safe, path, other))
+                for p in [p for p in moved if p not in safe]:  # whose own names the folder's does not bring to the disk
+                    self._name(_moved({p: moved[p]}, path, other))
             case "link":
                 self._name({other: self._now[path]})
             case "unlink" if path in self._now:
@@ -276,6 +279,10 @@ class Disk:
         folders = {self._root, *(path for path, file in names.items() if file.folder)}
         found = {path: file for path, file in names.items() if not file.folder}
         return {p: f for p, f in found.items() if all(q in folders for q in p.parents if q.is_relative_to(self._root))}
+
+
+def _moved(files: dict[Path, _File], old: Path, new: Path) -> dict[Path, _File | None]:
+    return dict.fromkeys(files) | {new / path.relative_to(old): file for path, file in files.items()}
 
 
 def _named(names: dict[Path, _File], change: dict[Path, _File | None]) -> None:

@@ -249,12 +249,21 @@ def _place(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
+def looks(files: Iterable[Path]) -> dict[Path, os.stat_result]:
+    """What is there of the files; of links the links. A stage that has just begun may have finished what it wrote."""
+    found = {}
+    for file in files:
+        with suppress(FileNotFoundError):
+            found[file] = file.lstat()
+    return found
+
+
 def remove(files: Iterable[Path]) -> int:
     """Remove the files and the folders that this empties, and those of a stage that has left none; returns bytes."""
     files = list(files)
-    size = sum(file.lstat().st_size for file in files)
+    size = sum(info.st_size for info in looks(files).values())
     for file in files:
-        file.unlink()
+        file.unlink(missing_ok=True)
     folders = {parent for file in files for parent in file.parents} - {Path()}
     folders |= {Path(at) for file in files if file.name == "lock.guard" for at, _, _ in os.walk(file.parent)}
     for folder in sorted(folders, key=lambda p: len(p.parts), reverse=True):

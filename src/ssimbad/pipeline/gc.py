@@ -54,15 +54,16 @@ def run(params: Params, keep: int = 1, days: float = 30, cache: bool = False, dr
     if cache:
         _require_own_cache()
     old = time.time() - days * _DAY
-    outdated = set(_outdated(params, keep))
+    outdated, unfinished = set(_outdated(params, keep)), cleaning.unfinished(params)
+    young = unfinished - _older(unfinished, time.time() - _HOUR)
     groups = {
-        "kept results and states of other parameters": outdated,
-        "what killed processes left half-written": _older(cleaning.unfinished(params) - outdated, time.time() - _HOUR),
+        "kept results and states of other parameters": outdated - young,
+        "what killed processes left half-written": unfinished - outdated - young,
         f"spools in the logbook for over {days:g} days": _imported(old),
         f"logs of SLURM of over {days:g} days": _older(cleaning.slurm_logs(), old),
     }
     for what, files in groups.items():
-        size = sum(file.lstat().st_size for file in files)
+        size = sum(info.st_size for info in cleaning.looks(files).values())
         if not dry:
             cleaning.remove(files)
         print(f"gc: {what}: {len(files):,} files, {size / 1e6:,.1f} MB{' (nothing removed: --dry-run)' if dry else ''}")
@@ -187,11 +188,11 @@ def _imported(before: float) -> set[Path]:
     except UserError as error:
         print(f"gc: imported spools left alone: {error}")
         return set()
-    return {file for file in cleaning.imported_spools() if file.lstat().st_ctime < before}
+    return {file for file, info in cleaning.looks(cleaning.imported_spools()).items() if info.st_ctime < before}
 
 
 def _older(files: Iterable[Path], than: float) -> set[Path]:
-    return {file for file in files if file.lstat().st_mtime < than}
+    return {file for file, info in cleaning.looks(files).items() if info.st_mtime < than}
 
 
 def _forget() -> None:

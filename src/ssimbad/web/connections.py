@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import math
 import resource
 import socket
 import time
@@ -75,7 +74,7 @@ class Connection(H11Protocol):
     """Broken off when its other end keeps it waiting; not while a request is answered, which may take its time."""
 
     _due: asyncio.TimerHandle | None = None
-    _left = math.inf  # bytes of answers that were still to be taken at the last look
+    _left = 0  # bytes of answers that were still to be taken at the last look
     _came = 0  # bytes since then
     _looks = 0
 
@@ -114,11 +113,12 @@ class Connection(H11Protocol):
             self._rest()
         elif not self._due:
             self._due, self._came = self.loop.call_later(PATIENCE, self._look), 0
+            self._left = self.transport.get_write_buffer_size()
 
     def _rest(self) -> None:
         if self._due:
             self._due.cancel()
-        self._due, self._left, self._looks = None, math.inf, 0
+        self._due, self._looks = None, 0
 
     def _look(self) -> None:
         left, self._looks = self.transport.get_write_buffer_size(), self._looks + 1

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager, suppress
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -154,8 +154,8 @@ class Studio:
         return self._options[name]
 
     @contextmanager
-    def seat(self) -> Iterator[Callable[[int], None]]:
-        """A place for one request; what it yields is told how many more bytes that has.
+    def seat(self) -> Iterator[Callable[[int], int]]:
+        """A place for one request; what it yields is told how many more bytes that holds, and says how many in all.
 
         Raises:
             _Refused: all are taken, or too many bytes are held already.
@@ -164,11 +164,12 @@ class Studio:
             raise _Refused(503, BUSY)
         taken = 0
 
-        def take(count: int) -> None:
+        def take(count: int) -> int:
             nonlocal taken
-            if self._held + count > HELD:
+            if count > 0 and self._held + count > HELD:
                 raise _Refused(503, BUSY)
             self._held, taken = self._held + count, taken + count
+            return taken
 
         self._seated += 1
         try:
@@ -269,16 +270,23 @@ class Streamed(StreamingResponse):
 
 
 async def _coloured(
-    studio: Studio, asked: Asked, pictures: dict[str, Any], take: Callable[[int], None]
+    studio: Studio, asked: Asked, pictures: dict[str, Any], take: Callable[[int], int]
 ) -> AsyncGenerator[bytes]:
     """Lines of JSON: {made, calls, picture} after network calls, then the answer, or {error}.
 
-    `take` is told of the answer's bytes; where these are too many beside all that is held, the next sketch waits until
-    they are read.
+    When it is made the next sketch's turn begins, however slowly it is read; where it is too much beside all that is
+    held, when it is read. `take`: of `Studio.seat`; the answer is held in place of the request.
     """
     loop, lines, left = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
 
     def put(line: bytes, last: bool) -> None:
+        if left.is_set():
+            return
+        if last:
+            pictures.clear()
+            with suppress(_Refused):
+                take(len(line) - take(0))
+                turn.close()
         if last or lines.qsize() < _AHEAD:
             lines.put_nowait((line, last))
 
@@ -305,17 +313,14 @@ async def _coloured(
             told = {"error": _FAULT}
         tell(told | {"end": True}, last=True)
 
-    async with AsyncExitStack() as turn:
-        await turn.enter_async_context(studio.turn)
+    await studio.turn.acquire()
+    with ExitStack() as turn:
+        turn.callback(studio.turn.release)
         loop.run_in_executor(studio.thread, work)
         try:
             last = False
             while not last:
                 line, last = await lines.get()
-                if last:
-                    with suppress(_Refused):
-                        take(len(line))
-                        await turn.aclose()
                 for at in range(0, len(line), _PART):
                     yield line[at : at + _PART]
         finally:
@@ -403,7 +408,7 @@ _Any = TypeVar("_Any", bound=_Form)
 
 
 async def _read(
-    request: Request, form: type[_Any], most: int, take: Callable[[int], None] = lambda count: None
+    request: Request, form: type[_Any], most: int, take: Callable[[int], object] = lambda count: None
 ) -> _Any:
     """What a request of this page says.
 

@@ -12,7 +12,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -36,8 +36,8 @@ _BATCH = 1
 """Rows that are unpacked at a time: equal cells lie in a table once, and many of them would fill the memory."""
 _BUFFER = 1 << 20
 """Bytes of a column that are read at a time: without, a row group is, which may be most of the file."""
-LIST, _ROW = 1 << 29, 500
-"""Bytes of a list of metadata, and of a row beside its names: a million rows."""
+COLUMNS = 10_000
+"""Of a list of metadata: each row of JSON may name others."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _NAME = "file_name"
 
@@ -122,15 +122,16 @@ class _File:
 @contextmanager
 def _files(config: Config, max_bytes: int, say: Callable[[str], None]) -> Iterator[dict[str, _File]]:
     """{name: file} of the data set's files, those in zips among them."""
-    # Not the library's cache: a data set would stay on this disk twice.
-    with tempfile.TemporaryDirectory() as place:
-        found = _local(Path(config.path), max_bytes) if config.path else _remote(config, max_bytes, say, place)
+    with ExitStack() as stack:
+        found = _local(Path(config.path), max_bytes) if config.path else _remote(config, max_bytes, say, stack)
         if config.folder:
             found = {name: file for name, file in found.items() if name.startswith(f"{config.folder.rstrip('/')}/")}
-        files: dict[str, _File] = {}
-        for name, file in sorted(found.items()):
-            for each, its in _zipped(name, file, max_bytes) if _is_zip(name) else [(name, file)]:
-                files[unlike(each, files)] = its
+        files = {name: file for name, file in sorted(found.items()) if not _is_zip(name)}
+        for name in sorted(found.keys() - files.keys()):
+            # Of two members of one name the last counts, as with other unpackers; what was unpacked beside comes first.
+            for inner, file in dict(_zipped(name, found[name], max_bytes)).items():
+                if not (inner in files and (_is_list(inner) or _is_table(inner))):
+                    files[unlike(inner, files)] = file
         if not files:
             raise UserError(f"{_where(config)}: no file there; check data.source")
         yield files
@@ -177,28 +178,29 @@ def _zipped(name: str, file: _File, max_bytes: int) -> Iterator[tuple[str, _File
     except BROKEN as error:
         raise UserError(f"{name}: no readable .zip ({error}); fetch it again") from None
 
-    def read(member: zipfile.ZipInfo) -> bytes:
+    def read(inner: str, member: zipfile.ZipInfo) -> bytes:
         if member.file_size > max_bytes:
-            if _is_table(member.filename) or _is_list(member.filename):
-                raise UserError(f"{name}: {member.filename} is larger than any picture; unpack it beside")
+            if _is_table(inner) or _is_list(inner):
+                raise UserError(f"{name}: {inner} is larger than any picture; unpack it beside")
             return b""  # as in `_content`
         try:
             with file.opened() as there:
                 return unpacked(there, member)
         except BROKEN as error:
-            raise UserError(f"{name}: {member.filename} cannot be read ({error}); fetch it again") from None
+            raise UserError(f"{name}: {inner} cannot be read ({error}); fetch it again") from None
 
     @contextmanager
-    def opened(member: zipfile.ZipInfo) -> Iterator[BinaryIO]:
-        yield io.BytesIO(read(member))
+    def opened(inner: str, member: zipfile.ZipInfo) -> Iterator[BinaryIO]:
+        yield io.BytesIO(read(inner, member))
 
-    for inner, member in zip(store.member_names(members), members, strict=True):
-        if inner[-1:] not in ("", "/"):
-            yield f"{name[: -len('.zip')]}/{inner}", _File(partial(read, member), partial(opened, member))
+    for called, member in zip(store.member_names(members), members, strict=True):
+        if called[-1:] not in ("", "/"):
+            inner = str(PurePosixPath(called))
+            yield f"{name[: -len('.zip')]}/{inner}", _File(partial(read, inner, member), partial(opened, inner, member))
 
 
-def _remote(config: Config, max_bytes: int, say: Callable[[str], None], place: str) -> dict[str, _File]:
-    """Files of the hub, each fetched into `place` when it is opened; an archive stays there, to be opened again."""
+def _remote(config: Config, max_bytes: int, say: Callable[[str], None], stack: ExitStack) -> dict[str, _File]:
+    """Files of the hub, each fetched when it is opened; an archive, which is opened often, stays as long as `stack`."""
     from huggingface_hub import HfApi
 
     # To another hub than the usual one nobody's token is shown.
@@ -217,12 +219,13 @@ def _remote(config: Config, max_bytes: int, say: Callable[[str], None], place: s
 
     @contextmanager
     def fetched(name: str) -> Iterator[Path]:
-        if name not in kept:
-            say(f"{config.repository}: {name} …")
-            kept[name] = Path(had(api.hf_hub_download, filename=name, local_dir=place))
-        yield kept[name]
-        if not _is_zip(name):
-            kept.pop(name).unlink()
+        with ExitStack() as once:
+            if name not in kept:
+                say(f"{config.repository}: {name} …")
+                # Not into the library's cache: a data set would stay on this disk twice.
+                place = (stack if _is_zip(name) else once).enter_context(tempfile.TemporaryDirectory())
+                kept[name] = Path(had(api.hf_hub_download, filename=name, local_dir=place))
+            yield kept[name] if _is_zip(name) else kept.pop(name)
 
     def read(name: str) -> bytes:
         with fetched(name) as file:
@@ -355,8 +358,9 @@ def _sample(
 
 def _of_metadata(config: Config, name: str, there: Mapping[str, _File]) -> Iterator[tuple[str, bytes]]:
     """The pictures that a file of metadata names, relative to its folder."""
-    known, rows = _rows(name, there[name], {config.face, config.sketch, config.character})
-    if not rows:  # of a split without pictures
+    with there[name].opened() as file:
+        known = _known(name, file)
+    if not known:  # of a split without pictures
         return
     if lists := [key for key in known if key.endswith("file_names")]:
         raise UserError(
@@ -364,70 +368,63 @@ def _of_metadata(config: Config, name: str, there: Mapping[str, _File]) -> Itera
         )
     pictures = {key.removesuffix(f"_{_NAME}"): key for key in known if key == _NAME or key.endswith(f"_{_NAME}")}
     columns = _columns(config, name, list(pictures), [*known, *pictures])
+    face, sketch = (pictures.get(column, column) for column in (columns.face, columns.sketch))
     parent = PurePosixPath(name).parent
 
-    def had(row: Mapping[str, str], column: str) -> tuple[bytes, str]:
-        named = str(parent / row.get(pictures.get(column, column), ""))
+    def had(named: str) -> tuple[bytes, str]:
+        named = str(parent / named)
         return there[named].read() if named in there else b"", named
 
-    for number, row in enumerate(rows):
-        face, sketch = had(row, columns.face), had(row, columns.sketch) if columns.sketch else None
-        who = _plain(row.get(columns.character)) if columns.character else ""
-        yield from _sample(_split(face[1]), who, f"{_stem(name)}-{number:08d}", face, sketch)
+    with there[name].opened() as file:
+        asked = [column for column in (face, sketch, columns.character) if column]
+        for number, row in enumerate(_rows(name, file, asked)):
+            found = had(row[face])
+            who = _plain(row[columns.character]) if columns.character else ""
+            key = f"{_stem(name)}-{number:08d}"
+            yield from _sample(_split(found[1]), who, key, found, had(row[sketch]) if sketch else None)
 
 
-def _rows(name: str, file: _File, named: set[str | None]) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns of a list, and its rows, of which those columns alone are kept that are looked at."""
-    columns: dict[str, None] = {}
-    rows: list[dict[str, str]] = []
-    size = 0
-
-    def asked(key: str) -> bool:
-        return key.endswith(_NAME) or key in named
-
-    with file.opened() as there, _legible(name):
-        for row in _READERS[PurePosixPath(name).suffix](name, there, asked):
-            size += sum(_ROW + len(key) for key in row if key not in columns)
-            columns |= dict.fromkeys(row)
-            rows.append({key: str("" if value is None else value) for key, value in row.items() if asked(key)})
-            size += _ROW + sum(map(len, rows[-1].values()))
-            if size > LIST:
-                raise UserError(f"{name}: more than {LIST >> 20} MiB of names; give each folder a list of its own")
-    return list(columns), rows
+def _known(name: str, file: BinaryIO) -> list[str]:
+    """The columns of a list; of one of text those of all rows, none where there are no rows."""
+    if name.endswith(".parquet"):
+        return _opened(name, file).schema_arrow.names
+    found: dict[str, None] = {}
+    with _told(name):
+        for row in _rows_of_text(name, file):
+            found |= dict.fromkeys(row)
+            if len(found) > COLUMNS:
+                raise UserError(f"{name}: more than {COLUMNS:,} columns; leave in it what is used")
+    return list(found)
 
 
-_Asked = Callable[[str], bool]
+def _rows(name: str, file: BinaryIO, asked: list[str]) -> Iterator[dict[str, str]]:
+    """The columns that are asked for, row by row: a list may be larger than the memory."""
+    table = name.endswith(".parquet")
+    found = _cells(name, _opened(name, file), asked) if table else _rows_of_text(name, file)
+    with _told(name):
+        for row in found:
+            yield {key: str("" if row.get(key) is None else row[key]) for key in asked}
 
 
-def _rows_of_csv(name: str, file: BinaryIO, asked: _Asked) -> Iterator[dict[str, Any]]:
-    for row in csv.DictReader(lines(file)):
-        if None in row:
-            raise ValueError("a line has more fields than there are columns")
-        yield row
-
-
-def _rows_of_json(name: str, file: BinaryIO, asked: _Asked) -> Iterator[dict[str, Any]]:
-    for row in map(json.loads, filter(str.strip, lines(file))):
-        if not isinstance(row, dict):
-            raise ValueError("a line is no object")
-        yield row
+def _rows_of_text(name: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    if name.endswith(".csv"):
+        for row in csv.DictReader(lines(file)):
+            if None in row:
+                raise ValueError("a line has more fields than there are columns")
+            yield row
+    else:
+        for row in map(json.loads, filter(str.strip, lines(file))):
+            if not isinstance(row, dict):
+                raise ValueError("a line is no object")
+            yield row
 
 
 @contextmanager
-def _legible(name: str) -> Iterator[None]:
+def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, csv.Error, RecursionError) as error:
         raise UserError(f"{name}: cannot be read ({error}); mend it") from None
 
-
-def _rows_of_table(name: str, file: BinaryIO, asked: _Asked) -> Iterator[dict[str, Any]]:
-    table = _opened(name, file)
-    known = table.schema_arrow.names
-    for row in _cells(name, table, [key for key in known if asked(key)]):
-        yield dict.fromkeys(known) | row
-
-
-_READERS = {".csv": _rows_of_csv, ".jsonl": _rows_of_json, ".parquet": _rows_of_table}
 
 KIND = Kind(Config=Config, opened=opened, fetch=fetch, fetched=lambda config: True)
