@@ -45,7 +45,7 @@ def unpacked(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
     return data
 
 
-_HEAD = struct.Struct("<4x22xHH")
+_HEAD = struct.Struct("<26xHH")
 """Before a member's bytes (APPNOTE 4.3.7): how long its name and what else is told there are."""
 _LEAST, _ODD = 1 << 12, 8
 """Bytes that any packed stream may have, and how many for one unpacked, as where each is flushed by itself. A hole of a
